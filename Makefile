@@ -1,0 +1,75 @@
+# Every target installs what it needs into .venv first; a second run installs nothing.
+# Another interpreter: make test PYTHON=python3.12      Options of the command behind a target: make test ARGS="-k das -n auto"
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+OLDEST := .venv-oldest
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test lint docs bench test-oldest lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.installed-demo ## train with label noise on a small data set, with and without pruning
+	$(BIN)/alignprune demo $(ARGS)
+
+test: .venv/.installed-dev ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.installed-dev ## check format, style and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+docs: .venv/.installed-dev ## write the generated tables of the documentation anew
+	$(BIN)/python docs/generate.py $(ARGS)
+
+bench: .venv/.installed-bench ## measure the overhead per step and per epoch
+	$(BIN)/python benchmarks/speed.py $(ARGS)
+
+test-oldest: $(OLDEST)/.installed ## run the core tests on the oldest supported torch and numpy (Python 3.10 to 3.12)
+	$(OLDEST)/bin/python -m pytest tests --ignore=tests/bench --ignore=tests/test_cli.py $(ARGS)
+
+lock: .venv/.installed-uv ## write constraints.txt from pyproject.toml; newest versions: make lock ARGS=--upgrade
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-emit-index-url \
+	  --no-annotate --custom-compile-command "make lock" --output-file constraints.txt $(ARGS) pyproject.toml
+
+clean: ## remove caches and build outputs; environments, runs/ and data/ stay
+	rm -rf build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	find src tests docs examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- environments -----------------------------------------------------------------------------------------
+
+# $(call require,<test of the version v>,<what is needed>): stop early, and say what to do.
+define require
+@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not ($(1)))' 2>/dev/null || { \
+  echo "error: $(2); '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+  echo "       Choose another interpreter: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+endef
+
+# pip is the last thing that venv installs: where it is, the environment is complete.
+.venv/bin/pip:
+	$(call require,v >= (3, 10),AlignPrune needs Python 3.10 or newer)
+	$(PYTHON) -m venv .venv
+
+.venv/.installed-uv: | .venv/bin/pip
+	$(BIN)/python -m pip install -q uv
+	@touch $@
+
+.venv/.installed-%: pyproject.toml constraints.txt | .venv/bin/pip
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[$*]"
+	@touch $@
+
+$(OLDEST)/bin/pip:
+	$(call require,(3, 10) <= v <= (3, 12),the oldest supported torch runs on Python 3.10 to 3.12)
+	$(PYTHON) -m venv $(OLDEST)
+
+# The two pins are the lower bounds of the dependencies in pyproject.toml.
+$(OLDEST)/.installed: pyproject.toml | $(OLDEST)/bin/pip
+	$(OLDEST)/bin/python -m pip install -q torch==2.4.0 numpy==1.26.4 pytest hypothesis scipy scikit-learn
+	$(OLDEST)/bin/python -m pip install -q --no-deps -e .
+	@touch $@

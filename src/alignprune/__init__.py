@@ -1,0 +1,30 @@
+"""AlignPrune: prune while training, robust to wrong labels, a few lines in anyone's loop."""
+
+from alignprune import alignment, batch_policies, noise, policies, presets, reference, scores
+from alignprune.dataset import Indexed, IndexedCollate
+from alignprune.policies import Selection
+from alignprune.presets import PRESETS
+from alignprune.pruner import Pruner
+from alignprune.reference import Reference
+from alignprune.sampler import EpochSampler
+from alignprune.trajectory import TrajectoryBank
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "EpochSampler",
+    "Indexed",
+    "IndexedCollate",
+    "Pruner",
+    "Reference",
+    "Selection",
+    "TrajectoryBank",
+    "alignment",
+    "batch_policies",
+    "noise",
+    "policies",
+    "presets",
+    "reference",
+    "scores",
+]

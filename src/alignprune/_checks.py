@@ -1,0 +1,43 @@
+"""Refuse a wrong setting where it is made: what was given, what is expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+
+
+def integer(name: str, value: object, *, at_least: int, remedy: str) -> int:
+    """Return ``value`` if it is an integer (no bool) of at least ``at_least``; raise otherwise."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}, expected an integer >= {at_least}: {remedy}")
+    if value < at_least:
+        raise ValueError(f"{name}={value!r} is out of range, expected an integer >= {at_least}: {remedy}")
+    return int(value)
+
+
+def number(name: str, value: object, *, low: float, high: float, remedy: str, open_high: bool = False) -> float:
+    """Return ``value`` if it is a number in [low, high], or [low, high) with ``open_high``; raise otherwise."""
+    interval = f"[{low:g}, {high:g}" + (")" if open_high else "]")
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}, expected a number in {interval}: {remedy}")
+    given = float(value)
+    inside = low <= given < high if open_high else low <= given <= high  # false for NaN
+    if not inside:
+        raise ValueError(f"{name}={value!r} is out of range, expected a number in {interval}: {remedy}")
+    return given
+
+
+def choice(name: str, value: object, known: Iterable[str]) -> None:
+    """Raise unless ``value`` is one of ``known``; the message names the nearest."""
+    options = list(known)
+    if value not in options:
+        near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name}={value!r} is unknown, expected one of {', '.join(options)}{hint}")
+
+
+def floor(value: float) -> int:
+    """The floor of a product such as ``0.7 * 10``, whose float64 value may lie a rounding below the integer."""
+    return math.floor(round(value, 9))

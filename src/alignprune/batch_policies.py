@@ -1,0 +1,103 @@
+"""Policies that choose inside a batch, from the gradients of its samples.
+
+Such a policy keeps every sample in every epoch's Selection; each batch is probed by a forward pass in evaluation
+mode, and only the chosen part of it is trained on (`Pruner.choose`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from alignprune._checks import choice, floor, number
+from alignprune.policies import Policy, Selection
+
+Pick = Literal["multinomial", "argmax"]
+
+
+@dataclass(frozen=True)
+class DivBS(Policy):
+    """Keep a diverse subset of each batch: directions that best span the batch's mean last-layer gradient.
+
+    The gradient of a sample is g_i = (p_i - onehot_i) (outer) h_i. Samples are picked one after the other with a
+    probability proportional to |<g_i, R>|, R being what the picks so far leave unexplained of the mean gradient.
+    Only inner products of gradients are needed, so they are computed as the product of two [B, B] Gram matrices
+    and no gradient is ever written out.
+
+    Args:
+        prune_ratio: share of every batch that is not trained on, in [0, 1).
+        pick: "multinomial" draws as the authors' code, "argmax" takes the largest projection.
+        trust: multiply the projections by the share of samples that score lower (1 where there is no score), so that
+            DivBS plugs together with any score. An extension of this library; off in the published method.
+
+    Source: Hong et al. (ICML 2024); section 1.5 of the specification. The optional random subset of gradient
+    dimensions is not offered: with Gram matrices it would save nothing.
+    """
+
+    in_batch: ClassVar[bool] = True
+
+    prune_ratio: float = 0.3
+    pick: Pick = "multinomial"
+    trust: bool = False
+
+    def __post_init__(self) -> None:
+        number("prune_ratio", self.prune_ratio, low=0, high=1, open_high=True, remedy="0.3 trains on 70 % of a batch")
+        choice("pick", self.pick, get_args(Pick))
+
+    def select(self, score: Tensor, epoch: int, generator: torch.Generator) -> Selection:
+        return Selection.full(len(score))
+
+    def size(self, batch_size: int) -> int:
+        """Samples kept of a batch: floor((1 - prune_ratio) * batch_size), at least 1."""
+        return max(1, floor((1 - self.prune_ratio) * batch_size))
+
+    @torch.no_grad()
+    def choose(
+        self,
+        logits: Tensor,
+        features: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        trust: Tensor | None = None,
+    ) -> Tensor:
+        """Choose the part of a batch to train on.
+
+        Args:
+            logits: [B, C], of a forward pass in evaluation mode.
+            features: [B, d], what the last linear layer sees.
+            labels: int64 [B].
+            generator: source of the draws, on the device of the logits.
+            trust: factors [B] >= 0 on the projections.
+
+        Returns:
+            int64 [size(B)], positions in the batch, in the order in which they were picked.
+        """
+        errors = logits.float().softmax(1)
+        errors[torch.arange(len(labels), device=labels.device), labels] -= 1.0
+        features = features.float().flatten(1)
+        gram = (errors @ errors.T) * (features @ features.T)
+        residual = gram.mean(1)  # <g_i, R>, at first with R = the mean gradient
+        unexplained = gram.diagonal().clone()  # |g_i|^2 outside the span of the picks
+        count = self.size(len(labels))
+        basis = gram.new_zeros(len(labels), count)  # <g_i, q_s> for the orthonormal q_s of the picks
+        free = torch.ones(len(labels), dtype=torch.bool, device=gram.device)
+        chosen = torch.empty(count, dtype=torch.int64, device=gram.device)
+        tiny = torch.finfo(gram.dtype).tiny
+        for step in range(count):
+            weight = residual.abs() if trust is None else residual.abs() * trust
+            weight = weight.clamp_min(tiny).masked_fill(~free, 0.0)  # a spent residual leaves a uniform draw
+            if self.pick == "multinomial":  # argmax of w / Exp(1) is a draw in proportion to w, without a sync
+                weight = weight / torch.empty_like(weight).exponential_(generator=generator)
+            pick = weight.argmax()
+            norm = unexplained[pick].clamp_min(0).sqrt()
+            inverse = torch.where(norm > 1e-6 * gram[pick, pick].sqrt(), 1 / norm, 0.0)  # else: adds no direction
+            projection = (gram[:, pick] - basis @ basis[pick]) * inverse
+            residual = residual - residual[pick] * inverse * projection
+            unexplained = unexplained - projection.square()
+            basis[:, step] = projection
+            free[pick] = False
+            chosen[step] = pick
+        return chosen

@@ -1,0 +1,113 @@
+"""A run's folder: resolved configuration, metrics by epoch, checkpoint, result. Whole or absent, never half written.
+
+config.json   what was run, every setting resolved
+metrics.jsonl one line an epoch
+checkpoint.pt everything that the rest of the run depends on
+result.json   written last: a folder that has it is complete
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: the folder; made if absent.
+        config: resolved configuration, JSON values only.
+        resume: go on with what is there.
+
+    Raises:
+        FileExistsError: if a run is there and ``resume`` is not set: nothing is overwritten.
+        FileNotFoundError: if ``resume`` is set and no run is there.
+        ValueError: if the run there has another configuration.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
+        self.path = path
+        stored = path / "config.json"
+        if resume:
+            if not stored.exists():
+                raise FileNotFoundError(f"--resume: {path} holds no run: leave --resume out to start one there")
+            _refuse_other(json.loads(stored.read_text()), _plain(config), path)
+        else:
+            if stored.exists():
+                raise FileExistsError(
+                    f"{path} holds a run already: add --resume to go on with it, or choose another folder with --out"
+                )
+            path.mkdir(parents=True, exist_ok=True)
+            write_json(stored, config)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The stored result of a complete run."""
+        file = self.path / "result.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint, tensors on the CPU; None before the first."""
+        file = self.path / "checkpoint.pt"
+        if not file.exists():
+            return None
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        return state
+
+    def save_epoch(self, metrics: list[dict[str, Any]], checkpoint: dict[str, Any]) -> None:
+        """Store the metrics so far and the checkpoint that goes with them."""
+        lines = "".join(json.dumps(_plain(row)) + "\n" for row in metrics)
+        _replace(self.path / "metrics.jsonl", lambda file: file.write(lines.encode()))
+        _replace(self.path / "checkpoint.pt", lambda file: torch.save(checkpoint, file))
+
+    def save_result(self, result: dict[str, Any]) -> None:
+        """Store the result: the run is complete."""
+        write_json(self.path / "result.json", result)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all; NaN becomes null."""
+    text = json.dumps(_plain(value), indent=2) + "\n"
+    _replace(path, lambda file: file.write(text.encode()))
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _refuse_other(stored: dict[str, Any], given: dict[str, Any], path: Path) -> None:
+    differing = sorted(key for key in stored.keys() | given.keys() if stored.get(key) != given.get(key))
+    if differing:
+        changes = "; ".join(f"{key}: {stored.get(key)!r} there, {given.get(key)!r} now" for key in differing)
+        raise ValueError(
+            f"--resume: the run in {path} has another configuration ({changes}): give the same options, or start anew "
+            f"with another --out"
+        )

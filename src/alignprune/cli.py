@@ -1,0 +1,247 @@
+"""The command line: thin, it reads options, calls the rooms above and draws what they tell.
+
+alignprune demo              five methods on real digits with wrong labels
+alignprune train DATASET     a full experiment
+alignprune methods           the named methods
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import alignprune
+from alignprune import presets
+
+if TYPE_CHECKING:
+    from alignprune.bench.training import TrainConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``alignprune``; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] == "--version":
+        print(alignprune.__version__)
+        return 0
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    command, rest = words[0], words[1:]
+    if command not in _COMMANDS:
+        near = difflib.get_close_matches(command, _COMMANDS, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return _fail(f"{command!r} is no command, expected one of {', '.join(_COMMANDS)}{hint}")
+    try:
+        return _COMMANDS[command][0](rest)
+    except ModuleNotFoundError as error:
+        extra = "bench" if command == "train" else "demo"
+        return _fail(f"{error}: install what {command!r} needs with pip install 'alignprune[{extra}]'")
+    except (ValueError, TypeError, FileNotFoundError, FileExistsError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        hint = " The run is stored up to its last whole epoch; --resume goes on." if command == "train" else ""
+        return _fail(f"interrupted.{hint}", code=130)
+
+
+def _demo(words: list[str]) -> int:
+    import tyro
+
+    from alignprune.bench import demo
+
+    config = tyro.cli(demo.DemoConfig, args=words, prog="alignprune demo", description=demo.__doc__)
+    with _Display() as display:
+        task = display.add("", len(demo.METHODS) * config.seeds * config.epochs)
+        rows = demo.run(config, lambda method, seed: display.advance(task, f"{method}, seed {seed}"))
+    _print_table(
+        f"Digits, {demo.NOISE_RATE:.0%} wrong labels, {config.epochs} epochs, {config.seeds} seeds",
+        ["method", "accuracy", "forward passes", "seconds", "wrong labels among the kept", "AUROC of the score"],
+        [
+            [
+                row["method"],
+                f"{row['accuracy_mean']:.1%} ± {row['accuracy_std'] * 100:.1f}",
+                f"{row['forward_fraction']:.0%}",
+                f"{row['seconds']:.1f}",
+                f"{row['kept_noise']:.1%}",
+                f"{row['noise_auroc']:.2f}",
+            ]
+            for row in rows
+        ],
+    )
+    print(f"written to {config.out}: summary.json, loss_distribution.png, trajectories.png")
+    return 0
+
+
+def _train(words: list[str]) -> int:
+    from alignprune.bench import training
+
+    config = parse_train(words)
+    with _TrainDisplay() as display:
+        result = training.train(config, display)
+    print(
+        f"accuracy {result['accuracy']:.2%} after {result['epochs']} epochs and {result['forward_fraction']:.1%} of "
+        f"the forward passes; written to {config.folder}"
+    )
+    return 0
+
+
+def parse_train(words: Sequence[str]) -> TrainConfig:
+    """Read the options of ``alignprune train``.
+
+    Method, recipe and data set are looked up first: they say which settings there are and what their defaults are.
+    """
+    import tyro
+
+    from alignprune.bench import training
+
+    words = list(words)
+    dataset = "cifar100n" if not words or words[0].startswith("-") else words[0]
+    method = _option(words, "--method") or "infobatch+das"
+    default = training.default_config(dataset, method, _option(words, "--recipe"))
+    words = _without(words, "--recipe")
+    if (not words or words[0].startswith("-")) and not {"-h", "--help"} & set(words):
+        raise ValueError("DATASET is missing: alignprune train cifar100n, a file.npz or a folder")
+    return tyro.cli(
+        training.TrainConfig,
+        args=words,
+        default=default,
+        prog="alignprune train",
+        description=_TRAIN_HELP,
+    )
+
+
+def _option(words: list[str], name: str) -> str | None:
+    for position, word in enumerate(words):
+        if word == name and position + 1 < len(words):
+            return words[position + 1]
+        if word.startswith(name + "="):
+            return word[len(name) + 1 :]
+    return None
+
+
+def _without(words: list[str], name: str) -> list[str]:
+    value = _option(words, name)
+    if value is None:
+        return words
+    if f"{name}={value}" in words:
+        return [word for word in words if word != f"{name}={value}"]
+    at = words.index(name)
+    return words[:at] + words[at + 2 :]
+
+
+def _methods(words: list[str]) -> int:
+    if words not in ([], ["--markdown"]):
+        return _fail(f"{' '.join(words)!r} is unknown, expected nothing or --markdown")
+    rows = presets.table()
+    if words:
+        print(markdown_table(rows))
+        return 0
+    for row in rows:
+        print(f"{row['method']}\n    {row['what it does']}")
+        for name in ("when", "reference", "cost", "settings", "source"):
+            print(f"    {name}: {row[name]}")
+    return 0
+
+
+def markdown_table(rows: list[dict[str, str]]) -> str:
+    """Rows with equal keys as a Markdown table."""
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([row[name].replace("|", "\\|") for name in head] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+_COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "demo": (_demo, "five methods on real digits with 40 % wrong labels, about a minute"),
+    "train": (_train, "train a classifier: cifar100n, cifar10n, FILE.npz or a folder of images"),
+    "methods": (_methods, "list the named methods and their settings"),
+}
+
+_TRAIN_HELP = (
+    "Train a classifier with a pruning method. DATASET: cifar100n, cifar10n, the path of an .npz file (x_train, "
+    "y_train, x_test, y_test; optional x_reference, y_reference, y_train_clean) or a folder (train/CLASS/, "
+    "test/CLASS/). --method NAME is one of "
+    + ", ".join(presets.PRESETS)
+    + "; its settings are --score.* and --policy.*. --recipe NAME chooses a recipe."
+)
+
+
+def _overview() -> str:
+    lines = ["usage: alignprune COMMAND [OPTIONS]", "", "Prune while training, robust to wrong labels.", ""]
+    lines += [f"  {name:<9}{summary}" for name, (_, summary) in _COMMANDS.items()]
+    lines += ["", "alignprune COMMAND --help tells the options of a command."]
+    return "\n".join(lines)
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in head:
+        table.add_column(name, justify="left" if name == head[0] else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table, width=max(100, console.width) if not console.is_terminal else None)
+
+
+class _Display:
+    """A live progress bar on a terminal; silent elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        self.bars = Bars(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True
+        )
+
+    def __enter__(self) -> Any:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def add(self, description: str, total: int) -> Any:
+        return self.bars.add_task(description, total=total)
+
+    def advance(self, task: Any, description: str) -> None:
+        self.bars.update(task, advance=1, description=description)
+
+
+class _TrainDisplay(_Display):
+    """One bar for the epochs, one for the batches, and a line an epoch that stays."""
+
+    def start(self, description: str, epochs: int) -> None:
+        self.bars.console.print(description)
+        self.epochs, self.epoch_task = epochs, self.add("epochs", epochs)
+        self.step_task = self.add("batches", 1)
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        self.bars.update(self.epoch_task, completed=epoch)
+        self.bars.update(self.step_task, completed=step + 1, total=steps)
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        line = (
+            f"epoch {metrics['epoch']:>3}/{self.epochs}  accuracy {metrics['accuracy']:6.2%}  "
+            f"train loss {metrics['train_loss']:.3f}  pruned {metrics['pruned_share']:5.1%}"
+        )
+        if metrics["kept_noise"] is not None:
+            line += f"  wrong labels kept {metrics['kept_noise']:5.1%}  AUROC {metrics['score_auroc']:.2f}"
+        self.bars.console.print(
+            line + f"  {metrics['images_per_second']:,.0f} images/s", highlight=False, soft_wrap=True
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Indexed: the sample's index travels inside the batch.
+
+``(index, item)`` instead of ``item``. No patching of the loader, no side channel: whatever reads ahead, reorders or
+moves batches, index and data stay together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+Item = TypeVar("Item")
+
+
+class Indexed(Dataset[tuple[int, Item]], Generic[Item]):
+    """A map-style data set whose items come with their index.
+
+    Args:
+        dataset: any map-style data set: has ``__len__`` and ``__getitem__`` (and ``__getitems__``, which is used).
+
+    Raises:
+        TypeError: for an iterable data set, which has no index to prune by.
+    """
+
+    def __init__(self, dataset: Dataset[Item]) -> None:
+        if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+            raise TypeError(
+                f"dataset is a {type(dataset).__name__} without __getitem__ and __len__, expected a map-style data "
+                f"set: pruning needs to read samples by index"
+            )
+        if isinstance(dataset, Indexed):
+            raise TypeError("dataset is Indexed already: wrap a data set once")
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, Item]:
+        self._check(index)
+        return index, self.dataset[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[int, Item]]:
+        self._check(max(indices, default=0))
+        fetch = getattr(self.dataset, "__getitems__", None)
+        items = fetch(indices) if callable(fetch) else [self.dataset[index] for index in indices]
+        return list(zip(indices, items, strict=True))
+
+    def _check(self, index: int) -> None:
+        if index >= len(self):
+            raise IndexError(
+                f"the sampler asks for sample {index} of a data set of {len(self)}: make the Pruner with "
+                f"num_samples=len(dataset) of this very data set"
+            )
+
+
+class IndexedCollate:
+    """Lets a collate function of plain items work on indexed ones: ``(index [B], collate_fn(items))``.
+
+    Only needed with a ``collate_fn`` of one's own; the default one handles the pairs.
+
+    Args:
+        collate_fn: from a list of items to a batch of any type: tuple, dict, tensor, dataclass.
+    """
+
+    def __init__(self, collate_fn: Callable[[list[Any]], Any] = default_collate) -> None:
+        self.collate_fn = collate_fn
+
+    def __call__(self, pairs: list[tuple[int, Any]]) -> tuple[Tensor, Any]:
+        indices, items = zip(*pairs, strict=True)
+        return torch.tensor(indices, dtype=torch.int64), self.collate_fn(list(items))

@@ -1,0 +1,176 @@
+"""The reference: a small set of samples, and its mean loss after every epoch.
+
+    l_ref(t) = mean over D_ref of the loss at the end of epoch t        paper section 3.2, equation 4
+
+Clean samples (or a few of them), a pseudo-clean subset by given indices, or, as the paper's control, random noisy
+ones. Never the test set. Measured in evaluation mode, without gradients, with the training criterion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from alignprune._checks import floor, integer, number
+from alignprune.sampler import keyed_generator
+
+SMALLEST = 10
+"""Fewest samples a reference may have: the paper's smallest fraction, 0.1 % of 10,000."""
+
+Losses = Callable[[nn.Module, Any], Tensor]
+
+
+def cross_entropy_losses(label_smoothing: float = 0.0, device: torch.device | str | None = None) -> Losses:
+    """Per-sample cross-entropy of batches ``(inputs, labels)``: what `Reference` uses unless told otherwise.
+
+    Args:
+        label_smoothing: as in the training criterion; alignment compares like with like.
+        device: where to move the batch; None = where the model's parameters are.
+    """
+
+    def losses(model: nn.Module, batch: Any) -> Tensor:
+        inputs, labels = batch
+        target = device if device is not None else next(model.parameters()).device
+        outputs = model(inputs.to(target, non_blocking=True))
+        return F.cross_entropy(
+            outputs, labels.to(target, non_blocking=True), reduction="none", label_smoothing=label_smoothing
+        )
+
+    return losses
+
+
+class Reference:
+    """A fixed reference set, evaluated after every epoch.
+
+    Args:
+        loader: iterable of batches over the reference samples, without dropping or shuffling.
+        losses: from (model, batch) to the losses [B] of that batch; default: cross-entropy of ``(inputs, labels)``.
+
+    Example:
+        >>> reference = ap.Reference.subset(clean_set, size=100)
+        >>> pruner.end_epoch(reference_loss=reference.loss(model))
+    """
+
+    def __init__(self, loader: DataLoader[Any] | Sequence[Any], losses: Losses | None = None) -> None:
+        self.loader = loader
+        self.losses = losses if losses is not None else cross_entropy_losses()
+        dataset = getattr(loader, "dataset", None)
+        if dataset is not None:
+            _enough(len(dataset))
+
+    @classmethod
+    def subset(
+        cls,
+        dataset: Dataset[Any],
+        *,
+        size: int | None = None,
+        fraction: float | None = None,
+        seed: int = 0,
+        losses: Losses | None = None,
+        batch_size: int = 512,
+        num_workers: int = 0,
+    ) -> Reference:
+        """A random part of a data set: of a clean one, or, as the paper's control, of the noisy training set.
+
+        Args:
+            dataset: map-style; all of it, unless ``size`` or ``fraction`` says how much.
+            size: samples wanted, at least 10.
+            fraction: share wanted, in (0, 1], at least 10 samples.
+            seed: which samples.
+            losses: as in the class.
+            batch_size: samples per evaluation batch.
+            num_workers: of the loader.
+        """
+        total = len(dataset)  # type: ignore[arg-type]
+        if size is not None and fraction is not None:
+            raise ValueError(f"size={size} and fraction={fraction} are both given: give one of them")
+        if fraction is not None:
+            number("fraction", fraction, low=0, high=1, remedy="0.01 takes one in a hundred")
+            size = floor(fraction * total)
+        size = total if size is None else integer("size", size, at_least=0, remedy="samples of the reference")
+        if size > total:
+            raise ValueError(f"size={size} is more than the {total} samples of the data set: ask for at most {total}")
+        drawn = torch.randperm(total, generator=keyed_generator(seed, 0, "reference"))[:size]
+        return cls.indices(dataset, drawn.sort().values, losses=losses, batch_size=batch_size, num_workers=num_workers)
+
+    @classmethod
+    def indices(
+        cls,
+        dataset: Dataset[Any],
+        indices: Tensor | Sequence[int],
+        *,
+        losses: Losses | None = None,
+        batch_size: int = 512,
+        num_workers: int = 0,
+    ) -> Reference:
+        """Given samples of a data set: a pseudo-clean subset that some coreset method chose.
+
+        Args:
+            dataset: map-style.
+            indices: integers [M], M >= 10, each once.
+            losses, batch_size, num_workers: as in `subset`.
+        """
+        total = len(dataset)  # type: ignore[arg-type]
+        wanted = torch.as_tensor(indices)
+        if wanted.ndim != 1 or wanted.is_floating_point() or wanted.dtype == torch.bool:
+            raise TypeError(
+                f"indices is {wanted.dtype} of shape {tuple(wanted.shape)}, expected integers [M]: positions in the "
+                f"data set"
+            )
+        _enough(len(wanted))
+        if wanted.min() < 0 or wanted.max() >= total:
+            raise ValueError(
+                f"indices reach from {int(wanted.min())} to {int(wanted.max())}, expected 0 to {total - 1}: they must "
+                f"be positions in this very data set"
+            )
+        if len(wanted.unique()) < len(wanted):
+            raise ValueError(
+                f"indices hold {len(wanted) - len(wanted.unique())} repetitions, expected each sample once"
+            )
+        loader = DataLoader(Subset(dataset, wanted.tolist()), batch_size=batch_size, num_workers=num_workers)
+        return cls(loader, losses)
+
+    def __len__(self) -> int:
+        """Samples evaluated per epoch: the reference's forward passes."""
+        dataset = getattr(self.loader, "dataset", None)
+        return sum(1 for _ in self.loader) if dataset is None else len(dataset)
+
+    @torch.no_grad()
+    def loss(self, model: nn.Module) -> float:
+        """Mean loss over the reference set, evaluation mode; the model's modes are put back.
+
+        Raises:
+            ValueError: if the loader has no batch or ``losses`` returns averages.
+        """
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        total, count = None, 0
+        try:
+            for batch in self.loader:
+                losses = self.losses(model, batch)
+                if losses.ndim != 1:
+                    raise ValueError(
+                        f"losses returned shape {tuple(losses.shape)}, expected [B], one loss a sample: use "
+                        f"reduction='none'"
+                    )
+                part = losses.sum(dtype=torch.float64) if losses.device.type != "mps" else losses.float().sum()
+                total = part if total is None else total + part
+                count += len(losses)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        if total is None:
+            raise ValueError("the reference loader has no batch: check its data set, drop_last and batch_size")
+        return float(total) / count
+
+
+def _enough(size: int) -> None:
+    if size < SMALLEST:
+        raise ValueError(
+            f"the reference has {size} samples, expected at least {SMALLEST}: its mean loss would be noise; take more"
+        )

@@ -1,0 +1,167 @@
+"""Scores: how much a sample is trusted. A trajectory bank (and a reference) go in, one number a sample comes out.
+
+Higher = kept; NaN = no score yet: the sample is kept, with weight 1, and enters no statistic. A score also says how
+long a memory it needs (``window``) and how the bank treats the epochs in which a sample was not seen (``gaps``).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from alignprune import alignment
+from alignprune._checks import choice, integer
+from alignprune.alignment import CorrelationName, FlatRule
+from alignprune.trajectory import Gaps, TrajectoryBank
+
+ReferenceTiming = Literal["after", "before"]
+
+_COLUMNS = 65_536  # samples scored at a time where the reference differs from sample to sample
+
+
+@dataclass(frozen=True)
+class Score(ABC):
+    """What every score offers; subclasses are frozen records of their settings."""
+
+    needs_reference: ClassVar[bool] = False
+    """Whether `Pruner.end_epoch` must be given the reference loss."""
+    needs_pruned: ClassVar[bool] = False
+    """Whether the losses of pruned samples must be refreshed every epoch (`Pruner.record`)."""
+    high_is_suspect: ClassVar[bool] = True
+    """Which end the wrong labels gather at, for diagnosis: high losses, but low alignment."""
+
+    @property
+    @abstractmethod
+    def memory(self) -> tuple[int, Gaps]:
+        """The bank this score reads: (window, gaps)."""
+
+    @abstractmethod
+    def __call__(self, bank: TrajectoryBank, reference: Tensor) -> Tensor:
+        """Score all samples.
+
+        Args:
+            bank: the trajectories, at least one epoch.
+            reference: float64 [epochs + 1], the reference loss before training and after every epoch, NaN = unknown.
+
+        Returns:
+            float32 [num_samples], NaN where a sample has no score yet.
+        """
+
+
+@dataclass(frozen=True)
+class Loss(Score):
+    """The latest training loss, kept while a sample is pruned: what InfoBatch and SeTa rank by.
+
+    Source: Qin et al. (ICLR 2024); section 1.2 of the specification.
+    """
+
+    @property
+    def memory(self) -> tuple[int, Gaps]:
+        return 1, "carry"
+
+    def __call__(self, bank: TrajectoryBank, reference: Tensor) -> Tensor:
+        return bank.recent(1)[0]
+
+
+@dataclass(frozen=True)
+class Alignment(Score):
+    """The Dynamic Alignment Score: correlation of a sample's loss trajectory with the reference's.
+
+    Args:
+        window: epochs compared, the paper's N (25; 5 on Clothing-1M), at least 2.
+        correlation: "pearson", or "cosine" as in the paper's ablation.
+        gaps: epochs in which the sample was pruned: "paired" compares the epochs it was seen in; "carry" repeats its
+            last loss; "last_obs" compares its last ``window`` observations (twice the memory).
+        min_observations: fewer than this (or than the window) and a sample has no score; nothing is pruned before.
+        flat: a trajectory without a trend gets "zero" (neutral), or is "exempt" from pruning.
+        reference_timing: the reference loss of an epoch is measured "after" its updates, or "before" them.
+
+    Source: paper section 3.2, equations 3 to 5, Algorithm 1; A1, A2, A3, A10 of the specification.
+    """
+
+    needs_reference: ClassVar[bool] = True
+    high_is_suspect: ClassVar[bool] = False
+
+    window: int = 25
+    correlation: CorrelationName = "pearson"
+    gaps: Gaps = "paired"
+    min_observations: int = 3
+    flat: FlatRule = "zero"
+    reference_timing: ReferenceTiming = "after"
+
+    def __post_init__(self) -> None:
+        integer("window", self.window, at_least=2, remedy="a correlation needs two epochs; the paper uses 25")
+        integer("min_observations", self.min_observations, at_least=2, remedy="a correlation needs two points")
+        choice("correlation", self.correlation, get_args(CorrelationName))
+        choice("gaps", self.gaps, get_args(Gaps))
+        choice("flat", self.flat, get_args(FlatRule))
+        choice("reference_timing", self.reference_timing, get_args(ReferenceTiming))
+
+    @property
+    def memory(self) -> tuple[int, Gaps]:
+        return self.window, self.gaps
+
+    def __call__(self, bank: TrajectoryBank, reference: Tensor) -> Tensor:
+        by_epoch = reference[1:] if self.reference_timing == "after" else reference[:-1]
+        fewest = min(self.min_observations, self.window)
+        if self.gaps != "last_obs" and not by_epoch[bank.row_epochs].isnan().any():
+            return alignment.streamed_alignment_score(
+                bank.rows[: bank.filled],
+                bank.squares,
+                bank.seen if bank.has_gaps else None,
+                by_epoch[bank.row_epochs],
+                correlation=self.correlation,
+                min_observations=fewest,
+                flat=self.flat,
+            )
+        out = torch.empty(bank.num_samples, dtype=torch.float32, device=bank.device)
+        for start in range(0, bank.num_samples, _COLUMNS):
+            columns = slice(start, min(start + _COLUMNS, bank.num_samples))
+            out[columns] = alignment.dynamic_alignment_score(
+                bank.trajectories(columns),
+                bank.reference_of(by_epoch, columns),
+                correlation=self.correlation,
+                min_observations=fewest,
+                flat=self.flat,
+            )
+        return out
+
+
+@dataclass(frozen=True)
+class SecondDifference(Score):
+    """How much the loss still bends: the mean of the last ``smoothing`` absolute second differences.
+
+    ``|l(t) - 2 l(t-1) + l(t-2)|``; a sample whose loss runs straight is mastered. Needs the losses of pruned samples
+    too, see `Pruner.record`.
+
+    Args:
+        smoothing: second differences averaged; 3 as its authors' code, 1 as their algorithm.
+
+    Source: Yuan et al. (ICLR 2025), IES; section 1.4 of the specification.
+    """
+
+    needs_pruned: ClassVar[bool] = True
+
+    smoothing: int = 3
+
+    def __post_init__(self) -> None:
+        integer("smoothing", self.smoothing, at_least=1, remedy="IES averages 3 second differences")
+
+    @property
+    def memory(self) -> tuple[int, Gaps]:
+        return self.smoothing + 3, "paired"
+
+    def __call__(self, bank: TrajectoryBank, reference: Tensor) -> Tensor:
+        if bank.written < self.smoothing + 3:  # one second difference more than are averaged, as in the authors' code
+            return torch.full((bank.num_samples,), torch.nan, device=bank.device)
+        losses = bank.recent(self.smoothing + 2)
+        return (losses[2:] - 2 * losses[1:-1] + losses[:-2]).abs_().mean(0)
+
+
+SCORES: dict[str, type[Score]] = {"loss": Loss, "alignment": Alignment, "second-difference": SecondDifference}
+
+__all__ = ["SCORES", "Alignment", "Loss", "Score", "SecondDifference"]

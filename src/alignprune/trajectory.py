@@ -1,0 +1,224 @@
+"""The trajectory bank: what happened. Losses [window, num_samples], one row an epoch, in a ring.
+
+Rows by epoch, not by sample: an epoch is then one contiguous write and a score one pass of long vector operations.
+A gap (the sample was not seen in that epoch) is shown as NaN; it is stored as 0, which adds nothing to any sum, with
+a bit that tells it from a loss. Paper section 3.2, equation 3; what a gap means is the choice ``gaps`` (A1 of the
+specification).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignprune.alignment import packed_words, set_packed, unpacked
+
+Gaps = Literal["paired", "carry", "last_obs"]
+GAPS: tuple[str, ...] = get_args(Gaps)
+
+_COLUMNS = 65_536  # samples per chunk of an update, so that its float64 temporaries stay in cache
+_LOW = 2.0**-38  # unit of `squares_low`, relative to `squares`: a float32 rounds by at most 2^-24
+
+
+class TrajectoryBank:
+    """The last ``window`` epochs of every sample's training loss.
+
+    Memory: ``num_samples * (4 * window + 10)`` bytes, 1.1 times the losses at window 25: beside them a bit for every
+    epoch (4 bytes up to window 26) and the running sum of squares (6 bytes), so that a score needs a single pass.
+    "last_obs" keeps the epoch of every loss instead, 8 bytes an entry.
+
+    Args:
+        num_samples: samples in the data set.
+        window: epochs kept, the paper's N.
+        gaps: "paired" leaves a gap (NaN) where a sample was not seen; "carry" repeats its last loss; "last_obs" keeps
+            the last ``window`` losses that were seen, however old, each with its epoch.
+        device: where the bank lives.
+        path: a file to memory-map the losses in, for banks past the RAM; created, or overwritten.
+
+    Source: paper section 3.2, equation 3 and "memory bank of window size N".
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        window: int,
+        *,
+        gaps: Gaps = "paired",
+        device: torch.device | str = "cpu",
+        path: str | Path | None = None,
+    ) -> None:
+        if gaps not in GAPS:
+            raise ValueError(f"gaps={gaps!r} is unknown, expected one of {', '.join(GAPS)}")
+        self.num_samples, self.window, self.gaps = num_samples, window, gaps
+        self.device = torch.device(device)
+        self.rows = self._allocate(path)
+        self.row_epochs: list[int] = []
+        self.row_has_gaps: list[bool] = []
+        self.written = 0
+        if gaps == "last_obs":
+            self.seen_at = self._zeros(window, num_samples, dtype=torch.int32).sub_(1)
+            self.seen_count = self._zeros(num_samples, dtype=torch.int32)
+        else:
+            self.seen = self._zeros(packed_words(window), num_samples, dtype=torch.int32)
+            self.squares = self._zeros(num_samples)
+            self.squares_low = self._zeros(num_samples, dtype=torch.int16)
+
+    @property
+    def filled(self) -> int:
+        """Rows that hold losses: the epochs so far, at most ``window``."""
+        return min(self.written, self.window)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether any stored epoch misses a sample."""
+        return any(self.row_has_gaps)
+
+    @property
+    def losses(self) -> Tensor:
+        """The stored losses, oldest row first, float32 [filled, num_samples], NaN where a sample was not seen.
+
+        A copy. Under "last_obs" a row is no epoch: see ``seen_at``.
+        """
+        return self.recent(self.filled)
+
+    def recent(self, epochs: int) -> Tensor:
+        """The last ``epochs`` rows, oldest first, float32 [epochs, num_samples], NaN at gaps; a copy."""
+        return self.trajectories(slice(0, self.num_samples))[self._by_age(epochs)]
+
+    def trajectories(self, columns: slice) -> Tensor:
+        """The stored losses of some samples, rows as they are stored, NaN at gaps; a copy.
+
+        Row i is of epoch ``row_epochs[i]``, except under "last_obs".
+        """
+        if self.gaps == "last_obs":
+            return self.rows[:, columns].masked_fill(self.seen_at[:, columns] < 0, math.nan)
+        gap = ~unpacked(self.seen[:, columns], self.filled)
+        return self.rows[: self.filled, columns].masked_fill(gap, math.nan)
+
+    def _by_age(self, epochs: int) -> list[int]:
+        return [(self.written - age) % self.window for age in range(epochs, 0, -1)]
+
+    @torch.no_grad()
+    def write(self, epoch: int, losses: Tensor) -> None:
+        """Store one epoch, dropping the oldest when the window is full.
+
+        Args:
+            epoch: the epoch's number, for pairing with the reference.
+            losses: float [num_samples], NaN where a sample was not seen.
+        """
+        if losses.shape != (self.num_samples,):
+            raise ValueError(
+                f"losses has shape {tuple(losses.shape)}, expected ({self.num_samples},): one loss a sample, NaN "
+                f"where it was not seen"
+            )
+        losses = losses.to(self.device, torch.float32)
+        if self.gaps == "last_obs":
+            self._write_observations(epoch, losses)
+        else:
+            self._write_row(epoch, losses)
+        self.written += 1
+
+    def _write_row(self, epoch: int, losses: Tensor) -> None:
+        slot, previous = self.written % self.window, (self.written - 1) % self.window
+        first_lap, has_gaps = self.written < self.window, False
+        for start in range(0, self.num_samples, _COLUMNS):
+            columns = slice(start, start + _COLUMNS)
+            observed = ~losses[columns].isnan()
+            new = losses[columns].masked_fill(~observed, 0.0)
+            if self.gaps == "carry" and self.written:
+                new = torch.where(observed, new, self.rows[previous, columns])
+                observed |= unpacked(self.seen[:, columns], self.window)[previous]
+            old = torch.zeros(()) if first_lap else self.rows[slot, columns]
+            self._exchange(columns, old.to(new), new)
+            set_packed(self.seen[:, columns], slot, observed)
+            self.rows[slot, columns] = new
+            has_gaps = has_gaps or not bool(observed.all())
+        if first_lap:
+            self.row_epochs.append(epoch)
+            self.row_has_gaps.append(has_gaps)
+        else:
+            self.row_epochs[slot], self.row_has_gaps[slot] = epoch, has_gaps
+
+    def _exchange(self, columns: slice, old: Tensor, new: Tensor) -> None:
+        """Add new^2 - old^2 to the running sum of squares.
+
+        A float32 sum would keep the rounding of long gone large losses, and outweigh small ones. So it is kept to 39
+        bits: ``squares * (1 + squares_low * 2**-38)``, of which scores read the float32 part.
+        """
+        high, low = self.squares[columns], self.squares_low[columns]
+        wide, old = high.double(), old.double()
+        total = torch.addcmul(wide, wide, low.double(), value=_LOW).addcmul_(new - old, new + old)
+        high.copy_(total)
+        rounded = high.double()
+        low.copy_(total.sub_(rounded).div_(rounded.mul_(_LOW)).nan_to_num_(0.0, 0.0, 0.0).round_())
+
+    def _write_observations(self, epoch: int, losses: Tensor) -> None:
+        seen = losses.isnan().logical_not_().nonzero().squeeze(1)
+        count = self.seen_count[seen]
+        slots = (count % self.window).long()
+        self.rows[slots, seen] = losses[seen]
+        self.seen_at[slots, seen] = epoch
+        self.seen_count[seen] = count + 1
+
+    def reference_of(self, history: Tensor, columns: slice) -> Tensor:
+        """The reference loss that belongs to every stored loss.
+
+        Args:
+            history: reference losses by epoch, float [epochs].
+            columns: which samples, for "last_obs".
+
+        Returns:
+            float [filled] by row, or [window, columns] under "last_obs"; NaN where there is none.
+        """
+        if self.gaps != "last_obs":
+            return history[self.row_epochs]
+        epochs = self.seen_at[:, columns].long()
+        return history.to(self.device)[epochs.clamp_min(0)].masked_fill(epochs < 0, math.nan)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later epochs depend on: tensors and plain values only."""
+        return {
+            "gaps": self.gaps,
+            "row_epochs": list(self.row_epochs),
+            "row_has_gaps": list(self.row_has_gaps),
+            "written": self.written,
+            "rows": _saved(self.rows if self.gaps == "last_obs" else self.rows[: self.filled]),
+            **{name: getattr(self, name).cpu().clone() for name in self._tables()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state of `state_dict`, bit for bit."""
+        self.row_epochs, self.row_has_gaps = list(state["row_epochs"]), list(state["row_has_gaps"])
+        self.written = state["written"]
+        self.rows[: len(state["rows"])] = state["rows"].to(self.device)
+        for name in self._tables():
+            getattr(self, name).copy_(state[name])
+
+    def _tables(self) -> tuple[str, ...]:
+        return ("seen_at", "seen_count") if self.gaps == "last_obs" else ("seen", "squares", "squares_low")
+
+    def _zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def _allocate(self, path: str | Path | None) -> Tensor:
+        shape = (self.window, self.num_samples)
+        if path is None:
+            make = torch.zeros if self.gaps == "last_obs" else torch.empty  # a row is written whole, an observation not
+            return make(shape, dtype=torch.float32, device=self.device)
+        if self.device.type != "cpu":
+            raise ValueError(
+                f"path={str(path)!r} maps a file into host memory: leave device at 'cpu', not {self.device}"
+            )
+        return torch.from_numpy(np.memmap(path, dtype=np.float32, mode="w+", shape=shape))
+
+
+def _saved(rows: Tensor) -> Tensor:
+    # A memory-mapped bank may exceed the RAM, so its pages are handed on as they are; any other is copied, because
+    # training may go on before the state is written.
+    mapped = rows.device.type == "cpu" and isinstance(rows.numpy().base, np.memmap)
+    return rows if mapped else rows.cpu().clone()

@@ -1,0 +1,390 @@
+"""The Dynamic Alignment Score against scipy and against float64 sums written from the equation."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+from alignprune.alignment import cosine, dynamic_alignment_score, pearson, streamed_alignment_score, with_gaps_as_nan
+
+NAN = math.nan
+DOCUMENTED = 3e-4  # the streamed score's documented distance from the exact one
+
+
+def common(column: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    both = ~(np.isnan(column) | np.isnan(reference))
+    return column[both], reference[both]
+
+
+def slow_pearson(column: np.ndarray, reference: np.ndarray) -> float:
+    x, r = common(column, reference)
+    if len(x) < 2 or np.var(x) < 1e-12 or np.var(r) < 1e-12:
+        return NAN
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy warns of nearly constant input
+        return float(stats.pearsonr(x, r).statistic)
+
+
+def slow_cosine(column: np.ndarray, reference: np.ndarray) -> float:
+    x, r = common(column, reference)
+    if len(x) < 1 or np.mean(x**2) < 1e-12 or np.mean(r**2) < 1e-12:
+        return NAN
+    return float(np.dot(x, r) / (np.linalg.norm(x) * np.linalg.norm(r)))
+
+
+def slow(correlate: Callable[..., float], trajectories: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    own = np.broadcast_to(reference if reference.ndim == 2 else reference[:, None], trajectories.shape)
+    return np.array([correlate(trajectories[:, i], own[:, i]) for i in range(trajectories.shape[1])])
+
+
+def float64_pearson(rows: Tensor, reference: Tensor) -> np.ndarray:
+    """Equation 5 in float64 over all samples at once, 0 without a trend; a gap is -0.0."""
+    x = rows.double().numpy()
+    x = np.where((x == 0) & np.signbit(x), NAN, x)
+    r = np.where(np.isnan(x), NAN, reference.double().numpy()[:, None])
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dx, dr = x - np.nanmean(x, 0), r - np.nanmean(r, 0)
+        score = np.nansum(dx * dr, 0) / np.sqrt(np.nansum(dx**2, 0) * np.nansum(dr**2, 0))
+        return np.where((np.nanmean(dx**2, 0) < 1e-12) | (np.nanmean(dr**2, 0) < 1e-12), 0.0, score)
+
+
+def streamed(rows: Tensor, reference: Tensor, *, has_gaps: bool, **settings: object) -> Tensor:
+    squares = torch.from_numpy((rows.double().numpy() ** 2).sum(0))
+    return streamed_alignment_score(rows, squares, reference, has_gaps=has_gaps, **settings)
+
+
+def ragged(seed: int, window: int, samples: int, scale: float, offset: float, gaps: float) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(window, samples)) * scale + offset
+    values[rng.random(values.shape) < gaps] = NAN
+    return values
+
+
+WINDOWS = st.integers(2, 30)
+SEEDS = st.integers(0, 2**32 - 1)
+SHAPES = st.tuples(
+    SEEDS,
+    WINDOWS,
+    st.integers(1, 12),
+    st.sampled_from([1e-4, 1e-3, 0.1, 1.0, 30.0, 1e6]),  # spread
+    st.sampled_from([0.0, 0.1, 3.0, -50.0, 1e3]),  # offset
+    st.sampled_from([0.0, 0.1, 0.5, 0.9]),  # share of gaps
+)
+
+
+@given(shape=SHAPES, reference_scale=st.sampled_from([1e-3, 0.3, 10.0]))
+@settings(max_examples=100, deadline=None)
+def test_pearson_is_scipys_on_ragged_trajectories(shape: tuple, reference_scale: float) -> None:
+    trajectories = ragged(*shape)
+    reference = ragged(shape[0] + 1, shape[1], 1, reference_scale, 2.0, 0.1)[:, 0]
+    ours = pearson(torch.from_numpy(trajectories), torch.from_numpy(reference)).numpy()
+    np.testing.assert_allclose(ours, slow(slow_pearson, trajectories, reference), atol=2e-6, rtol=0)
+
+
+@given(shape=SHAPES)
+@settings(max_examples=60, deadline=None)
+def test_every_sample_may_have_a_reference_of_its_own(shape: tuple) -> None:
+    trajectories = ragged(*shape)
+    reference = ragged(shape[0] + 1, shape[1], shape[2], 0.5, 2.0, 0.2)
+    ours = pearson(torch.from_numpy(trajectories), torch.from_numpy(reference)).numpy()
+    np.testing.assert_allclose(ours, slow(slow_pearson, trajectories, reference), atol=2e-6, rtol=0)
+
+
+@given(shape=SHAPES, own=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_cosine_is_the_normalised_product_of_the_common_epochs(shape: tuple, own: bool) -> None:
+    trajectories = ragged(*shape)
+    reference = ragged(shape[0] + 1, shape[1], shape[2], 0.5, 2.0, 0.2)
+    reference = reference if own else reference[:, 0]
+    ours = cosine(torch.from_numpy(trajectories), torch.from_numpy(reference)).numpy()
+    np.testing.assert_allclose(ours, slow(slow_cosine, trajectories, reference), atol=2e-6, rtol=0)
+
+
+def test_more_samples_than_a_chunk_are_scored_each_by_its_own_column() -> None:
+    trajectories = ragged(0, 6, 40_000, 1.0, 3.0, 0.2)
+    reference = ragged(1, 6, 40_000, 1.0, 3.0, 0.0)
+    some = np.array([0, 1, 16_383, 16_384, 16_385, 32_767, 32_768, 39_999])
+    ours = pearson(torch.from_numpy(trajectories), torch.from_numpy(reference)).numpy()
+    np.testing.assert_allclose(ours[some], slow(slow_pearson, trajectories[:, some], reference[:, some]), atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_any_float_dtype_is_read_at_its_own_precision(dtype: torch.dtype) -> None:
+    trajectories = torch.from_numpy(ragged(0, 10, 20, 1.0, 2.0, 0.2)).to(dtype)
+    reference = torch.linspace(2, 1, 10).to(dtype)
+    expected = slow(slow_pearson, trajectories.double().numpy(), reference.double().numpy())
+    scores = pearson(trajectories, reference)
+    assert scores.dtype == torch.float32
+    np.testing.assert_allclose(scores.numpy(), expected, atol=2e-6)
+
+
+@given(seed=SEEDS, slope=st.sampled_from([0.01, 0.5, 7.0, 300.0]), shift=st.floats(-20, 20))
+@settings(max_examples=40, deadline=None)
+def test_stretching_and_shifting_a_trajectory_leaves_its_pearson_score(seed: int, slope: float, shift: float) -> None:
+    trajectories = torch.from_numpy(ragged(seed, 12, 8, 1.0, 2.0, 0.2))
+    reference = torch.linspace(2.0, 0.5, 12).double()
+    before = pearson(trajectories, reference)
+    torch.testing.assert_close(pearson(trajectories * slope + shift, reference), before, atol=1e-5, rtol=0)
+    torch.testing.assert_close(pearson(trajectories, reference * slope + shift), before, atol=1e-5, rtol=0)
+    torch.testing.assert_close(pearson(-trajectories, reference), -before, atol=1e-6, rtol=0)
+
+
+def test_a_trajectory_proportional_to_the_reference_scores_one() -> None:
+    reference = torch.tensor([3.0, 2.0, 1.5, 1.2])
+    trajectories = torch.stack([2 * reference + 5, 4 - reference, 3 * reference], dim=1)
+    assert pearson(trajectories, reference).tolist() == pytest.approx([1, -1, 1], abs=1e-6)
+    assert cosine(trajectories, reference)[2].item() == pytest.approx(1, abs=1e-6)
+
+
+def test_scores_never_leave_the_interval_of_a_correlation() -> None:
+    reference = torch.rand(25, generator=torch.Generator().manual_seed(0))
+    trajectories = reference.unsqueeze(1) * torch.logspace(-3, 6, 500) + 0.1
+    for correlate in (pearson, cosine):
+        assert correlate(trajectories, reference).abs().max() <= 1
+        assert streamed(trajectories, reference, has_gaps=False).abs().max() <= 1
+
+
+@pytest.mark.parametrize("least", [2, 3, 5, 9])
+def test_samples_seen_too_seldom_have_no_score(least: int) -> None:
+    trajectories = torch.full((8, 9), NAN)
+    for sample in range(9):
+        trajectories[:sample, sample] = torch.rand(sample, generator=torch.Generator().manual_seed(sample))
+    reference = torch.linspace(2, 1, 8)
+    score = dynamic_alignment_score(trajectories, reference, min_observations=least)
+    assert score.isnan().tolist() == [seen < least for seen in range(9)]
+
+
+def test_an_epoch_without_reference_is_no_observation() -> None:
+    trajectories = torch.tensor([[1.0], [2.0], [3.0], [NAN]])
+    reference = torch.tensor([1.0, NAN, 2.0, 3.0])
+    assert dynamic_alignment_score(trajectories, reference, min_observations=3).isnan().all()
+    assert dynamic_alignment_score(trajectories, reference, min_observations=2).tolist() == pytest.approx([1.0])
+    assert dynamic_alignment_score(trajectories, reference.unsqueeze(1), min_observations=3).isnan().all()
+
+
+@pytest.mark.parametrize("path", ["exact", "streamed"])
+def test_a_flat_trajectory_is_neutral_or_exempt(path: str) -> None:
+    rows = torch.tensor([[0.5, 0.0, 1.0, 1e-8], [0.5, 0.0, 2.0, 2e-8], [0.5, 0.0, 4.0, 3e-8]])
+    reference = torch.tensor([3.0, 2.0, 1.0])
+
+    def score(**how: str) -> list[float]:
+        if path == "exact":
+            return dynamic_alignment_score(rows, reference, **how).tolist()
+        return streamed(rows, reference, has_gaps=False, **how).tolist()
+
+    expected = slow_pearson(rows[:, 2].double().numpy(), reference.double().numpy())
+    assert score(flat="zero") == pytest.approx([0, 0, expected, 0])
+    assert score(flat="exempt") == pytest.approx([NAN, NAN, expected, NAN], nan_ok=True)
+
+
+@pytest.mark.parametrize("path", ["exact", "streamed"])
+def test_a_flat_reference_leaves_every_sample_neutral(path: str) -> None:
+    rows, reference = torch.rand(5, 7, generator=torch.Generator().manual_seed(0)), torch.full((5,), 2.5)
+    if path == "exact":
+        assert dynamic_alignment_score(rows, reference).tolist() == [0] * 7
+        assert dynamic_alignment_score(rows, reference, flat="exempt").isnan().all()
+    else:
+        assert streamed(rows, reference, has_gaps=False).tolist() == [0] * 7
+        assert streamed(rows, reference, has_gaps=False, flat="exempt").isnan().all()
+
+
+def test_nearly_flat_trajectories_above_the_limit_keep_their_sign() -> None:
+    reference = torch.linspace(3, 1, 10).double()
+    up = 1000 + 1e-4 * torch.arange(10).double()
+    assert pearson(torch.stack([up, -up], dim=1), reference).tolist() == pytest.approx([-1, 1], abs=1e-6)
+
+
+def test_the_given_tensors_are_left_as_they_were() -> None:
+    rows, reference = torch.rand(5, 7), torch.rand(5)
+    rows[2, 3] = -0.0
+    before = rows.clone(), reference.clone()
+    streamed(rows, reference, has_gaps=True)
+    dynamic_alignment_score(rows, reference, min_observations=6)
+    assert torch.equal(rows, before[0])
+    assert rows.signbit()[2, 3]
+    assert torch.equal(reference, before[1])
+
+
+def test_only_minus_zero_is_a_stored_gap() -> None:
+    rows = torch.tensor([[0.0, -0.0, 1.0, -1.0]])
+    assert with_gaps_as_nan(rows).isnan().tolist() == [[False, True, False, False]]
+
+
+# The streamed score.
+
+
+def losses_like_training(seed: int, window: int, samples: int, gaps: float) -> tuple[Tensor, Tensor]:
+    """Losses that fall with the reference, rise against it, or wander; -0.0 at gaps."""
+    rng = np.random.default_rng(seed)
+    reference = 0.5 + 2 * np.exp(-np.arange(window) / max(window / 3, 1)) + rng.normal(size=window) * 0.02
+    slope = rng.uniform(-1, 2, size=samples)
+    rows = 0.2 + np.abs(reference[:, None] * slope + rng.normal(size=(window, samples)) * 0.3)
+    rows[rng.random(rows.shape) < gaps] = -0.0
+    return torch.from_numpy(rows.astype(np.float32)), torch.from_numpy(reference)
+
+
+def worst_error(rows: Tensor, reference: Tensor, *, has_gaps: bool, least: int = 3) -> float:
+    ours = streamed(rows, reference, has_gaps=has_gaps, min_observations=least).double().numpy()
+    seen = (~((rows == 0) & rows.signbit())).sum(0).numpy()
+    assert np.array_equal(np.isnan(ours), seen < least)
+    return float(np.abs(ours - float64_pearson(rows, reference))[seen >= least].max())
+
+
+@pytest.mark.parametrize("window", [3, 5, 10, 25, 50])
+@pytest.mark.parametrize("gaps", [0.0, 0.3, 0.7])
+def test_the_streamed_score_is_the_exact_one_within_its_documented_error(window: int, gaps: float) -> None:
+    for seed in range(4):
+        rows, reference = losses_like_training(seed, window, 20_000, gaps)
+        assert worst_error(rows, reference, has_gaps=gaps > 0) < DOCUMENTED
+
+
+@pytest.mark.parametrize("window", [10, 25, 50])
+def test_the_streamed_score_is_exact_to_float32_where_the_sums_do_not_cancel(window: int) -> None:
+    generator = torch.Generator().manual_seed(window)
+    rows = torch.rand(window, 20_000, generator=generator) * torch.logspace(-2, 2, 20_000)
+    reference = torch.randn(window, generator=generator).double()
+    assert worst_error(rows, reference, has_gaps=False) < 3e-6
+
+
+@given(
+    seed=SEEDS,
+    window=st.integers(3, 60),
+    ratio=st.floats(1, 200),  # mean over standard deviation
+    level=st.sampled_from([1e-2, 1.0, 1e3, 1e5]),
+    seen=st.integers(3, 60),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_streamed_score_keeps_its_error_where_the_sums_cancel(
+    seed: int, window: int, ratio: float, level: float, seen: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = torch.from_numpy((np.abs(1 + rng.normal(size=(window, 2_000)) / ratio) * level).astype(np.float32))
+    reference = torch.from_numpy(1 + rng.normal(size=window) / ratio)
+    assert worst_error(rows, reference, has_gaps=False) < DOCUMENTED
+    if seen < window:  # all of it was seen while the reference stood at another level than before
+        rows[seen:] = -0.0
+        reference[seen:] -= 1
+        assert worst_error(rows, reference, has_gaps=True) < DOCUMENTED
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e5])
+@pytest.mark.parametrize("spread", [1e-2, 1.0])
+def test_ill_conditioned_columns_are_scored_in_float64(offset: float, spread: float) -> None:
+    rng = np.random.default_rng(0)
+    rows, reference = losses_like_training(0, 25, 1_000, 0.2)
+    odd = torch.arange(0, 1_000, 7)
+    rows[:, odd] = torch.from_numpy((offset + spread * rng.normal(size=(25, len(odd)))).astype(np.float32))
+    rows[3, odd] = -0.0
+    expected = float64_pearson(rows, reference)
+    ours = streamed(rows, reference, has_gaps=True).numpy()
+    varies = torch.from_numpy(np.var(np.delete(rows.double().numpy(), 3, axis=0), axis=0) > 1e-12)[odd].numpy()
+    np.testing.assert_allclose(ours[odd][varies], expected[odd][varies], atol=2e-6)
+
+
+@pytest.mark.parametrize("has_gaps", [False, True])
+def test_zero_losses_and_tiny_ones_are_scored_as_by_the_exact_path(has_gaps: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.rand(12, 600, generator=generator)
+    rows[:, :100] = 0.0
+    rows[:, 100:200] *= 1e-5
+    rows[:, 200:300] *= 1e-7  # below the flat limit
+    rows[6:, 300:400] = 0.0
+    if has_gaps:
+        rows[torch.rand(12, 600, generator=generator) < 0.3] = -0.0
+    reference = torch.linspace(3, 1, 12).double() ** 2
+    ours = streamed(rows, reference, has_gaps=has_gaps).numpy()
+    seen = (~((rows == 0) & rows.signbit())).sum(0).numpy()
+    expected = np.nan_to_num(slow(slow_pearson, with_gaps_as_nan(rows).double().numpy(), reference.numpy()))
+    expected[seen < 3] = NAN
+    np.testing.assert_allclose(ours, expected, atol=DOCUMENTED)
+    assert (ours[:100][seen[:100] >= 3] == 0).all()
+
+
+def test_columns_of_gaps_alone_have_no_score() -> None:
+    rows, reference = losses_like_training(0, 10, 50, 0.0)
+    rows[:, 10:20] = -0.0
+    rows[1:, 20:30] = -0.0
+    rows[2:, 30:40] = -0.0
+    for correlation in ("pearson", "cosine"):
+        score = streamed(rows, reference, has_gaps=True, correlation=correlation)
+        assert score.isnan().tolist() == [10 <= i < 40 for i in range(50)]
+        score = streamed(rows, reference, has_gaps=True, correlation=correlation, min_observations=2)
+        assert score.isnan().tolist() == [10 <= i < 30 for i in range(50)]
+
+
+def test_a_window_shorter_than_the_fewest_observations_scores_nobody() -> None:
+    rows, reference = losses_like_training(0, 2, 50, 0.0)
+    assert streamed(rows, reference, has_gaps=False, min_observations=3).isnan().all()
+
+
+@pytest.mark.parametrize("has_gaps", [False, True])
+def test_several_chunks_are_scored_as_one(has_gaps: bool) -> None:
+    rows, reference = losses_like_training(0, 5, 140_000, 0.3 if has_gaps else 0.0)
+    rows[:, ::9] *= 0.01  # gaps, -0.0, stay gaps
+    rows[:, ::9] += torch.where(rows[:, ::9].signbit(), -0.0, 20.0)  # these go the float64 way in every chunk
+    if has_gaps:
+        rows[1, 65_530:65_545] = -0.0
+    assert worst_error(rows, reference, has_gaps=has_gaps) < DOCUMENTED
+
+
+@pytest.mark.parametrize("gaps", [0.0, 0.4])
+def test_the_streamed_cosine_is_numpys(gaps: float) -> None:
+    rows, reference = losses_like_training(0, 15, 300, gaps)
+    ours = streamed(rows, reference, has_gaps=gaps > 0, correlation="cosine", min_observations=2).numpy()
+    expected = slow(slow_cosine, with_gaps_as_nan(rows).double().numpy(), reference.numpy())
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e6])
+def test_the_scale_of_the_reference_does_not_matter(scale: float) -> None:
+    rows, reference = losses_like_training(0, 25, 2_000, 0.3)
+    assert worst_error(rows, reference * scale, has_gaps=True) < DOCUMENTED
+
+
+def test_losses_near_the_end_of_float32_are_scored_as_well() -> None:
+    rows = torch.rand(6, 50, generator=torch.Generator().manual_seed(0)) * 1e25
+    reference = torch.linspace(2, 1, 6).double()
+    assert worst_error(rows, reference, has_gaps=False) < DOCUMENTED
+
+
+def test_a_lower_matmul_precision_of_the_caller_does_not_reach_the_score() -> None:
+    # The "medium" that many training scripts set lets a CPU or an accelerator multiply in bfloat16 or TF32.
+    rows, reference = losses_like_training(0, 25, 5_000, 0.3)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert worst_error(rows, reference, has_gaps=True) < DOCUMENTED
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_autocast_of_the_caller_does_not_reach_the_score() -> None:
+    rows, reference = losses_like_training(0, 25, 5_000, 0.3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert worst_error(rows, reference, has_gaps=True) < DOCUMENTED
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize("correlate", [pearson, cosine, dynamic_alignment_score])
+def test_trajectories_must_be_a_matrix(correlate: Callable[..., Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"trajectories has shape \(5,\), expected \[window, num_samples\]"):
+        correlate(torch.rand(5), torch.rand(5))
+
+
+@pytest.mark.parametrize("correlate", [pearson, cosine, dynamic_alignment_score])
+@pytest.mark.parametrize("shape", [(4,), (6,), (7,), (1,), (5, 6), (4, 7), (5, 1), ()])
+def test_the_reference_must_fit_the_trajectories(correlate: Callable[..., Tensor], shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="reference has shape .*, expected .5,. .* or .5, 7."):
+        correlate(torch.rand(5, 7), torch.rand(shape))

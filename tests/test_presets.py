@@ -1,0 +1,119 @@
+"""The registry: names, the paper's hyper-parameters, and how settings are replaced."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from alignprune import PRESETS, presets
+from alignprune.batch_policies import DivBS
+from alignprune.policies import IES, DynamicRandom, Full, InfoBatch, SeTa
+from alignprune.scores import Alignment, Loss, SecondDifference
+
+NAMES = ["full", "dynamic-random", "infobatch", "seta", "ies", "divbs", "infobatch+das", "seta+das"]
+
+
+def test_the_registry_has_the_eight_methods() -> None:
+    assert sorted(PRESETS) == sorted(NAMES)
+    for name in NAMES:
+        assert presets.get(name) is PRESETS[name]
+        assert PRESETS[name].name == name
+
+
+@pytest.mark.parametrize(
+    "name, score, policy, delta",
+    [
+        ("full", Loss(), Full(), 1.0),
+        ("dynamic-random", Loss(), DynamicRandom(prune_ratio=0.3), 1.0),
+        ("infobatch", Loss(), InfoBatch(prune_prob=0.5, rescale=True), 0.875),
+        ("infobatch+das", Alignment(window=25, correlation="pearson"), InfoBatch(prune_prob=0.5, rescale=True), 0.875),
+        ("seta", Loss(), SeTa(prune_prob=0.1, groups=5, alpha=0.9, order="ascending", rounding="round"), 0.875),
+        (
+            "seta+das",
+            Alignment(window=25, correlation="pearson"),
+            SeTa(prune_prob=0.1, groups=5, alpha=0.9, order="descending", rounding="round"),
+            0.875,
+        ),
+        ("ies", SecondDifference(smoothing=3), IES(threshold=1e-3), 1.0),
+        ("divbs", Loss(), DivBS(prune_ratio=0.3, pick="multinomial", trust=False), 1.0),
+    ],
+)
+def test_a_preset_carries_the_papers_hyper_parameters(name: str, score: object, policy: object, delta: float) -> None:
+    preset = presets.get(name)
+    assert (preset.score, preset.policy, preset.delta) == (score, policy, delta)
+
+
+def test_alignment_presets_use_what_the_specification_defaults_to() -> None:
+    for name in ("infobatch+das", "seta+das"):
+        score = presets.get(name).score
+        assert isinstance(score, Alignment)
+        assert (score.gaps, score.min_observations, score.flat, score.reference_timing) == (
+            "paired",
+            3,
+            "zero",
+            "after",
+        )
+
+
+def test_only_the_alignment_presets_need_a_reference() -> None:
+    assert [name for name in NAMES if presets.get(name).needs_reference] == ["infobatch+das", "seta+das"]
+
+
+def test_presets_are_frozen() -> None:
+    preset = presets.get("infobatch+das")
+    with pytest.raises(FrozenInstanceError):
+        preset.delta = 0.5  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        preset.score.window = 5  # type: ignore[attr-defined]
+    with pytest.raises(FrozenInstanceError):
+        preset.policy.prune_prob = 0.1  # type: ignore[attr-defined]
+
+
+def test_knobs_are_replaced_in_score_policy_and_delta_at_once() -> None:
+    changed = presets.get("infobatch+das").with_knobs(window=5, gaps="carry", prune_prob=0.75, delta=0.8)
+    assert changed.score == Alignment(window=5, gaps="carry")
+    assert changed.policy == InfoBatch(prune_prob=0.75)
+    assert changed.delta == 0.8
+    assert changed.name == "infobatch+das"
+    assert changed.needs_reference
+
+
+def test_knobs_leave_the_registry_as_it_was() -> None:
+    before = repr(PRESETS["seta"])
+    assert presets.get("seta").with_knobs(groups=10, alpha=0.5).policy == SeTa(groups=10, alpha=0.5)
+    assert repr(PRESETS["seta"]) == before
+    assert presets.get("seta").with_knobs() == PRESETS["seta"]
+
+
+def test_an_unknown_knob_lists_the_known_ones_and_the_nearest() -> None:
+    with pytest.raises(TypeError, match="'infobatch\\+das'.*'prune_prop' is unknown.*did you mean 'prune_prob'") as e:
+        presets.get("infobatch+das").with_knobs(prune_prop=0.3)
+    for knob in ("window", "correlation", "gaps", "min_observations", "flat", "prune_prob", "rescale", "delta"):
+        assert knob in str(e.value)
+
+
+def test_a_knob_of_another_method_is_unknown() -> None:
+    with pytest.raises(TypeError, match="'window' is unknown"):
+        presets.get("infobatch").with_knobs(window=5)
+
+
+def test_a_wrong_value_of_a_knob_is_refused() -> None:
+    with pytest.raises(ValueError, match="prune_prob=1.2 is out of range"):
+        presets.get("infobatch").with_knobs(prune_prob=1.2)
+
+
+def test_an_unknown_method_lists_the_known_ones_and_the_nearest() -> None:
+    with pytest.raises(ValueError, match="method='infobatch-das' is unknown.*did you mean 'infobatch\\+das'") as e:
+        presets.get("infobatch-das")
+    for name in NAMES:
+        assert name in str(e.value)
+
+
+def test_the_table_has_a_row_for_every_preset() -> None:
+    rows = presets.table()
+    assert [row["method"] for row in rows] == list(PRESETS)
+    assert len({tuple(row) for row in rows}) == 1  # the same columns in every row
+    for row in rows:
+        assert all(row.values())
+        assert (row["reference"] == "needed") == row["method"].endswith("+das")

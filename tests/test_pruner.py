@@ -1,0 +1,899 @@
+"""The training loop: what goes in, what comes out, and what is refused, through the public API alone."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import alignprune as ap
+from alignprune.policies import Policy
+from alignprune.scores import Score
+
+N = 60
+
+
+def toy_set(n: int = N, seed: int = 0) -> TensorDataset:
+    """Two linearly separable classes."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    x = torch.randn(n, 4, generator=generator) + 3.0 * (y[:, None] * 2 - 1)
+    return TensorDataset(x, y)
+
+
+def toy_model() -> nn.Linear:
+    model = nn.Linear(4, 2)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.zero_()
+    return model
+
+
+def loss_table(epochs: int, n: int = N, seed: int = 0) -> Tensor:
+    """Synthetic losses [epochs, n]: random, positive, a function of (epoch, index) alone."""
+    return torch.rand(epochs, n, generator=torch.Generator().manual_seed(seed)) + 0.1
+
+
+def infobatch(n: int = N, epochs: int = 10, **settings: Any) -> ap.Pruner:
+    return ap.Pruner(n, epochs, ap.scores.Loss(), ap.policies.InfoBatch(), **settings)
+
+
+def batches(pruner: ap.Pruner, size: int = 8) -> Iterator[Tensor]:
+    order = list(pruner.sampler)
+    for start in range(0, len(order), size):
+        yield torch.tensor(order[start : start + size])
+
+
+def run_epoch(pruner: ap.Pruner, table: Tensor, reference: float | None = None, size: int = 8) -> int:
+    """One epoch of synthetic losses; returns the samples that were read."""
+    losses, count = table[pruner.epoch], 0
+    for index in batches(pruner, size):
+        pruner.reduce(index, losses[index])
+        count += len(index)
+    if pruner.score.needs_pruned and len(pruner.pruned_sampler):
+        left_out = torch.tensor(list(pruner.pruned_sampler))
+        pruner.record(left_out, losses[left_out])
+    pruner.end_epoch(reference)
+    return count
+
+
+def pruning(epochs: int = 10, **settings: Any) -> ap.Pruner:
+    """An InfoBatch pruner in its second epoch: some samples left out, some with weight 2."""
+    pruner = infobatch(epochs=epochs, **settings)
+    run_epoch(pruner, loss_table(1))
+    assert 0 < len(pruner.selection) < N
+    return pruner
+
+
+# -------------------------------------------------------------------------- the loop of the documentation
+
+
+def test_the_loop_with_the_constructor_trains() -> None:
+    train_set, model = toy_set(), toy_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reference = ap.Reference.subset(toy_set(seed=1), size=20)
+    pruner = ap.Pruner(
+        num_samples=len(train_set),
+        epochs=12,
+        score=ap.scores.Alignment(window=4, correlation="pearson"),
+        policy=ap.policies.InfoBatch(prune_prob=0.5),
+        delta=0.875,
+        seed=0,
+    )
+    loader = DataLoader(ap.Indexed(train_set), sampler=pruner.sampler, batch_size=16)
+    before, read = reference.loss(model), []
+    for _epoch in range(pruner.epochs):
+        read.append(0)
+        for index, (x, y) in loader:
+            losses = F.cross_entropy(model(x), y, reduction="none")
+            loss = pruner.reduce(index, losses)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            read[-1] += len(index)
+        pruner.end_epoch(reference_loss=reference.loss(model))
+    assert reference.loss(model) < 0.1 < before
+    assert read[:3] == [N, N, N]  # a correlation needs three points
+    assert min(read[3:10]) < N
+    assert read[10:] == [N, N]  # floor(0.875 * 12) = 10
+    assert pruner.forward_passes == sum(read)
+
+
+def test_the_loop_from_a_preset_trains() -> None:
+    train_set, model = toy_set(), toy_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reference = ap.Reference.subset(toy_set(seed=1), size=20)
+    pruner = ap.Pruner.from_preset("infobatch+das", num_samples=len(train_set), epochs=10)
+    loader = DataLoader(ap.Indexed(train_set), sampler=pruner.sampler, batch_size=16)
+    for _epoch in range(pruner.epoch, pruner.epochs):
+        for index, (x, y) in loader:
+            losses = F.cross_entropy(model(x), y, reduction="none")
+            optimizer.zero_grad()
+            pruner.reduce(index, losses).backward()
+            optimizer.step()
+        pruner.end_epoch(reference_loss=reference.loss(model))
+    assert pruner.epoch == 10
+    assert reference.loss(model) < 0.1
+
+
+@pytest.mark.parametrize("name", list(ap.PRESETS))
+def test_every_preset_trains(name: str) -> None:
+    train_set, model, epochs = toy_set(), toy_model(), 12
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reference = ap.Reference.subset(toy_set(seed=1), size=20)
+    before = reference.loss(model)
+    pruner = ap.Pruner.from_preset(name, num_samples=N, epochs=epochs)
+    loader = pruner.loader(train_set, batch_size=16)
+    read, trained = 0, 0
+    for _epoch in range(epochs):
+        for index, (x, y) in loader:
+            read += len(index)
+            if pruner.policy.in_batch:
+                with torch.no_grad():
+                    chosen = pruner.choose(index, logits=model(x), features=x, labels=y)
+                index, x, y = index[chosen], x[chosen], y[chosen]
+            trained += len(index)
+            optimizer.zero_grad()
+            pruner.reduce(index, F.cross_entropy(model(x), y, reduction="none")).backward()
+            optimizer.step()
+        if pruner.score.needs_pruned:
+            with torch.no_grad():
+                for index, (x, y) in pruner.loader(train_set, pruned=True, batch_size=16):
+                    pruner.record(index, F.cross_entropy(model(x), y, reduction="none"))
+        pruner.end_epoch(reference.loss(model) if pruner.needs_reference else None)
+    assert pruner.epoch == epochs
+    assert reference.loss(model) < 0.1 < before
+    if name == "full":
+        assert trained == epochs * N
+    else:
+        assert trained < epochs * N
+    if name == "divbs":
+        assert read == epochs * N
+        assert trained == epochs * (3 * 11 + 8)  # floor(0.7 * 16) of three batches, floor(0.7 * 12) of the last
+
+
+POLICIES = [
+    ap.policies.Full(),
+    ap.policies.DynamicRandom(0.25),
+    ap.policies.InfoBatch(),
+    ap.policies.SeTa(groups=4, alpha=0.75),
+    ap.policies.IES(threshold=0.3),
+    ap.batch_policies.DivBS(trust=True),
+]
+SCORES = [ap.scores.Loss(), ap.scores.Alignment(window=4), ap.scores.SecondDifference(smoothing=1)]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
+@pytest.mark.parametrize("score", SCORES, ids=lambda score: type(score).__name__)
+def test_every_policy_works_with_every_score(policy: Policy, score: Score) -> None:
+    epochs, table, counts = 8, loss_table(8), []
+    pruner = ap.Pruner(N, epochs, score, policy)
+    generator = torch.Generator().manual_seed(0)
+    for epoch in range(epochs):
+        indices = pruner.selection.indices
+        assert sorted(pruner.sampler) == indices.tolist() == sorted(set(indices.tolist()))
+        assert indices.min() >= 0
+        assert indices.max() < N
+        counts.append(len(indices))
+        for index in batches(pruner):
+            if policy.in_batch:
+                logits, features = torch.randn(2, len(index), 3, generator=generator)
+                chosen = pruner.choose(index, logits=logits, features=features, labels=index % 3)
+                assert len(chosen) == len(set(chosen.tolist())) == math.floor(0.7 * len(index) + 1e-9)
+                index = index[chosen]
+            pruner.reduce(index, table[epoch, index])
+        if score.needs_pruned:
+            # what policies inside the batch leave out is in the selection, so that no sample is missing by its rule
+            left_out = pruner.selection.pruned
+            if len(left_out):
+                pruner.record(left_out, table[epoch, left_out])
+        pruner.end_epoch(float(table[epoch].mean()) if score.needs_reference else None)
+    assert pruner.forward_passes >= sum(counts)
+    assert pruner.scores.isfinite().any()
+    if isinstance(policy, ap.policies.Full | ap.batch_policies.DivBS):
+        assert counts == [N] * epochs
+    else:
+        assert min(counts) < N
+
+
+def test_low_scores_are_what_infobatch_prunes_whatever_the_score() -> None:
+    for score in SCORES:
+        table, pruner = loss_table(8), ap.Pruner(N, 9, score, ap.policies.InfoBatch(), delta=1)
+        for epoch in range(8):
+            run_epoch(pruner, table, reference=float(table[epoch].mean()) if score.needs_reference else None)
+            known = pruner.scores[~pruner.scores.isnan()]
+            if len(known):
+                low = (pruner.scores < known.double().mean()).sum().item()
+                assert (pruner.scores[pruner.selection.pruned] < known.double().mean()).all()
+                assert len(pruner.selection.pruned) == low - low // 2
+
+
+# -------------------------------------------------------------------------- reduce
+
+
+def test_reduce_is_the_weighted_sum_over_the_batch_size_and_so_is_its_gradient() -> None:
+    pruner = pruning()
+    index = next(batches(pruner, 16))
+    losses = torch.rand(16, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    selected = pruner.selection
+    assert selected.weights is not None
+    weight_of = dict(zip(selected.indices.tolist(), selected.weights.tolist(), strict=True))
+    weights = [weight_of[i] for i in index.tolist()]
+    assert set(weights) == {1.0, 2.0}
+    loss = pruner.reduce(index, losses)
+    loss.backward()
+    expected = math.fsum(w * v for w, v in zip(weights, losses.tolist(), strict=True)) / 16
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    assert losses.grad is not None
+    torch.testing.assert_close(losses.grad, torch.tensor(weights) / 16, rtol=1e-7, atol=0)
+
+
+def test_reduce_of_unit_weights_is_the_plain_mean() -> None:
+    losses = torch.rand(8)
+    assert infobatch().reduce(torch.arange(8), losses).item() == pytest.approx(np.mean(losses.numpy()), rel=1e-6)
+
+
+def test_the_callers_tensors_are_left_alone() -> None:
+    for faulty in (False, True):
+        pruner = pruning()
+        index = next(batches(pruner))
+        losses = torch.rand(len(index))
+        if faulty:
+            losses[3] = math.nan
+        losses.requires_grad_()
+        index_before, losses_before, version = index.clone(), losses.detach().clone(), losses._version
+        pruner.reduce(index, losses).backward()
+        assert torch.equal(index, index_before)
+        assert torch.equal(losses.detach().view(torch.int32), losses_before.view(torch.int32))
+        assert losses._version == version
+        assert index._version == 0
+
+
+def test_later_edits_of_the_callers_tensors_do_not_reach_the_scores() -> None:
+    pruner, losses = infobatch(), torch.rand(N)
+    kept = losses.clone()
+    pruner.reduce(torch.arange(N), losses)
+    losses.zero_()
+    pruner.end_epoch()
+    assert torch.equal(pruner.scores, kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_losses_of_any_float_dtype_are_averaged_without_overflow(dtype: torch.dtype) -> None:
+    pruner = pruning()
+    index = next(batches(pruner, 32))
+    losses = (torch.full((32,), 40_000.0) + torch.arange(32)).to(dtype).requires_grad_()  # the sum passes float16
+    weights = pruner.selection.dense_weights()[index]  # type: ignore[index]
+    loss = pruner.reduce(index, losses)
+    loss.backward()
+    expected = (losses.detach().double() * weights.double()).mean().item()
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    assert losses.grad is not None
+    assert losses.grad.dtype == dtype
+    torch.testing.assert_close(losses.grad, (weights / 32).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_losses_of_any_float_dtype_enter_the_score(dtype: torch.dtype) -> None:
+    pruner, losses = infobatch(), torch.rand(N).to(dtype)
+    pruner.reduce(torch.arange(N), losses)
+    pruner.end_epoch()
+    assert torch.equal(pruner.scores, losses.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_indices_of_any_integer_dtype_mean_the_same(dtype: torch.dtype) -> None:
+    pruner, other = pruning(), pruning()
+    losses = torch.rand(8)
+    index = next(batches(pruner))
+    assert pruner.reduce(index.to(dtype), losses).item() == other.reduce(index, losses).item()
+    pruner.end_epoch()
+    other.end_epoch()
+    assert torch.equal(pruner.scores, other.scores)
+
+
+def test_indices_past_the_integers_of_float32_stay_exact() -> None:
+    n = 2**24 + 4
+    pruner = ap.Pruner(n, 2, ap.scores.Loss(), ap.policies.Full())
+    index = torch.tensor([2**24 - 1, 2**24 + 1, 2**24 + 3])
+    pruner.reduce(index, torch.tensor([1.0, 2.0, 3.0]))
+    pruner.end_epoch()
+    assert (~pruner.scores.isnan()).nonzero().squeeze(1).tolist() == index.tolist()
+    assert pruner.scores[index].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_micro_batches_add_up_to_the_batch() -> None:
+    pruner, other = pruning(), pruning()
+    index, losses = next(batches(pruner, 16)), torch.rand(16)
+    parts = [pruner.reduce(i, v).item() for i, v in zip(index.split(4), losses.split(4), strict=True)]
+    assert np.mean(parts) == pytest.approx(other.reduce(index, losses).item(), rel=1e-6)
+
+
+# -------------------------------------------------------------------------- losses that are not finite
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_bad_loss_is_left_out_of_the_mean_and_its_gradient(bad: float) -> None:
+    pruner = pruning()
+    index = next(batches(pruner))
+    weights = pruner.selection.dense_weights()[index]  # type: ignore[index]
+    losses = torch.rand(8)
+    losses[2] = bad
+    losses.requires_grad_()
+    loss = pruner.reduce(index, losses)
+    loss.backward()
+    others = [i for i in range(8) if i != 2]
+    expected = math.fsum(float(weights[i]) * losses[i].item() for i in others) / 7
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    gradient = weights / 7
+    gradient[2] = 0.0
+    torch.testing.assert_close(losses.grad, gradient, rtol=1e-6, atol=0)
+
+
+def test_bad_losses_are_counted_warned_of_once_and_kept_out_of_scores() -> None:
+    pruner, table = infobatch(epochs=4), loss_table(4)
+    table[:, 7] = math.nan
+    table[0, 8] = math.inf
+    with pytest.warns(UserWarning, match="2 losses of epoch 0 are not finite"):
+        run_epoch(pruner, table)
+    assert pruner.nonfinite == 2
+    assert pruner.scores[[7, 8]].isnan().all()
+    assert pruner.scores[9:].isfinite().all()
+    assert {7, 8} <= set(pruner.selection.indices.tolist())  # no score: never pruned by rank
+    good = table[0][pruner.scores.isfinite()]
+    assert (pruner.scores[pruner.selection.pruned] < good.double().mean()).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            run_epoch(pruner, table)
+    assert pruner.nonfinite == 5
+    assert pruner.scores[7].isnan()
+    assert pruner.scores[8].isfinite()
+
+
+def test_the_warning_points_at_the_training_script() -> None:
+    pruner, table = infobatch(), loss_table(1)
+    table[0, 0] = math.nan
+    for index in batches(pruner):
+        pruner.reduce(index, table[0, index])
+    with pytest.warns(UserWarning, match="not finite") as caught:
+        pruner.end_epoch()
+    assert caught[0].filename == __file__
+
+
+def test_a_sample_keeps_its_last_score_when_its_new_loss_is_bad() -> None:
+    pruner = ap.Pruner(N, 3, ap.scores.Loss(), ap.policies.Full())
+    table = loss_table(2)
+    table[1, 5] = math.nan
+    run_epoch(pruner, table)
+    with pytest.warns(UserWarning, match="1 losses of epoch 1"):
+        run_epoch(pruner, table)
+    assert pruner.scores[5] == table[0, 5]
+    assert pruner.scores[6] == table[1, 6]
+
+
+def test_a_bad_loss_is_a_gap_in_the_trajectory() -> None:
+    pruner = ap.Pruner(N, 6, ap.scores.Alignment(window=5), ap.policies.Full())
+    table, references = loss_table(5), [2.0, 1.5, 1.1, 0.9, 0.3]
+    table[2, 4] = math.inf
+    for epoch in range(2):
+        run_epoch(pruner, table, references[epoch])
+    with pytest.warns(UserWarning, match="not finite"):
+        run_epoch(pruner, table, references[2])
+    for epoch in range(3, 5):
+        run_epoch(pruner, table, references[epoch])
+    seen = [0, 1, 3, 4]
+    expected = np.corrcoef(table[seen, 4].double(), np.array(references)[seen])[0, 1]
+    assert pruner.scores[4].item() == pytest.approx(expected, abs=1e-5)
+    expected = np.corrcoef(table[:, 3].double(), np.array(references))[0, 1]
+    assert pruner.scores[3].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_batch_without_any_finite_loss_gives_zero_and_no_gradient() -> None:
+    pruner = infobatch()
+    losses = torch.full((8,), math.nan, requires_grad=True)
+    loss = pruner.reduce(torch.arange(8), losses)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert losses.grad is not None
+    assert losses.grad.tolist() == [0.0] * 8
+    with pytest.warns(UserWarning, match="8 losses of epoch 0"):
+        pruner.end_epoch()
+    assert pruner.scores.isnan().all()
+    assert len(pruner.selection) == N
+    run_epoch(pruner, loss_table(2))
+    assert len(pruner.selection) < N
+
+
+def test_training_goes_on_after_a_bad_loss() -> None:
+    model, (x, y) = toy_model(), toy_set().tensors
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = infobatch(epochs=8)
+
+    def train() -> None:
+        for _epoch in range(8):
+            for index in batches(pruner):
+                losses = F.cross_entropy(model(x[index]), y[index], reduction="none")
+                optimizer.zero_grad()
+                pruner.reduce(index, losses.masked_fill(index == 12, math.nan)).backward()
+                optimizer.step()
+            pruner.end_epoch()
+
+    with pytest.warns(UserWarning, match="not finite"):
+        train()
+    assert pruner.nonfinite == 8  # it has no score, so it is never pruned
+    assert F.cross_entropy(model(x), y).item() < 0.1
+
+
+def test_huge_losses_are_finite_though_their_sum_is_not() -> None:
+    pruner = infobatch()
+    losses = torch.full((N,), 3e38)
+    losses[0] = 1.0
+    pruner.reduce(torch.arange(N), losses)
+    pruner.end_epoch()
+    assert pruner.nonfinite == 0
+    assert torch.equal(pruner.scores, losses)
+
+
+# -------------------------------------------------------------------------- what is refused
+
+
+def arange(count: int) -> Tensor:
+    return torch.arange(count)
+
+
+BAD_BATCHES: list[tuple[Any, Any, type[Exception], str]] = [
+    (arange(4), torch.tensor(0.5), ValueError, r"losses has shape \(\).*averaged.*reduction='none'"),
+    (arange(4), torch.rand(3), ValueError, r"index has shape \(4,\) and losses \(3,\)"),
+    (arange(4), torch.rand(4, 1), ValueError, r"losses has shape \(4, 1\), expected \[B\]"),
+    (arange(4), arange(4), TypeError, r"losses is torch.int64, expected a float tensor"),
+    (arange(4), 0.5, TypeError, r"losses is float, expected a float tensor"),
+    (arange(4).float(), torch.rand(4), TypeError, r"index is torch.float32, expected an integer tensor"),
+    (arange(4) > 1, torch.rand(4), TypeError, r"index is torch.bool, expected an integer tensor"),
+    ([0, 1], torch.rand(2), TypeError, r"index is list, expected an integer tensor"),
+    (torch.tensor([3, N]), torch.rand(2), ValueError, rf"index reaches from 3 to {N}, expected 0 to {N - 1}"),
+    (torch.tensor([3, -1]), torch.rand(2), ValueError, rf"index reaches from -1 to 3, expected 0 to {N - 1}"),
+    (torch.tensor([3, 5, 3]), torch.rand(3), ValueError, r"index repeats \[3\] in one batch"),
+    (arange(0), torch.rand(0), ValueError, r"batch is empty"),
+]
+
+
+@pytest.mark.parametrize("index, losses, error, message", BAD_BATCHES)
+def test_a_bad_batch_is_refused_and_leaves_no_trace(
+    index: Any, losses: Any, error: type[Exception], message: str
+) -> None:
+    pruner, table = infobatch(), loss_table(2)
+    for call in (pruner.reduce, pruner.record):
+        with pytest.raises(error, match=message):
+            call(index, losses)
+    run_epoch(pruner, table)
+    assert torch.equal(pruner.scores, table[0])
+    assert pruner.forward_passes == N
+
+
+def test_more_samples_than_the_epoch_has_are_refused() -> None:
+    pruner = pruning()  # the data set in its own order, as from a loader without the sampler
+    kept = len(pruner.selection)
+    pruner.reduce(torch.arange(kept), torch.rand(kept))
+    with pytest.raises(RuntimeError, match=rf"epoch 1 has {kept} samples.*end_epoch.*sampler=pruner.sampler"):
+        pruner.reduce(torch.tensor([N - 1]), torch.rand(1))
+
+
+def test_the_next_epoch_without_end_epoch_is_refused() -> None:
+    pruner = infobatch()
+    index = next(batches(pruner))
+    pruner.reduce(index, torch.rand(8))
+    with pytest.raises(RuntimeError, match=r"8 samples of epoch 0 have been recorded already.*end_epoch"):
+        iter(pruner.sampler)
+
+
+def test_end_epoch_twice_is_refused() -> None:
+    pruner = pruning()
+    with pytest.raises(RuntimeError, match=r"no losses were recorded in epoch 1: end_epoch was called twice"):
+        pruner.end_epoch()
+    assert pruner.epoch == 1
+
+
+def test_nothing_goes_on_after_the_last_epoch() -> None:
+    pruner = infobatch(epochs=1)
+    run_epoch(pruner, loss_table(1))
+    with pytest.raises(RuntimeError, match=r"all 1 epochs have ended: end_epoch was called once too often"):
+        pruner.end_epoch()
+    with pytest.raises(RuntimeError, match=r"all 1 epochs are done.*more epochs"):
+        iter(pruner.sampler)
+    with pytest.raises(RuntimeError, match=r"all 1 epochs are done"):
+        _ = pruner.selection
+    with pytest.raises(RuntimeError, match=r"epochs are done"):
+        pruner.reduce(torch.arange(4), torch.rand(4))
+
+
+BAD_REFERENCES: list[tuple[Any, str]] = [
+    (None, r"reference_loss is missing: Alignment.*reference_loss="),
+    (math.nan, r"reference_loss=nan is not finite"),
+    (math.inf, r"reference_loss=inf is not finite"),
+    (torch.tensor(math.nan), r"reference_loss=nan is not finite"),
+    (torch.rand(3), r"reference_loss has shape \(3,\), expected one number"),
+    (np.ones(3), r"reference_loss .*expected one number"),
+    ([0.5, 0.6], r"reference_loss .*expected one number"),
+    ("low", r"reference_loss .*expected one number"),
+]
+
+
+@pytest.mark.parametrize("reference, message", BAD_REFERENCES, ids=[repr(value) for value, _ in BAD_REFERENCES])
+def test_a_bad_reference_is_refused_and_the_epoch_can_still_be_closed(reference: Any, message: str) -> None:
+    pruner, table = ap.Pruner(N, 3, ap.scores.Alignment(window=2), ap.policies.InfoBatch()), loss_table(1)
+    pruner.reduce(torch.arange(N), table[0])
+    with pytest.raises((ValueError, TypeError), match=message):
+        pruner.end_epoch(reference)
+    assert pruner.epoch == 0
+    pruner.end_epoch(0.5)
+    assert pruner.epoch == 1
+
+
+@pytest.mark.parametrize("reference", [0.5, np.float32(0.5), torch.tensor(0.5), torch.tensor([0.5], dtype=torch.half)])
+def test_a_reference_may_be_any_one_number(reference: Any) -> None:
+    pruner = ap.Pruner(N, 3, ap.scores.Alignment(window=2), ap.policies.InfoBatch())
+    pruner.reduce(torch.arange(N), torch.rand(N))
+    pruner.end_epoch(reference)
+    assert pruner.reference[1] == 0.5
+
+
+BAD_SETTINGS: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: ap.policies.InfoBatch(prune_prob=1.2), ValueError, r"prune_prob=1.2 is out of range.*\[0, 1\]"),
+    (lambda: ap.policies.InfoBatch(prune_prob=math.nan), ValueError, r"prune_prob=nan is out of range"),
+    (lambda: ap.scores.Alignment(window=1), ValueError, r"window=1 is out of range.*>= 2"),
+    (lambda: ap.scores.Alignment(gaps="none"), ValueError, r"gaps='none' is unknown.*paired"),  # type: ignore[arg-type]
+    (lambda: infobatch(epochs=-3), ValueError, r"epochs=-3 is out of range"),
+    (lambda: infobatch(epochs=0), ValueError, r"epochs=0 is out of range"),
+    (lambda: infobatch(delta=1.5), ValueError, r"delta=1.5 is out of range.*\[0, 1\]"),
+    (lambda: infobatch(delta="late"), TypeError, r"delta='late' is str"),
+    (lambda: infobatch(seed=-1), ValueError, r"seed=-1 is out of range"),
+    (lambda: infobatch(n=50.0), TypeError, r"num_samples=50.0 is float, expected an integer"),  # type: ignore[arg-type]
+    (lambda: infobatch(n=True), TypeError, r"num_samples=True is bool, expected an integer"),
+    (lambda: infobatch(n=0), ValueError, r"num_samples=0 is out of range"),
+    (
+        lambda: ap.Pruner(4, 9, ap.scores.Loss(), ap.policies.SeTa(groups=5)),
+        ValueError,
+        r"groups=5 is more than the 3 samples .* num_samples=4",
+    ),
+    (lambda: ap.Pruner(9, 9, "loss", ap.policies.Full()), TypeError, r"score='loss' is str.*Alignment"),  # type: ignore[arg-type]
+    (lambda: ap.Pruner(9, 9, ap.scores.Loss(), ap.policies.Full), TypeError, r"policy=<class.*InfoBatch"),  # type: ignore[arg-type]
+    (
+        lambda: ap.Pruner.from_preset("infobatch-das", num_samples=9, epochs=9),
+        ValueError,
+        r"method='infobatch-das' is unknown.*did you mean 'infobatch\+das'",
+    ),
+    (
+        lambda: ap.Pruner.from_preset("infobatch", num_samples=9, epochs=9, prune_prop=0.3),
+        TypeError,
+        r"preset 'infobatch': setting='prune_prop' is unknown.*did you mean 'prune_prob'",
+    ),
+    (
+        lambda: ap.Pruner.from_preset("infobatch", num_samples=9, epochs=9, window=5),
+        TypeError,
+        r"preset 'infobatch': setting='window' is unknown, expected one of .*prune_prob",
+    ),
+    (
+        lambda: ap.Pruner.from_preset("infobatch+das", num_samples=9, epochs=9, window=1),
+        ValueError,
+        r"window=1 is out of range",
+    ),
+]
+
+
+@pytest.mark.parametrize("make, error, message", BAD_SETTINGS)
+def test_a_bad_setting_is_refused_by_name_and_value(
+    make: Callable[[], Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_knobs_reach_the_score_the_policy_and_delta() -> None:
+    pruner = ap.Pruner.from_preset(
+        "seta+das", num_samples=N, epochs=20, seed=3, window=7, groups=4, delta=0.5, device="cpu"
+    )
+    assert pruner.score == ap.scores.Alignment(window=7)
+    assert pruner.policy == ap.policies.SeTa(prune_prob=0.1, groups=4, alpha=0.9, order="descending")
+    assert (pruner.seed, pruner.annealing_start) == (3, 10)
+
+
+def state_of(pruner: ap.Pruner, **changes: Any) -> dict[str, Any]:
+    return pruner.state_dict() | changes
+
+
+OTHER_STATES: list[tuple[Callable[[], dict[str, Any]], str]] = [
+    (lambda: state_of(infobatch(n=61)), rf"data set of 61 samples, this pruner of {N}"),
+    (lambda: state_of(infobatch(seed=5)), r"seed=5, this pruner has seed=0"),
+    (lambda: state_of(infobatch(epochs=11)), r"epochs=11, this pruner has epochs=10"),
+    (lambda: state_of(infobatch(delta=0.5)), r"delta=0.5, this pruner has delta=0.875"),
+    (lambda: state_of(infobatch(), version=0), r"format version 0, expected 1"),
+    (lambda: {}, r"format version None, expected 1"),
+    (
+        lambda: state_of(ap.Pruner(N, 10, ap.scores.Loss(), ap.policies.InfoBatch(0.75))),
+        r"policy=InfoBatch\(prune_prob=0.75.*this pruner has policy=InfoBatch\(prune_prob=0.5",
+    ),
+    (
+        lambda: state_of(ap.Pruner(N, 10, ap.scores.Alignment(), ap.policies.InfoBatch())),
+        r"score=Alignment\(.*this pruner has score=Loss\(\)",
+    ),
+]
+
+
+@pytest.mark.parametrize("make, message", OTHER_STATES)
+def test_the_state_of_another_run_is_refused_and_changes_nothing(
+    make: Callable[[], dict[str, Any]], message: str
+) -> None:
+    pruner = pruning()
+    selected, scores = pruner.selection.indices, pruner.scores
+    with pytest.raises(ValueError, match=message):
+        pruner.load_state_dict(make())
+    assert pruner.epoch == 1
+    assert torch.equal(pruner.selection.indices, selected)
+    assert torch.equal(pruner.scores, scores)
+
+
+def test_a_loader_of_another_data_set_is_refused() -> None:
+    with pytest.raises(ValueError, match=rf"dataset has 70 samples, the pruner was made for num_samples={N}"):
+        infobatch().loader(toy_set(70))
+
+
+def test_reading_past_a_small_data_set_names_the_remedy() -> None:
+    loader = DataLoader(ap.Indexed(toy_set(50)), sampler=infobatch().sampler, batch_size=8)
+    with pytest.raises(IndexError, match=r"data set of 50: make the Pruner with num_samples=len\(dataset\)"):
+        list(loader)
+
+
+def test_ies_without_the_losses_of_pruned_samples_is_refused() -> None:
+    pruner = ap.Pruner(N, 12, ap.scores.SecondDifference(smoothing=1), ap.policies.IES(threshold=0.3))
+    table = loss_table(12)
+    while not len(pruner.selection.pruned):
+        run_epoch(pruner, table)
+    pruned = len(pruner.selection.pruned)
+    for index in batches(pruner):
+        pruner.reduce(index, table[pruner.epoch, index])
+    with pytest.raises(
+        ValueError, match=rf"SecondDifference needs the losses of the {pruned} pruned .*0 were recorded"
+    ):
+        pruner.end_epoch()
+    left_out = pruner.selection.pruned
+    pruner.record(left_out, table[pruner.epoch, left_out])
+    epoch = pruner.epoch
+    pruner.end_epoch()
+    assert pruner.epoch == epoch + 1
+
+
+def test_a_policy_inside_the_batch_without_choose_is_refused() -> None:
+    pruner = ap.Pruner.from_preset("divbs", num_samples=N, epochs=3)
+    with pytest.raises(RuntimeError, match=r"DivBS chooses inside each batch: call pruner.choose first"):
+        pruner.reduce(torch.arange(4), torch.rand(4))
+    assert pruner.choose(
+        torch.arange(8), logits=torch.randn(8, 3), features=torch.randn(8, 5), labels=torch.arange(8) % 3
+    ).shape == (5,)
+
+
+def test_other_policies_choose_the_whole_batch() -> None:
+    pruner = infobatch()
+    chosen = pruner.choose(torch.arange(8), logits=torch.randn(8, 3), features=torch.randn(8, 5), labels=torch.ones(8))
+    assert chosen.tolist() == list(range(8))
+
+
+# -------------------------------------------------------------------------- epochs and annealing
+
+
+@pytest.mark.parametrize(
+    "epochs, delta, start",
+    [(200, 0.875, 175), (140, 0.875, 122), (10, 0.875, 8), (10, 0.7, 7), (10, 0.3, 3), (100, 0.29, 29), (9, 0, 0)],
+)
+def test_annealing_starts_at_the_floor_of_delta_times_epochs(epochs: int, delta: float, start: int) -> None:
+    pruner = infobatch(epochs=epochs, delta=delta)
+    assert pruner.annealing_start == start
+    assert isinstance(pruner.annealing_start, int)
+    assert pruner.annealing == (start == 0)
+
+
+@pytest.mark.parametrize("epochs, delta", [(10, 0.875), (10, 0.7), (9, 0.875), (7, 0.5)])
+def test_infobatch_anneals_on_the_full_data_with_unit_weights(epochs: int, delta: float) -> None:
+    pruner, table = infobatch(epochs=epochs, delta=delta), loss_table(epochs)
+    lengths, heaviest = [], []
+    for epoch in range(epochs):
+        assert pruner.annealing == (epoch >= pruner.annealing_start)
+        ones = torch.ones(N, requires_grad=True)
+        indices = pruner.selection.indices
+        probe = infobatch(epochs=epochs, delta=delta)
+        probe.load_state_dict(pruner.state_dict())
+        probe.reduce(indices, ones[indices]).backward()
+        assert ones.grad is not None
+        heaviest.append(round(float(ones.grad.max()) * len(indices), 5))
+        lengths.append(run_epoch(pruner, table))
+    start = math.floor(delta * epochs)
+    assert all(length < N for length in lengths[1:start])
+    assert heaviest[1:start] == [2.0] * (start - 1)
+    assert lengths[start:] == [N] * (epochs - start)
+    assert heaviest[start:] == [1.0] * (epochs - start)
+
+
+def test_seta_anneals_on_its_random_part() -> None:
+    pruner, table, lengths = ap.Pruner.from_preset("seta", num_samples=N, epochs=10), loss_table(10), []
+    for _ in range(10):
+        assert pruner.selection.weights is None
+        lengths.append(run_epoch(pruner, table))
+    assert lengths[0] == 54  # floor(0.9 * 60)
+    assert all(length < 54 for length in lengths[1:8])
+    assert lengths[8:] == [54, 54]  # floor(0.875 * 10) = 8
+
+
+def test_forward_passes_and_pruned_share_count_what_was_read() -> None:
+    pruner, table = ap.Pruner.from_preset("dynamic-random", num_samples=N, epochs=4), loss_table(4)
+    for epoch in range(4):
+        assert pruner.forward_passes == epoch * 42  # floor(0.7 * 60)
+        assert pruner.selection.pruned_share == pytest.approx(0.3)
+        assert len(pruner.sampler) == len(pruner.selection) == 42
+        assert len(pruner.pruned_sampler) == 18
+        run_epoch(pruner, table)
+    assert pruner.forward_passes == 168
+
+
+def test_forward_passes_of_losses_that_are_refreshed_count_too() -> None:
+    pruner = ap.Pruner(N, 8, ap.scores.SecondDifference(smoothing=1), ap.policies.IES(threshold=0.3))
+    trained = sum(run_epoch(pruner, loss_table(8)) for _ in range(8))
+    assert trained < 8 * N
+    assert pruner.forward_passes == 8 * N  # "saves backward passes only"
+
+
+def test_the_length_is_that_of_the_coming_epoch_before_it_starts() -> None:
+    pruner = infobatch()
+    loader = pruner.loader(toy_set(), batch_size=8)
+    table = loss_table(9)
+    for epoch in range(9):
+        announced, read = len(loader), 0
+        for index, _ in loader:
+            pruner.reduce(index, table[epoch, index])
+            read += 1
+        assert read == announced
+        pruner.end_epoch()
+
+
+def test_an_epoch_that_leaves_every_sample_out_can_be_closed() -> None:
+    pruner = ap.Pruner(N, 8, ap.scores.SecondDifference(smoothing=1), ap.policies.IES(threshold=100.0))
+    for _ in range(8):
+        run_epoch(pruner, loss_table(8))
+    assert pruner.epoch == 8
+
+
+def test_pruned_samples_come_back() -> None:
+    pruner, table, seen = infobatch(epochs=12, delta=1), loss_table(12), set()
+    run_epoch(pruner, table)
+    left_out = set(pruner.selection.pruned.tolist())
+    for _ in range(11):
+        seen |= set(pruner.selection.indices.tolist())
+        run_epoch(pruner, table)
+    assert left_out
+    assert left_out <= seen
+
+
+def test_pruned_samples_keep_their_last_losses() -> None:
+    pruner, table = pruning(), loss_table(2, seed=9)
+    first, left_out = pruner.scores.clone(), pruner.selection.pruned
+    run_epoch(pruner, table)
+    assert torch.equal(pruner.scores[left_out], first[left_out])
+    kept = torch.ones(N, dtype=torch.bool).index_fill_(0, left_out, False)
+    assert torch.equal(pruner.scores[kept], table[1][kept])
+
+
+# -------------------------------------------------------------------------- randomness
+
+
+def selections(seed: int, table: Tensor, name: str = "infobatch") -> list[tuple[list[int], list[int]]]:
+    """What is kept and in which order, epoch by epoch."""
+    pruner, out = ap.Pruner.from_preset(name, num_samples=N, epochs=len(table), seed=seed, delta=1.0), []
+    for _ in range(len(table)):
+        out.append((pruner.selection.indices.tolist(), list(pruner.sampler)))
+        run_epoch(pruner, table)
+    return out
+
+
+@pytest.mark.parametrize("name", ["infobatch", "seta", "dynamic-random"])
+def test_selections_are_a_function_of_seed_epoch_and_losses(name: str) -> None:
+    table = loss_table(5)
+    first = selections(0, table, name)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert selections(0, table, name) == first
+    kept = [tuple(indices) for indices, _ in first[1:]]
+    assert len(set(kept)) == len(kept)  # another draw every epoch
+    assert all(a != b for a, b in zip(selections(1, table, name)[1:], first[1:], strict=True))
+    assert selections(0, loss_table(5, seed=1), "infobatch")[1][0] != selections(0, table, "infobatch")[1][0]
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch() -> None:
+    orders = {tuple(order) for seed in (0, 1) for _, order in selections(seed, torch.ones(4, N))}
+    assert len(orders) == 8
+
+
+def test_the_batch_size_has_no_say_in_the_selection() -> None:
+    table, kept = loss_table(6), []
+    for size in (1, 7, N):
+        pruner = infobatch(delta=1)
+        for _ in range(6):
+            run_epoch(pruner, table, size=size)
+        kept.append((pruner.selection.indices.tolist(), list(pruner.sampler)))
+    assert kept[0] == kept[1] == kept[2]
+
+
+def test_choices_inside_a_batch_are_keyed_too() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, features = torch.randn(2, 16, 5, generator=generator)
+
+    def chosen(seed: int) -> list[list[int]]:
+        pruner, out = ap.Pruner.from_preset("divbs", num_samples=N, epochs=2, seed=seed), []
+        for start in (0, 16):
+            index = torch.arange(start, start + 16)
+            out.append(
+                pruner.choose(index, logits=logits, features=features, labels=torch.arange(16) % 5).sort()[0].tolist()
+            )
+            pruner.reduce(index[out[-1]], torch.rand(len(out[-1])))
+        return out
+
+    assert chosen(0) == chosen(0) != chosen(1)
+    assert chosen(0)[0] != chosen(0)[1]
+
+
+def global_generators() -> tuple[bytes, Any, bytes]:
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), np.random.get_state()[1].tobytes()
+
+
+@pytest.mark.parametrize("name", list(ap.PRESETS))
+def test_global_generators_are_never_touched(name: str) -> None:
+    before, table = global_generators(), loss_table(8)
+    pruner = ap.Pruner.from_preset(name, num_samples=N, epochs=8)
+    pruner.loader(toy_set(), batch_size=8)
+    fixed = torch.linspace(0, 1, 8 * 3).view(8, 3)
+    for _ in range(8):
+        for index in batches(pruner):
+            if pruner.policy.in_batch:
+                part = fixed[: len(index)]
+                index = index[pruner.choose(index, logits=part, features=part.cos(), labels=index % 3)]
+            pruner.reduce(index, table[pruner.epoch, index])
+        if pruner.score.needs_pruned:
+            for index in pruner.selection.pruned.split(8) if len(pruner.selection.pruned) else ():
+                pruner.record(index, table[pruner.epoch, index])
+        pruner.load_state_dict(pruner.state_dict())
+        pruner.end_epoch(0.5 / (pruner.epoch + 1) if pruner.needs_reference else None)
+    assert global_generators() == before
+
+
+def test_global_generators_are_not_touched_by_the_grouping_of_scikit_learn() -> None:
+    pytest.importorskip("sklearn.cluster", reason="grouping='sklearn' is an option that needs scikit-learn")
+    before = global_generators()
+    pruner = ap.Pruner(N, 3, ap.scores.Loss(), ap.policies.SeTa(grouping="sklearn"))
+    for _ in range(3):
+        run_epoch(pruner, loss_table(3))
+    assert global_generators() == before
+
+
+# -------------------------------------------------------------------------- where the trajectories live
+
+
+def test_a_memory_mapped_bank_scores_alike(tmp_path: Path) -> None:
+    table, scores = loss_table(6), []
+    for path in (None, str(tmp_path / "bank")):
+        pruner = ap.Pruner.from_preset("infobatch+das", num_samples=N, epochs=8, window=3, bank_path=path)
+        for epoch in range(6):
+            run_epoch(pruner, table, reference=1.0 / (epoch + 1))
+        scores.append((pruner.scores, pruner.selection.indices))
+    assert torch.equal(scores[0][0].view(torch.int32), scores[1][0].view(torch.int32))  # NaN equals NaN
+    assert torch.equal(scores[0][1], scores[1][1])
+    assert (tmp_path / "bank").stat().st_size == 3 * N * 4

@@ -1,0 +1,158 @@
+"""EpochSampler: a selection goes in, a keyed order comes out, the same for every look at it."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import alignprune as ap
+from alignprune.sampler import keyed_generator, rank_and_world
+
+
+def planned(indices: Tensor, num_samples: int, seed: int = 0, epoch: int = 0, start: int = 0) -> ap.EpochSampler:
+    sampler = ap.EpochSampler(seed)
+    sampler.plan(epoch, ap.Selection(indices, None, num_samples), start)
+    return sampler
+
+
+ODD = torch.arange(1, 100, 2)
+
+
+def test_every_selected_sample_is_read_once_in_random_order() -> None:
+    order = list(planned(ODD, 100))
+    assert all(type(i) is int for i in order)
+    assert sorted(order) == ODD.tolist() != order
+    assert len(planned(ODD, 100)) == 50
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    order = list(planned(ODD, 100, seed=3, epoch=4))
+    torch.manual_seed(1)
+    assert list(planned(ODD, 100, seed=3, epoch=4)) == order
+    assert list(planned(ODD, 100, seed=4, epoch=4)) != order
+    assert list(planned(ODD, 100, seed=3, epoch=5)) != order
+    assert list(planned(ODD, 100, seed=34, epoch=0)) != list(planned(ODD, 100, seed=3, epoch=40))
+
+
+def test_every_position_is_equally_likely_over_the_epochs() -> None:
+    firsts = torch.tensor([next(iter(planned(torch.arange(4), 4, epoch=epoch))) for epoch in range(800)])
+    counts = torch.bincount(firsts, minlength=4)
+    assert ((counts - 200).abs() < 60).all()  # five standard deviations
+
+
+def test_iterators_are_fresh_and_independent() -> None:
+    sampler = planned(ODD, 100)
+    first, second = iter(sampler), iter(sampler)
+    head = [next(first) for _ in range(7)]
+    assert [next(second) for _ in range(7)] == head
+    assert iter(first) is first
+    assert head + list(first) == list(sampler)
+    assert next(first, None) is None
+    assert sampler.position == 0  # reading ahead is not training
+
+
+def test_global_generators_are_not_touched() -> None:
+    state = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    list(planned(ODD, 100))
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert np.random.get_state()[1].tolist() == state[1]
+    assert random.getstate() == state[2]
+
+
+def test_plain_indices_are_read_as_they_are() -> None:
+    sampler = ap.EpochSampler(0)
+    sampler.plan(2, torch.tensor([5, 3, 9]))
+    assert list(sampler) == [5, 3, 9]
+
+
+def test_a_start_leaves_out_what_is_done() -> None:
+    whole, rest = planned(ODD, 100), planned(ODD, 100, start=13)
+    assert list(rest) == list(whole)[13:]
+    assert len(rest) == 37
+    assert rest.epoch_length == 50
+    assert list(planned(ODD, 100, start=50)) == []
+
+
+def test_reading_again_after_training_is_refused() -> None:
+    sampler = planned(ODD, 100, epoch=6, start=10)
+    sampler.advance(5)
+    assert (sampler.start, sampler.position) == (10, 15)
+    with pytest.raises(RuntimeError, match=r"5 samples of epoch 6 have been recorded already: call pruner.end_epoch"):
+        iter(sampler)
+
+
+def test_nothing_is_planned_before_the_first_and_after_the_last_epoch() -> None:
+    sampler = planned(ODD, 100)
+    sampler.plan(7, None)
+    for sampler_of_nothing in (sampler, ap.EpochSampler(0)):
+        with pytest.raises(RuntimeError, match="there is no epoch to iterate over"):
+            iter(sampler_of_nothing)
+        with pytest.raises(RuntimeError, match="no epoch to read"):
+            len(sampler_of_nothing)
+
+
+@pytest.mark.parametrize("count", [65_535, 65_536, 65_537, 200_003])
+def test_long_epochs_are_read_whole(count: int) -> None:
+    sampler = planned(torch.arange(count) + 11, count + 11)
+    order = torch.tensor(list(sampler))
+    assert torch.equal(order.sort().values, torch.arange(count) + 11)
+    part = planned(torch.arange(count) + 11, count + 11, start=65_530)
+    assert torch.equal(torch.tensor(list(part)), order[65_530:])
+
+
+@pytest.mark.parametrize("at", [0, 5, 65_536, 65_540, 70_000])
+def test_an_iterator_goes_on_from_its_state(at: int) -> None:
+    sampler = planned(torch.arange(70_000), 70_000, epoch=3)
+    reading = iter(sampler)
+    for _ in range(at):
+        next(reading)
+    state = reading.state_dict()  # type: ignore[attr-defined]
+    assert state == {"epoch": 3, "position": at}
+    other = iter(sampler)
+    next(other)  # has read a chunk already
+    other.load_state_dict(state)  # type: ignore[attr-defined]
+    assert list(other) == list(reading)
+
+
+def test_an_iterator_refuses_the_state_of_another_epoch() -> None:
+    reading = iter(planned(ODD, 100, epoch=3))
+    with pytest.raises(ValueError, match=r"loader's state is of epoch 2, the pruner is at epoch 3"):
+        reading.load_state_dict({"epoch": 2, "position": 4})  # type: ignore[attr-defined]
+
+
+@given(count=st.integers(1, 60), world=st.integers(1, 8), seed=st.integers(0, 2**40), epoch=st.integers(0, 500))
+@settings(max_examples=80, deadline=None)
+def test_ranks_share_an_epoch_for_any_sizes(count: int, world: int, seed: int, epoch: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        alone = list(planned(torch.arange(count), count, seed, epoch))
+        parts = []
+        for rank in range(world):
+            patch.setattr("alignprune.sampler.rank_and_world", lambda rank=rank: (rank, world))
+            sampler = planned(torch.arange(count), count, seed, epoch)
+            parts.append(list(sampler))
+            assert len(sampler) == len(parts[-1])
+    length = -(-count // world)
+    assert [len(part) for part in parts] == [length] * world
+    turns = [part[turn] for turn in range(length) for part in parts]  # in the order of their turns
+    expected = [alone[turn % count] for turn in range(length * world)]
+    assert turns == expected
+
+
+def test_a_process_alone_is_rank_zero_of_one() -> None:
+    assert rank_and_world() == (0, 1)
+
+
+def test_generators_are_keyed_by_seed_epoch_and_purpose() -> None:
+    def draw(seed: int, epoch: int, purpose: str) -> int:
+        return int(torch.randint(2**62, (), generator=keyed_generator(seed, epoch, purpose)))
+
+    keys = [(0, 0, "order"), (1, 0, "order"), (0, 1, "order"), (0, 0, "select"), (2**63, 0, "order"), (11, 1, "order")]
+    keys += [(1, 11, "order")]
+    assert len({draw(*key) for key in keys}) == len(keys)
+    assert draw(5, 6, "order") == draw(5, 6, "order")

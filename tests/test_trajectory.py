@@ -1,0 +1,262 @@
+"""The trajectory bank against plain Python lists."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from alignprune import TrajectoryBank
+from alignprune.alignment import with_gaps_as_nan
+
+NAN = math.nan
+GAPS = ["paired", "carry", "last_obs"]
+
+
+def history(seed: int, epochs: int, samples: int, pruned: float = 0.4) -> list[Tensor]:
+    """Random losses by epoch, NaN where a sample was not seen."""
+    generator = torch.Generator().manual_seed(seed)
+    losses = torch.rand(epochs, samples, generator=generator) * 3
+    losses[torch.rand(epochs, samples, generator=generator) < pruned] = NAN
+    return list(losses)
+
+
+def filled_bank(losses: list[Tensor], window: int, **how: object) -> TrajectoryBank:
+    bank = TrajectoryBank(len(losses[0]), window, **how)
+    for epoch, row in enumerate(losses):
+        bank.write(epoch, row)
+    return bank
+
+
+def same(ours: Tensor, expected: list[Tensor]) -> bool:
+    return torch.equal(ours.nan_to_num(nan=-1.0), torch.stack(expected).nan_to_num(nan=-1.0))
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 4, 5, 13])
+def test_a_row_is_an_epoch_and_the_oldest_is_dropped(epochs: int) -> None:
+    losses = history(0, epochs, 6)
+    bank = filled_bank(losses, 4)
+    assert bank.filled == min(epochs, 4)
+    assert same(bank.losses, losses[-4:])
+    assert sorted(bank.row_epochs) == list(range(max(0, epochs - 4), epochs))
+    for row, epoch in enumerate(bank.row_epochs):  # each stored row belongs to the epoch it is said to
+        assert same(with_gaps_as_nan(bank.rows[row]).unsqueeze(0), [losses[epoch]])
+
+
+@pytest.mark.parametrize("epochs", [4, 7])
+def test_recent_rows_come_oldest_first(epochs: int) -> None:
+    losses = history(1, epochs, 6)
+    bank = filled_bank(losses, 4)
+    for count in range(1, 5):
+        assert same(bank.recent(count), losses[-count:])
+
+
+def test_the_shown_losses_are_a_copy() -> None:
+    losses = history(0, 3, 5)
+    bank = filled_bank(losses, 4)
+    bank.losses.fill_(7)
+    assert same(bank.losses, losses)
+
+
+def test_a_gap_counts_as_long_as_it_is_in_the_window() -> None:
+    bank = TrajectoryBank(2, 2)
+    seen = []
+    for epoch, gap in enumerate([False, True, False, False, True]):
+        bank.write(epoch, torch.tensor([1.0, NAN if gap else 2.0]))
+        seen.append(bank.has_gaps)
+    assert seen == [False, True, True, False, True]
+
+
+def test_a_true_loss_of_minus_zero_is_no_gap() -> None:
+    for gaps in GAPS:
+        bank = TrajectoryBank(3, 2, gaps=gaps)
+        bank.write(0, torch.tensor([-0.0, NAN, 0.0]))
+        assert bank.losses.isnan().tolist() == [[False, True, False]]
+        assert bank.losses.nan_to_num(nan=-1).tolist() == [[0.0, -1.0, 0.0]]
+        assert not bank.has_negative
+
+
+@given(seed=st.integers(0, 10_000), epochs=st.integers(1, 15), window=st.integers(1, 6))
+@settings(max_examples=50, deadline=None)
+def test_carry_repeats_the_last_loss(seed: int, epochs: int, window: int) -> None:
+    losses = history(seed, epochs, 5, pruned=0.6)
+    last, carried = [NAN] * 5, []
+    for row in losses:
+        last = [old if math.isnan(new) else new for old, new in zip(last, row.tolist(), strict=True)]
+        carried.append(torch.tensor(last))
+    bank = filled_bank(losses, window, gaps="carry")
+    assert same(bank.losses, carried[-window:])
+    assert bank.has_gaps == any(bool(row.isnan().any()) for row in carried[-window:])
+    expected = torch.stack(carried[-window:]).nan_to_num(nan=0.0).double().square().sum(0)
+    torch.testing.assert_close(bank.squares, expected, rtol=1e-12, atol=1e-12)
+
+
+@given(seed=st.integers(0, 10_000), epochs=st.integers(1, 25), window=st.integers(1, 6))
+@settings(max_examples=50, deadline=None)
+def test_last_obs_holds_the_last_observations_with_their_epochs(seed: int, epochs: int, window: int) -> None:
+    losses = history(seed, epochs, 5, pruned=0.6)
+    bank = filled_bank(losses, window, gaps="last_obs")
+    reference = torch.arange(epochs).double() * 10
+    own = bank.reference_of(reference, slice(0, 5))
+    for sample in range(5):
+        expected = [(row[sample].item(), 10.0 * t) for t, row in enumerate(losses) if not row[sample].isnan()][-window:]
+        stored = zip(with_gaps_as_nan(bank.rows)[:, sample].tolist(), own[:, sample].tolist(), strict=True)
+        kept = [(loss, ref) for loss, ref in stored if not math.isnan(loss)]
+        assert sorted(kept) == sorted(expected)
+        assert own[:, sample].isnan().sum() == window - len(expected)
+
+
+def test_the_reference_of_a_row_is_that_of_its_epoch() -> None:
+    bank = filled_bank(history(0, 7, 4), 3)
+    reference = torch.arange(7).double()
+    assert sorted(bank.reference_of(reference, slice(0, 4)).tolist()) == [4, 5, 6]
+    assert bank.reference_of(reference, slice(0, 4)).tolist() == [float(epoch) for epoch in bank.row_epochs]
+
+
+def true_squares(bank: TrajectoryBank) -> np.ndarray:
+    return (bank.losses.nan_to_num(nan=0.0).double().numpy() ** 2).sum(0)
+
+
+@pytest.mark.parametrize("gaps", ["paired", "carry"])
+def test_running_squares_do_not_drift_over_hundreds_of_epochs(gaps: str) -> None:
+    bank = filled_bank(history(0, 600, 200), 25, gaps=gaps)
+    np.testing.assert_allclose(bank.squares.numpy(), true_squares(bank), rtol=1e-10)
+
+
+@pytest.mark.parametrize("spike", [1e2, 1e4, 1e6, 1e12])
+def test_running_squares_forget_a_huge_loss_once_it_left_the_window(spike: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    bank = TrajectoryBank(300, 25)
+    for epoch in range(300):
+        losses = torch.rand(300, generator=generator) * 1e-2
+        if epoch % 60 == 3:
+            losses *= spike / 1e-2
+        bank.write(epoch, losses)
+    np.testing.assert_allclose(bank.squares.numpy(), true_squares(bank), rtol=1e-6)
+
+
+def test_running_squares_follow_losses_that_fall_by_orders_of_magnitude() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bank = TrajectoryBank(300, 10)
+    for epoch in range(60):
+        bank.write(epoch, (0.5 + torch.rand(300, generator=generator)) * 10.0 ** (3 - epoch / 9))
+    np.testing.assert_allclose(bank.squares.numpy(), true_squares(bank), rtol=1e-6)
+
+
+def test_several_chunks_are_written_as_one() -> None:
+    losses = history(0, 5, 140_000)
+    bank = filled_bank(losses, 3)
+    assert same(bank.losses, losses[-3:])
+    np.testing.assert_allclose(bank.squares.numpy(), true_squares(bank), rtol=1e-12)
+
+
+def test_negative_losses_are_remembered() -> None:
+    bank = TrajectoryBank(2, 3)
+    bank.write(0, torch.tensor([1.0, NAN]))
+    assert not bank.has_negative
+    bank.write(1, torch.tensor([-0.5, 1.0]))
+    bank.write(2, torch.tensor([1.0, 1.0]))
+    assert bank.has_negative
+
+
+@pytest.mark.parametrize("gaps", GAPS)
+def test_a_mapped_bank_is_the_one_in_memory(gaps: str, tmp_path: Path) -> None:
+    losses = history(0, 9, 50)
+    plain = filled_bank(losses, 4, gaps=gaps)
+    mapped = filled_bank(losses, 4, gaps=gaps, path=tmp_path / "bank.f32")
+    assert (tmp_path / "bank.f32").stat().st_size == 4 * 4 * 50
+    assert torch.equal(mapped.rows.view(torch.int32), plain.rows.view(torch.int32))  # bits, so that -0.0 counts
+    assert torch.equal(mapped.squares, plain.squares)
+    assert mapped.row_epochs == plain.row_epochs
+    on_disk = np.fromfile(tmp_path / "bank.f32", dtype=np.int32).reshape(4, 50)
+    assert np.array_equal(on_disk, plain.rows.view(torch.int32).numpy())
+
+
+@pytest.mark.parametrize("gaps", GAPS)
+@pytest.mark.parametrize("epochs", [2, 4, 9])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_restored_bank_goes_on_bit_for_bit(gaps: str, epochs: int, mapped: bool, tmp_path: Path) -> None:
+    losses = history(0, epochs + 6, 30)
+    losses[0][0] = -1.5
+    bank = filled_bank(losses[:epochs], 4, gaps=gaps, path=tmp_path / "a.f32" if mapped else None)
+    torch.save(bank.state_dict(), tmp_path / "state.pt")
+    other = TrajectoryBank(30, 4, gaps=gaps, path=tmp_path / "b.f32" if mapped else None)
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for epoch in range(epochs, epochs + 6):
+        assert torch.equal(other.rows[: other.filled].view(torch.int32), bank.rows[: bank.filled].view(torch.int32))
+        assert torch.equal(other.squares.view(torch.int64), bank.squares.view(torch.int64))
+        assert (other.row_epochs, other.has_gaps, other.has_negative) == (
+            bank.row_epochs,
+            bank.has_gaps,
+            bank.has_negative,
+        )
+        reference = torch.arange(epochs + 6).double()
+        everyone = slice(0, 30)
+        assert same(other.reference_of(reference, everyone).unsqueeze(0), [bank.reference_of(reference, everyone)])
+        bank.write(epoch, losses[epoch])
+        other.write(epoch, losses[epoch])
+
+
+def test_a_saved_state_does_not_change_with_the_training() -> None:
+    for gaps in GAPS:
+        losses = history(0, 8, 30)
+        bank = filled_bank(losses[:6], 4, gaps=gaps)
+        state, rows = bank.state_dict(), bank.rows.clone()
+        squares, row_epochs = bank.squares.clone(), list(bank.row_epochs)
+        for epoch in (6, 7):
+            bank.write(epoch, losses[epoch])
+        assert torch.equal(state["rows"].view(torch.int32), rows.view(torch.int32))
+        assert torch.equal(state["squares"], squares)
+        assert (state["row_epochs"], state["written"]) == (row_epochs, 6)
+
+
+def tensor_bytes(bank: TrajectoryBank) -> int:
+    return sum(v.numel() * v.element_size() for v in vars(bank).values() if isinstance(v, Tensor))
+
+
+def test_a_paired_bank_takes_little_more_than_its_losses() -> None:
+    bank = filled_bank(history(0, 2, 1_000), 25)
+    assert tensor_bytes(bank) <= 1.1 * 1_000 * 25 * 4
+    assert tensor_bytes(bank) == 1_000 * (4 * 25 + 8)  # as documented
+
+
+def test_last_obs_takes_twice_the_losses() -> None:
+    bank = TrajectoryBank(1_000, 25, gaps="last_obs")
+    assert tensor_bytes(bank) == 1_000 * (4 * 25 + 8 + 4 * 25 + 4)
+
+
+def test_the_written_losses_are_left_as_they_were_whatever_their_dtype() -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        for gaps in GAPS:
+            losses = torch.tensor([0.5, NAN, -0.0], dtype=dtype)
+            bank = TrajectoryBank(3, 2, gaps=gaps)
+            bank.write(0, losses)
+            bank.write(1, torch.tensor([2.0, 2.0, 2.0], dtype=dtype))
+            assert losses.isnan().tolist() == [False, True, False]
+            assert losses.signbit().tolist()[2]
+            assert losses[0] == 0.5
+
+
+@pytest.mark.parametrize("shape", [(4,), (6,), (5, 1), (1, 5), ()])
+def test_an_epoch_needs_one_loss_a_sample(shape: tuple[int, ...]) -> None:
+    bank = TrajectoryBank(5, 3)
+    with pytest.raises(ValueError, match=r"losses has shape .*, expected \(5,\): one loss a sample, NaN where"):
+        bank.write(0, torch.zeros(shape))
+    assert bank.written == 0
+
+
+def test_an_unknown_gap_rule_is_refused() -> None:
+    with pytest.raises(ValueError, match="gaps='pair' is unknown, expected one of paired, carry, last_obs"):
+        TrajectoryBank(5, 3, gaps="pair")  # type: ignore[arg-type]
+
+
+def test_a_mapped_bank_lives_on_the_cpu(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="leave device at 'cpu', not meta"):
+        TrajectoryBank(5, 3, device="meta", path=tmp_path / "bank.f32")
+    assert not (tmp_path / "bank.f32").exists()
