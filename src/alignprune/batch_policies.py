@@ -17,6 +17,8 @@ from alignprune.policies import Policy, Selection
 
 Pick = Literal["multinomial", "argmax"]
 
+_LEAST = 1e-30  # far below any projection, far above what a processor that flushes denormals takes for zero
+
 
 @dataclass(frozen=True)
 class DivBS(Policy):
@@ -85,13 +87,12 @@ class DivBS(Policy):
         basis = gram.new_zeros(len(labels), count)  # <g_i, q_s> for the orthonormal q_s of the picks
         free = torch.ones(len(labels), dtype=torch.bool, device=gram.device)
         chosen = torch.empty(count, dtype=torch.int64, device=gram.device)
-        tiny = torch.finfo(gram.dtype).tiny
         for step in range(count):
             weight = residual.abs() if trust is None else residual.abs() * trust
-            weight = weight.clamp_min(tiny).masked_fill(~free, 0.0)  # a spent residual leaves a uniform draw
+            weight = weight.clamp_min(_LEAST)  # a spent residual leaves a uniform draw
             if self.pick == "multinomial":  # argmax of w / Exp(1) is a draw in proportion to w, without a sync
                 weight = weight / torch.empty_like(weight).exponential_(generator=generator)
-            pick = weight.argmax()
+            pick = weight.masked_fill(~free, -1.0).argmax()
             norm = unexplained[pick].clamp_min(0).sqrt()
             inverse = torch.where(norm > 1e-6 * gram[pick, pick].sqrt(), 1 / norm, 0.0)  # else: adds no direction
             projection = (gram[:, pick] - basis @ basis[pick]) * inverse

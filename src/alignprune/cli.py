@@ -57,7 +57,7 @@ def _demo(words: list[str]) -> int:
         rows = demo.run(config, lambda method, seed: display.advance(task, f"{method}, seed {seed}"))
     _print_table(
         f"Digits, {demo.NOISE_RATE:.0%} wrong labels, {config.epochs} epochs, {config.seeds} seeds",
-        ["method", "accuracy", "forward passes", "seconds", "wrong labels among the kept", "AUROC of the score"],
+        ["method", "accuracy", "forward passes", "seconds", "wrong kept", "AUROC"],
         [
             [
                 row["method"],
@@ -70,6 +70,7 @@ def _demo(words: list[str]) -> int:
             for row in rows
         ],
     )
+    print("wrong kept: share of wrong labels among the kept samples; AUROC: of the score for finding the wrong labels")
     print(f"written to {config.out}: summary.json, loss_distribution.png, trajectories.png")
     return 0
 
@@ -188,8 +189,7 @@ def _print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
         table.add_column(name, justify="left" if name == head[0] else "right")
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    console.print(table, width=max(100, console.width) if not console.is_terminal else None)
+    Console().print(table)
 
 
 class _Display:

@@ -300,7 +300,8 @@ def _sklearn_groups(values: _Array, groups: int) -> tuple[_Array, int]:
             "grouping='sklearn' needs scikit-learn: pip install scikit-learn, or use grouping='exact'"
         ) from error
     count = min(groups, len(np.unique(values)))
-    means = KMeans(n_clusters=count, random_state=0).fit(values.reshape(-1, 1))
+    # float64, as scikit-learn makes of the torch tensor that the authors pass
+    means = KMeans(n_clusters=count, random_state=0).fit(values.reshape(-1, 1).astype(np.float64))
     ascending = np.empty(count, dtype=np.int64)
     ascending[np.argsort(means.cluster_centers_.ravel())] = np.arange(count)
     return ascending[means.labels_], count

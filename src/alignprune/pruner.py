@@ -165,7 +165,7 @@ class Pruner:
                 f"dataset has {len(dataset)} samples, the pruner was made for "  # type: ignore[arg-type]
                 f"num_samples={self.num_samples}: make it with num_samples=len(dataset) of this very data set"
             )
-        collate = settings.pop("collate_fn", default_collate)
+        collate = settings.pop("collate_fn", None) or default_collate
         sampler = self.pruned_sampler if pruned else self.sampler
         return DataLoader(Indexed(dataset), sampler=sampler, collate_fn=IndexedCollate(collate), **settings)
 
@@ -192,19 +192,24 @@ class Pruner:
         """
         count = self._check_batch(index, losses)
         if not self.policy.in_batch:
-            self._consume(count)
+            self._sampler.advance(count)
         elif self._choosing == 0:
             raise RuntimeError(f"{type(self.policy).__name__} chooses inside each batch: call pruner.choose first")
         self._choosing = 0
         if losses.dtype not in _FULL_PRECISION:
             losses = losses.float()
-        finite = self._record(index, losses)
-        weights = self._weights_on(losses.device)
-        if finite is not None:
-            losses = torch.where(finite, losses, 0.0)
-        if weights is not None:
-            losses = losses * weights.index_select(0, index.to(losses.device, torch.int64, non_blocking=True))
-        return losses.mean() if finite is None else losses.sum() / finite.sum().clamp_min(1)
+        checked = index.is_cpu
+        index = self._index_on(losses.device, index)
+        weights = self._on("weights", losses.device, self.selection.dense_weights)
+        own = None if weights is None else weights.index_select(0, index).to(losses.dtype)
+        mean = losses.mean() if own is None else torch.dot(losses, own.mul_(self._inverse(count, own)))
+        if mean.is_cpu and math.isfinite(mean.item()):  # one number tells for the whole batch
+            self._row_on(mean.device)[0].index_copy_(0, index, losses.detach().float())
+            return mean
+        finite = self._record(index, losses, checked)
+        kept = torch.where(finite, losses, 0.0)
+        total = kept.sum() if own is None else torch.dot(kept, own.mul_(count))
+        return total / finite.sum().clamp_min(1)
 
     def record(self, index: Tensor, losses: Tensor) -> None:
         """Record losses of samples that are not trained on, such as the pruned ones that IES keeps observing.
@@ -212,7 +217,7 @@ class Pruner:
         Args, Raises: as in `reduce`; the losses need no gradient.
         """
         self._refreshed += self._check_batch(index, losses)
-        self._record(index, losses.float())
+        self._record(self._index_on(losses.device, index), losses, index.is_cpu)
 
     def choose(self, index: Tensor, *, logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         """Choose the part of a batch to train on, for policies that choose inside a batch (DivBS).
@@ -232,17 +237,16 @@ class Pruner:
             return torch.arange(len(index), device=logits.device)
         rank, _ = rank_and_world()
         key = f"choose/{rank}/{self._sampler.position}"
-        self._consume(len(index))
+        self._sampler.advance(len(index))
         self._choosing = len(index)
         trust = self._on("trust", logits.device, self._trust) if self.policy.trust else None
         if trust is not None:
-            trust = trust.index_select(0, index.to(logits.device, torch.int64, non_blocking=True))
+            trust = trust.index_select(0, self._index_on(logits.device, index))
         generator = keyed_generator(self.seed, self.epoch, key, logits.device)
         return self.policy.choose(logits, features, labels, generator, trust)
 
     # ------------------------------------------------------------------ once per epoch
 
-    @torch.no_grad()
     def end_epoch(self, reference_loss: float | Tensor | None = None) -> None:
         """Close the epoch: store its losses, score all samples, choose those of the next epoch.
 
@@ -258,19 +262,22 @@ class Pruner:
         """
         if self.epoch >= self.epochs:
             raise RuntimeError(f"all {self.epochs} epochs have ended: end_epoch was called once too often")
-        if self._sampler.position == 0:
+        if self._sampler.position == 0 and self._sampler.epoch_length > 0:
             raise RuntimeError(
-                f"no losses were recorded in epoch {self.epoch}: end_epoch was called twice, or reduce was not called"
+                f"no losses were recorded in epoch {self.epoch}: end_epoch was called twice, reduce was not called, or "
+                f"the loader dropped the only batch (drop_last)"
             )
-        reference = self._checked_reference(reference_loss)
-        row, totals = self._merged(reference)
+        reference, complaint = self._reference_value(reference_loss)
+        row, totals = self._merged(reference)  # a rank that complains takes part, or the others would wait for it
+        if complaint or (self.needs_reference and math.isnan(totals["reference"])):
+            raise ValueError(complaint or "reference_loss is missing or not finite on another rank: see its error")
         self._refuse_faults(totals)
         self._refuse_stale(totals)
         self._warn_once(totals)
         self.bank.write(self.epoch, row)
         self.reference[self.epoch + 1] = totals["reference"]
         self.nonfinite += int(totals["nonfinite"])
-        self.forward_passes += int(totals["consumed"])
+        self.forward_passes += int(totals["consumed"] + totals["refreshed"])
         self.scores = self.score(self.bank, self.reference).cpu()
         self.epoch += 1
         self._start_epoch()
@@ -368,8 +375,11 @@ class Pruner:
             selection = Selection(torch.arange(self.num_samples), state["weights"], self.num_samples)
         else:
             selection = Selection(state["indices"].clone(), state["weights"], self.num_samples)
-        self._plan(selection, start=state["position"] // world)
-        self._refreshed = state["refreshed"] // world
+        self._plan(selection, start=_share(state["position"], 0 if selection is None else len(selection), world))
+        if selection is not None and self._reads_pruned and state["refreshed"]:
+            pruned = self.num_samples - len(selection)
+            self._refreshed = _share(state["refreshed"], pruned, world)
+            self._pruned_sampler.plan(self.epoch, selection.pruned, start=self._refreshed)
         if state["row"] is not None:
             self._row_on(torch.device("cpu"))
             if rank == 0:  # one rank holds what all had recorded: merging adds what the others record from here on
@@ -407,13 +417,14 @@ class Pruner:
             )
         if not len(index):
             raise ValueError("the batch is empty, expected at least one sample: skip empty batches")
-        if index.device.type == "cpu":
-            positions = index.tolist()
-            if min(positions) < 0 or max(positions) >= self.num_samples:
+        if index.is_cpu:
+            lowest, highest = (bound.item() for bound in torch.aminmax(index))
+            if lowest < 0 or highest >= self.num_samples:
                 raise ValueError(
-                    f"index reaches from {min(positions)} to {max(positions)}, expected 0 to {self.num_samples - 1}: "
+                    f"index reaches from {lowest} to {highest}, expected 0 to {self.num_samples - 1}: "
                     f"make the Pruner with num_samples=len(train_set) of the data set that is loaded"
                 )
+            positions = index.tolist()
             if len(set(positions)) < len(positions):
                 twice = sorted({i for i in positions if positions.count(i) > 1})
                 raise ValueError(
@@ -422,37 +433,34 @@ class Pruner:
                 )
         return len(index)
 
-    def _consume(self, count: int) -> None:
-        length = self._sampler.epoch_length
-        if self._sampler.position + count > length:
-            raise RuntimeError(
-                f"epoch {self.epoch} has {length} samples on this rank, and this batch would make it "
-                f"{self._sampler.position + count}: call pruner.end_epoch() after every epoch, and give the "
-                f"DataLoader sampler=pruner.sampler"
-            )
-        self._sampler.advance(count)
+    def _record(self, index: Tensor, losses: Tensor, checked: bool) -> Tensor:
+        """Write the losses into this epoch's row, NaN for those that are not finite; returns which are finite.
 
-    def _record(self, index: Tensor, losses: Tensor) -> Tensor | None:
-        """Write the losses into this epoch's row; returns which are finite, or None if all are known to be."""
+        Args:
+            index: int64 [B] on the losses' device.
+            losses: [B].
+            checked: whether no index is repeated for sure. If not, repetitions are counted, to be raised at the end of
+                the epoch.
+        """
         values = losses.detach().float()
-        device = values.device
-        row, faults = self._row_on(device)
-        if device.type == "cpu" and math.isfinite(float(values.sum())):  # one number tells for the whole batch
-            row.index_copy_(0, index.to(device, torch.int64), values)
-            return None
+        row, faults = self._row_on(values.device)
         finite = values.isfinite()
-        on_host = index.device.type == "cpu"
-        index = index.to(device, torch.int64, non_blocking=True)
-        if not on_host:  # a fault is noted on the device and raised at the end of the epoch
-            inside = index.clamp(0, self.num_samples - 1)
-            faults[1] += (inside != index).sum()
-            index = inside
+        faults[0] += (~finite).sum()
         values = values.masked_fill(~finite, math.nan)
         row.index_copy_(0, index, values)
-        if not on_host:
+        if not checked:
             faults[2] += (row.index_select(0, index) != values).logical_and_(finite).sum()
-        faults[0] += (~finite).sum()
         return finite
+
+    def _index_on(self, device: torch.device, index: Tensor) -> Tensor:
+        """The index as int64 on a device. One that was never seen on the host is forced into the data set, and what was
+        outside is counted, to be raised at the end of the epoch."""
+        if index.is_cpu:  # checked
+            return index.to(device, torch.int64, non_blocking=True)
+        index = index.to(device, torch.int64)
+        inside = index.clamp(0, self.num_samples - 1)
+        self._row_on(device)[1][1] += (inside != index).sum()
+        return inside
 
     def _row_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """This epoch's losses, float32 [N] with NaN for "not seen", and its counts of faults, on a device."""
@@ -463,9 +471,6 @@ class Pruner:
             self._row, self._faults = self._row.to(device), self._faults.to(device)
         return self._row, self._faults
 
-    def _weights_on(self, device: torch.device) -> Tensor | None:
-        return self._on("weights", device, self.selection.dense_weights)
-
     def _on(self, name: str, device: torch.device, make: Callable[[], Tensor | None]) -> Tensor | None:
         """A per-sample table of this epoch on a device, made when it is first asked for."""
         key = (name, device)
@@ -473,6 +478,15 @@ class Pruner:
             table = make()
             self._cache[key] = None if table is None else table.to(device, non_blocking=True)
         return self._cache[key]
+
+    def _inverse(self, count: int, like: Tensor) -> Tensor:
+        """1 / count as a tensor, kept for the epoch: a product with a Python number takes three times as long."""
+        key = (f"1/{count}/{like.dtype}", like.device)
+        if key not in self._cache:
+            self._cache[key] = torch.full((), 1 / count, dtype=like.dtype, device=like.device)
+        inverse = self._cache[key]
+        assert inverse is not None
+        return inverse
 
     def _trust(self) -> Tensor:
         """Share of the scored samples that score lower, float32 [N]; 1 where there is no score."""
@@ -483,26 +497,27 @@ class Pruner:
             trust[known] = torch.searchsorted(values.sort().values, values).float() / len(known)
         return trust
 
-    def _checked_reference(self, loss: float | Tensor | None) -> float:
+    def _reference_value(self, loss: float | Tensor | None) -> tuple[float, str | None]:
+        """The reference loss as a number, NaN where there is none, and what is wrong with it."""
         if loss is None:
-            if self.needs_reference:
-                raise ValueError(
-                    f"reference_loss is missing: {type(self.score).__name__} compares trajectories with a reference. "
-                    f"Pass end_epoch(reference_loss=...), the mean loss of a small clean set after this epoch "
-                    f"(alignprune.Reference measures it), or use a method that needs none"
-                )
-            return math.nan
-        if isinstance(loss, Tensor) and loss.numel() != 1:
-            raise ValueError(
-                f"reference_loss has shape {tuple(loss.shape)}, expected one number: the mean over the reference set"
+            if not self.needs_reference:
+                return math.nan, None
+            return math.nan, (
+                f"reference_loss is missing: {type(self.score).__name__} compares trajectories with a reference. Pass "
+                f"end_epoch(reference_loss=...), the mean loss of a small clean set after this epoch "
+                f"(alignprune.Reference measures it), or use a method that needs none"
             )
-        value = float(loss)
+        try:
+            value = float(loss)
+        except (TypeError, ValueError, RuntimeError):
+            given = f"of shape {tuple(loss.shape)}" if hasattr(loss, "shape") else repr(loss)
+            return math.nan, f"reference_loss is {given}, expected one number: the mean loss over the reference set"
         if not math.isfinite(value):
-            raise ValueError(
+            return math.nan, (
                 f"reference_loss={value} is not finite, expected the mean loss of the reference set: check the model's "
                 f"outputs on it"
             )
-        return value
+        return value, None
 
     def _merged(self, reference: float) -> tuple[Tensor, dict[str, float]]:
         """This epoch's row and counts over all ranks; the one place where ranks talk."""
@@ -562,6 +577,11 @@ class Pruner:
 _FAULTS = ("nonfinite", "outside", "repeated")
 _DELTA = "0.875 anneals in the last eighth of the epochs, 1 never"
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+
+
+def _share(done: int, total: int, world: int) -> int:
+    """A rank's part of ``done`` samples of an epoch of ``total``; the end of the epoch stays the end on any world."""
+    return -(-total // world) if done >= total else done // world
 
 
 def _expect(name: str, value: object, kind: type, example: str) -> None:

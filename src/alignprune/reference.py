@@ -59,6 +59,7 @@ class Reference:
     def __init__(self, loader: DataLoader[Any] | Sequence[Any], losses: Losses | None = None) -> None:
         self.loader = loader
         self.losses = losses if losses is not None else cross_entropy_losses()
+        self._count = 0
         dataset = getattr(loader, "dataset", None)
         if dataset is not None:
             _enough(len(dataset))
@@ -116,13 +117,13 @@ class Reference:
             losses, batch_size, num_workers: as in `subset`.
         """
         total = len(dataset)  # type: ignore[arg-type]
+        _enough(len(indices))
         wanted = torch.as_tensor(indices)
         if wanted.ndim != 1 or wanted.is_floating_point() or wanted.dtype == torch.bool:
             raise TypeError(
                 f"indices is {wanted.dtype} of shape {tuple(wanted.shape)}, expected integers [M]: positions in the "
                 f"data set"
             )
-        _enough(len(wanted))
         if wanted.min() < 0 or wanted.max() >= total:
             raise ValueError(
                 f"indices reach from {int(wanted.min())} to {int(wanted.max())}, expected 0 to {total - 1}: they must "
@@ -132,20 +133,25 @@ class Reference:
             raise ValueError(
                 f"indices hold {len(wanted) - len(wanted.unique())} repetitions, expected each sample once"
             )
-        loader = DataLoader(Subset(dataset, wanted.tolist()), batch_size=batch_size, num_workers=num_workers)
+        loader = DataLoader(
+            Subset(dataset, wanted.tolist()),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            generator=keyed_generator(0, 0, "reference workers"),  # else each pass draws from the global generator
+        )
         return cls(loader, losses)
 
     def __len__(self) -> int:
-        """Samples evaluated per epoch: the reference's forward passes."""
+        """Samples evaluated per epoch, the reference's forward passes; of a plain list known after the first `loss`."""
         dataset = getattr(self.loader, "dataset", None)
-        return sum(1 for _ in self.loader) if dataset is None else len(dataset)
+        return self._count if dataset is None else len(dataset)
 
     @torch.no_grad()
     def loss(self, model: nn.Module) -> float:
         """Mean loss over the reference set, evaluation mode; the model's modes are put back.
 
         Raises:
-            ValueError: if the loader has no batch or ``losses`` returns averages.
+            ValueError: if the loader has no batch or fewer than 10 samples, or ``losses`` returns averages.
         """
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
@@ -166,6 +172,8 @@ class Reference:
                 module.training = mode
         if total is None:
             raise ValueError("the reference loader has no batch: check its data set, drop_last and batch_size")
+        _enough(count)
+        self._count = count
         return float(total) / count
 
 

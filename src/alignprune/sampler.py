@@ -49,6 +49,7 @@ class EpochSampler(Sampler[int]):
         self.epoch = 0
         self.start = self.position = 0
         self._order: Tensor | None = None
+        self._length: int | None = None
 
     def plan(self, epoch: int, selection: Selection | Tensor | None, start: int = 0) -> None:
         """Set the epoch's samples; ``None`` ends the training.
@@ -59,6 +60,7 @@ class EpochSampler(Sampler[int]):
             start: samples of this rank that are consumed already.
         """
         self.epoch, self.start, self.position = epoch, start, start
+        self._length = None
         if isinstance(selection, Selection):
             width = torch.int32 if len(selection) < 2**31 else torch.int64
             generator = keyed_generator(self.seed, epoch, "order")
@@ -68,7 +70,19 @@ class EpochSampler(Sampler[int]):
             self._order = selection
 
     def advance(self, samples: int) -> None:
-        """Note that this rank has consumed ``samples`` more."""
+        """Note that this rank has consumed ``samples`` more.
+
+        Raises:
+            RuntimeError: if the epoch does not have as many left.
+        """
+        if self._length is None:
+            self._length = self.epoch_length
+        if self.position + samples > self._length:
+            raise RuntimeError(
+                f"epoch {self.epoch} has {self._length} samples on this rank, and this batch would make it "
+                f"{self.position + samples}: call pruner.end_epoch() after every epoch, and give the DataLoader "
+                f"sampler=pruner.sampler"
+            )
         self.position += samples
 
     @property

@@ -87,7 +87,7 @@ class TrajectoryBank:
         return self.recent(self.filled)
 
     def recent(self, epochs: int) -> Tensor:
-        """The last ``epochs`` rows, oldest first, float32 [epochs, num_samples], NaN at gaps; a copy."""
+        """The last ``epochs`` rows (at most ``filled``), oldest first, float32 [epochs, num_samples], NaN at gaps."""
         return self.trajectories(slice(0, self.num_samples))[self._by_age(epochs)]
 
     def trajectories(self, columns: slice) -> Tensor:
@@ -133,10 +133,13 @@ class TrajectoryBank:
             if self.gaps == "carry" and self.written:
                 new = torch.where(observed, new, self.rows[previous, columns])
                 observed |= unpacked(self.seen[:, columns], self.window)[previous]
-            old = torch.zeros(()) if first_lap else self.rows[slot, columns]
-            self._exchange(columns, old.to(new), new)
-            set_packed(self.seen[:, columns], slot, observed)
+            old = torch.zeros_like(new) if first_lap else self.rows[slot, columns].clone()
             self.rows[slot, columns] = new
+            set_packed(self.seen[:, columns], slot, observed)
+            if slot == 0 and not first_lap:  # once per window from scratch, which bounds every drift
+                self._sum_squares(columns)
+            else:
+                self._exchange_squares(columns, old, new)
             has_gaps = has_gaps or not bool(observed.all())
         if first_lap:
             self.row_epochs.append(epoch)
@@ -144,18 +147,30 @@ class TrajectoryBank:
         else:
             self.row_epochs[slot], self.row_has_gaps[slot] = epoch, has_gaps
 
-    def _exchange(self, columns: slice, old: Tensor, new: Tensor) -> None:
-        """Add new^2 - old^2 to the running sum of squares.
+    def _exchange_squares(self, columns: slice, old: Tensor, new: Tensor) -> None:
+        """Add new^2 - old^2 to the running sum of squares, or sum anew where the old loss was most of it.
 
         A float32 sum would keep the rounding of long gone large losses, and outweigh small ones. So it is kept to 39
-        bits: ``squares * (1 + squares_low * 2**-38)``, of which scores read the float32 part.
+        bits: ``squares * (1 + squares_low * 2**-38)``, of which scores read the float32 part. With a factor of at most
+        2 lost in an epoch, and a fresh sum in every window, 14 bits are right in the worst case of window 25.
         """
-        high, low = self.squares[columns], self.squares_low[columns]
-        wide, old = high.double(), old.double()
-        total = torch.addcmul(wide, wide, low.double(), value=_LOW).addcmul_(new - old, new + old)
-        high.copy_(total)
-        rounded = high.double()
-        low.copy_(total.sub_(rounded).div_(rounded.mul_(_LOW)).nan_to_num_(0.0, 0.0, 0.0).round_())
+        wide, old = self.squares[columns].double(), old.double()
+        total = torch.addcmul(wide, wide, self.squares_low[columns].double(), value=_LOW)
+        total.addcmul_(new - old, new + old)
+        self._store_squares(columns, total)
+        stale = (total >= old.square_()).logical_not_()  # also where something was infinite
+        if bool(stale.any()):
+            self._sum_squares(stale.nonzero().squeeze(1) + columns.start)
+
+    def _sum_squares(self, columns: slice | Tensor) -> None:
+        self._store_squares(columns, self.rows[: min(self.written + 1, self.window), columns].double().square_().sum(0))
+
+    def _store_squares(self, columns: slice | Tensor, total: Tensor) -> None:
+        high = total.float()
+        wide = high.double()
+        self.squares[columns] = high
+        low = (total - wide).div_(wide.mul_(_LOW)).nan_to_num_(0.0, 0.0, 0.0).round_()
+        self.squares_low[columns] = low.to(torch.int16)
 
     def _write_observations(self, epoch: int, losses: Tensor) -> None:
         seen = losses.isnan().logical_not_().nonzero().squeeze(1)
