@@ -196,8 +196,10 @@ def test_batches_in_a_list_are_a_reference_too() -> None:
     assert reference.loss(model) == pytest.approx(slow_loss(model, labelled(13), range(13)), rel=1e-5)
 
 
-def test_the_length_counts_samples_also_of_batches_in_a_list() -> None:
-    assert len(ap.Reference(by_hand(13))) == 13
+def test_the_length_counts_samples_also_of_batches_in_a_list_once_they_were_read() -> None:
+    reference = ap.Reference(by_hand(13))
+    reference.loss(network())
+    assert len(reference) == 13
 
 
 def test_nine_samples_in_a_list_are_refused_when_they_are_counted() -> None:

@@ -142,9 +142,12 @@ def streamed_alignment_score(
     if window < min_observations:
         return out.fill_(math.nan)
     centred = reference.double() - (reference.double().mean() if correlation == "pearson" else 0.0)
-    weights = (
-        (centred / (float(centred.norm()) or 1.0)).float().to(rows.device)
-    )  # unit length: a whole window has rr = 1
+    length = float(centred.norm())
+    if length**2 < FLAT_VARIANCE * window:  # nothing to move with
+        out.fill_(0.0 if flat == "zero" else math.nan)
+        few = None if seen is None else unpacked(seen, window).sum(0) < min_observations
+        return out if few is None else out.masked_fill_(few, math.nan)
+    weights = (centred / length).float().to(rows.device)  # of unit length: over a whole window rr = 1
     over_losses = torch.stack([torch.ones_like(weights), weights])
     over_reference = torch.stack([torch.ones_like(weights), weights, weights.square()])
     lookup = None if seen is None else _Lookup(over_reference, min(num_samples, _STREAM_COLUMNS))

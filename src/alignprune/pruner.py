@@ -510,8 +510,8 @@ class Pruner:
         try:
             value = float(loss)
         except (TypeError, ValueError, RuntimeError):
-            given = f"of shape {tuple(loss.shape)}" if hasattr(loss, "shape") else repr(loss)
-            return math.nan, f"reference_loss is {given}, expected one number: the mean loss over the reference set"
+            given = f"has shape {tuple(loss.shape)}" if hasattr(loss, "shape") else f"is {loss!r}"
+            return math.nan, f"reference_loss {given}, expected one number: the mean loss over the reference set"
         if not math.isfinite(value):
             return math.nan, (
                 f"reference_loss={value} is not finite, expected the mean loss of the reference set: check the model's "
