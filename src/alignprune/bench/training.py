@@ -189,6 +189,8 @@ class _Run:
         self.reference = _reference(config, data, fabric.device)
         name = config.model or ("mlp" if len(data.input_shape) == 1 else "resnet18")
         network = models.create(name, data.num_classes, data.input_shape)
+        if len(data.input_shape) == 3:
+            network = network.to(memory_format=torch.channels_last)  # half as fast again on a CPU, faster in bf16
         self.folder: RunFolder | None = None
         if fabric.is_global_zero:  # only now, after all that can be refused has been
             self.folder = RunFolder(config.folder, config.stored(), resume=config.resume)
