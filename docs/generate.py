@@ -1,7 +1,7 @@
 """Write the generated parts of the documentation anew, from the registry that the code runs by.
 
-    make docs             rewrite
-    make docs ARGS=--check    only tell whether they are current (exit code 1 if not)
+make docs             rewrite
+make docs ARGS=--check    only tell whether they are current (exit code 1 if not)
 """
 
 from __future__ import annotations

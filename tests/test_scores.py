@@ -204,8 +204,8 @@ def test_second_difference_is_the_mean_of_the_last_bends(seed: int, smoothing: i
     losses = history(seed, epochs, pruned=0.0)
     score = scored(SecondDifference(smoothing=smoothing), losses, [])
     for sample in range(SAMPLES):
-        l = [row[sample] for row in losses]  # noqa: E741, the symbol of the specification
-        bends = [abs(l[t] - 2 * l[t - 1] + l[t - 2]) for t in range(2, epochs)]
+        loss = [row[sample] for row in losses]
+        bends = [abs(loss[t] - 2 * loss[t - 1] + loss[t - 2]) for t in range(2, epochs)]
         if len(bends) > smoothing:  # one more than are averaged: with 3, first after the 6th epoch
             assert score[sample].item() == pytest.approx(sum(bends[-smoothing:]) / smoothing, abs=1e-5)
         else:

@@ -165,6 +165,11 @@ class Pruner:
                 f"dataset has {len(dataset)} samples, the pruner was made for "  # type: ignore[arg-type]
                 f"num_samples={self.num_samples}: make it with num_samples=len(dataset) of this very data set"
             )
+        if settings.get("batch_size", 1) is None:
+            raise ValueError(
+                "batch_size=None loads single samples, expected batches: give a batch_size, or make a DataLoader over "
+                "alignprune.Indexed yourself"
+            )
         collate = settings.pop("collate_fn", None) or default_collate
         sampler = self.pruned_sampler if pruned else self.sampler
         return DataLoader(Indexed(dataset), sampler=sampler, collate_fn=IndexedCollate(collate), **settings)
