@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import alignprune
 from alignprune import presets
+from alignprune.sampler import rank_and_world
 
 if TYPE_CHECKING:
     from alignprune.bench.training import TrainConfig
@@ -81,6 +82,8 @@ def _train(words: list[str]) -> int:
     config = parse_train(words)
     with _TrainDisplay() as display:
         result = training.train(config, display)
+    if rank_and_world()[0] > 0:  # the first rank tells
+        return 0
     print(
         f"accuracy {result['accuracy']:.2%} after {result['epochs']} epochs and {result['forward_fraction']:.1%} of "
         f"the forward passes; written to {config.folder}"
