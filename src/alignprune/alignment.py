@@ -26,7 +26,7 @@ FLAT_VARIANCE = 1e-12
 """A trajectory whose variance (mean of centred squares) is below this carries no trend."""
 
 _EXACT_COLUMNS = 16_384  # samples per chunk of the float64 path: 25 epochs of them are 3 MB
-_STREAM_COLUMNS = 131_072  # samples per chunk of the streamed path: its temporaries stay in the second-level cache
+_STREAM_COLUMNS = 262_144  # samples per chunk of the streamed path: few calls, and temporaries that stay in cache
 _LARGE = 1 << 20  # float32 entries in 4 MiB
 _TABLE = 13  # rows per lookup table: 8,192 patterns of three sums are 98 kB
 _WORD = 2 * _TABLE  # rows per int32 word of `seen`
@@ -138,7 +138,7 @@ def streamed_alignment_score(
         float32 [num_samples]; NaN means "no score yet".
     """
     window, num_samples = rows.shape
-    out = _empty(num_samples, device=rows.device)
+    out = uninitialised(num_samples, device=rows.device)
     if window < min_observations:
         return out.fill_(math.nan)
     centred = reference.double() - (reference.double().mean() if correlation == "pearson" else 0.0)
@@ -150,23 +150,22 @@ def streamed_alignment_score(
     weights = (centred / length).float().to(rows.device)  # of unit length: over a whole window rr = 1
     over_losses = torch.stack([torch.ones_like(weights), weights])
     over_reference = torch.stack([torch.ones_like(weights), weights, weights.square()])
-    lookup = None if seen is None else _Lookup(over_reference, min(num_samples, _STREAM_COLUMNS))
-    workspace = _empty(5, min(num_samples, _STREAM_COLUMNS), device=rows.device)
+    step = min(num_samples, _STREAM_COLUMNS if seen is None else _STREAM_COLUMNS // 2)  # look-ups need as much again
+    lookup = None if seen is None else _Lookup(over_reference, step)
+    workspace = uninitialised(5, step, device=rows.device)
     doubts = []
 
-    for start in range(0, num_samples, _STREAM_COLUMNS):
-        columns = slice(start, min(start + _STREAM_COLUMNS, num_samples))
+    for start in range(0, num_samples, step):
+        columns = slice(start, min(start + step, num_samples))
         sums, (vx, mean, margin) = workspace[:2, : columns.stop - start], workspace[2:, : columns.stop - start]
         x, xr = torch.mm(over_losses, rows[:, columns], out=sums).unbind(0)
         xx, score = squares[columns], out[columns]
         if lookup is None or seen is None:  # count = window, r = 0, rr = 1
             few = None
             variances = torch.addcmul(xx, x, x, value=-1 / window, out=vx) if correlation == "pearson" else vx.copy_(xx)
-            torch.sub(variances, xx, alpha=_ILL_CONDITIONED, out=margin)
         else:
             count, r, rr = lookup(seen[:, columns]).unbind(0)
             few = count < min_observations if float(count.min()) < min_observations else None
-            torch.mul(xx, rr, out=margin)
             if correlation == "pearson":
                 torch.div(x, count, out=mean)
                 torch.addcmul(xx, mean, x, value=-1, out=vx)
@@ -175,7 +174,7 @@ def streamed_alignment_score(
             else:
                 vx.copy_(xx)
             variances = vx.mul_(rr)
-            torch.sub(variances, margin, alpha=_ILL_CONDITIONED, out=margin)
+        torch.sub(variances, xx, alpha=_ILL_CONDITIONED, out=margin)  # rr <= 1: errs on the side of doubt
         if not float(margin.min()) > _SMALL_VARIANCES:  # also where a sum is infinite
             if few is not None:
                 margin.masked_fill_(few, math.inf)  # no score, so no doubt
@@ -231,7 +230,7 @@ class _Lookup:
 
     def __init__(self, weights: Tensor, size: int) -> None:
         patterns = torch.arange(1 << _TABLE, device=weights.device)
-        self.buffers = _empty(2, len(weights), size, device=weights.device)
+        self.buffers = uninitialised(2, len(weights), size, device=weights.device)
         self.key = torch.empty(size, dtype=torch.int32, device=weights.device)
         self.tables = []
         for first in range(0, weights.shape[1], _TABLE):
@@ -247,14 +246,17 @@ class _Lookup:
             self.buffers, self.key = self.buffers.new_empty(*self.buffers.shape[:2], size), self.key[:size]
         (total, found), key = self.buffers.unbind(0), self.key
         for place, (word, shift, table) in enumerate(self.tables):
-            torch.bitwise_right_shift(seen[word], shift, out=key).bitwise_and_((1 << _TABLE) - 1)
+            if shift:  # the upper half of a word, which has no bits beyond
+                torch.bitwise_right_shift(seen[word], shift, out=key)
+            else:
+                torch.bitwise_and(seen[word], (1 << _TABLE) - 1, out=key)
             torch.index_select(table, 1, key, out=found if place else total)
             if place:
                 total.add_(found)
         return total
 
 
-def _empty(*shape: int, device: torch.device) -> Tensor:
+def uninitialised(*shape: int, device: torch.device) -> Tensor:
     """Uninitialised float32. On the host NumPy allocates what is large: it asks for huge pages from 4 MiB on, and to
     touch fresh memory is then several times faster."""
     size = math.prod(shape)
@@ -287,7 +289,7 @@ def _by_columns(correlate: Callable[[Tensor, Tensor], Tensor], trajectories: Ten
             f"epoch) or {tuple(trajectories.shape)} (one for every loss)"
         )
     reference = reference.double().to(trajectories.device)
-    out = _empty(trajectories.shape[1], device=trajectories.device)
+    out = uninitialised(trajectories.shape[1], device=trajectories.device)
     for start in range(0, trajectories.shape[1], _EXACT_COLUMNS):
         columns = slice(start, start + _EXACT_COLUMNS)
         own = reference[:, columns] if reference.ndim == 2 else reference.unsqueeze(1)

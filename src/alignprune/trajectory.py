@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignprune.alignment import packed_words, set_packed, unpacked
+from alignprune.alignment import packed_words, set_packed, uninitialised, unpacked
 
 Gaps = Literal["paired", "carry", "last_obs"]
 GAPS: tuple[str, ...] = get_args(Gaps)
@@ -223,8 +223,8 @@ class TrajectoryBank:
     def _allocate(self, path: str | Path | None) -> Tensor:
         shape = (self.window, self.num_samples)
         if path is None:
-            make = torch.zeros if self.gaps == "last_obs" else torch.empty  # a row is written whole, an observation not
-            return make(shape, dtype=torch.float32, device=self.device)
+            rows = uninitialised(*shape, device=self.device)
+            return rows.zero_() if self.gaps == "last_obs" else rows  # a row is written whole, an observation is not
         if self.device.type != "cpu":
             raise ValueError(
                 f"path={str(path)!r} maps a file into host memory: leave device at 'cpu', not {self.device}"
