@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import subprocess
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +32,7 @@ WORLD, N, EPOCHS, BATCH = 2, 43, 8, 4
 TABLE = torch.rand(EPOCHS, N, generator=torch.Generator().manual_seed(0)) + 0.1
 TABLE[2, 7] = TABLE[4, 20:26] = float("nan")
 COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_object", "broadcast", "barrier")
+PATIENCE = 100  # seconds for one start of the ranks, which takes about five
 STOP = (4, 2)  # a state is taken in this epoch, after as many batches of each rank
 
 METHODS: dict[str, Callable[[], ap.Pruner]] = {
@@ -159,6 +163,7 @@ def an_epoch(pruner: ap.Pruner) -> None:
 
 
 def rank_main(folder: Path, rank: int) -> None:
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)  # a rank that hangs says where
     alone = {name: single(name) for name in METHODS}
     torch.distributed.init_process_group(
         "gloo", f"file://{folder / 'store'}", timedelta(seconds=60), world_size=WORLD, rank=rank
@@ -189,43 +194,54 @@ def rank_main(folder: Path, rank: int) -> None:
     model = nn.parallel.DistributedDataParallel(toy_model())
     out["model"] = train_a_model(model, 8)
     out["collectives"] = collectives_per_epoch()
-    torch.save(out, folder / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
+    torch.save(out, folder / f"writing{rank}")
+    (folder / f"writing{rank}").rename(folder / f"rank{rank}.pt")
+    # Gloo can wait for ever for a peer that has closed its end first: nobody leaves before everybody has finished, and
+    # nobody closes anything.
+    while not all((folder / f"rank{peer}.pt").exists() for peer in range(WORLD)):
+        time.sleep(0.01)
+    os._exit(0)
 
 
 # -------------------------------------------------------------------------- the tests
+
+
+def started(folder: Path) -> tuple[list[int], str]:
+    """Runs the ranks to their end: what each returned, and what they printed."""
+    paths = [str(Path(ap.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    if sys.platform == "linux":
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    with (folder / "log").open("w+") as log:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, __file__, str(folder), str(rank)],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            for rank in range(WORLD)
+        ]
+        try:
+            codes = [process.wait(timeout=PATIENCE + 60) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        log.seek(0)
+        return codes, log.read()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each rank found."""
     folder = tmp_path_factory.mktemp("ranks")
-    paths = [str(Path(ap.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    if sys.platform == "linux":
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    logs = [(folder / f"log{rank}").open("w+") for rank in range(WORLD)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(rank)], env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-        for rank, log in enumerate(logs)
-    ]
-    try:
-        for process in processes:
-            process.wait(timeout=120)
-    except subprocess.TimeoutExpired:
-        pytest.fail("the ranks hang")
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-        said = ""
-        for log in logs:
-            log.seek(0)
-            said += log.read()
-            log.close()
-    assert [process.returncode for process in processes] == [0] * WORLD, said
+    codes, said = started(folder)
+    if any(codes) and "Timeout (" in said:  # gloo of torch 2.4 was seen to hang once; what hangs twice is our fault
+        warnings.warn(f"the ranks hung and were started again:\n{said}", stacklevel=1)
+        folder = tmp_path_factory.mktemp("again")
+        codes, said = started(folder)
+    assert codes == [0] * WORLD, said
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
