@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from alignprune import presets
+from alignprune import coresets, presets
+from alignprune.bench import recipes
 from alignprune.cli import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,17 +21,19 @@ def generated() -> dict[Path, str]:
     rows = presets.table()
     short = [{name: row[name] for name in ("method", "what it does", "when", "reference", "cost")} for row in rows]
     full = [{name: row[name] for name in ("method", "settings", "source")} for row in rows]
-    return {
-        ROOT / "README.md": _between(ROOT / "README.md", markdown_table(short)),
-        ROOT / "docs/methods.md": _between(ROOT / "docs/methods.md", markdown_table(full)),
+    parts = {
+        "README.md": ("methods", short),
+        "docs/methods.md": ("methods", full),
+        "docs/coresets.md": ("coresets", coresets.table()),
+        "docs/recipes.md": ("recipes", recipes.table()),
     }
+    return {ROOT / path: _between(ROOT / path, name, markdown_table(rows)) for path, (name, rows) in parts.items()}
 
 
-def _between(path: Path, table: str) -> str:
-    text = path.read_text()
-    before, rest = text.split("<!-- methods: written by `make docs` -->")
-    after = rest.split("<!-- /methods -->")[1]
-    return f"{before}<!-- methods: written by `make docs` -->\n{table}\n<!-- /methods -->{after}"
+def _between(path: Path, name: str, table: str) -> str:
+    start, end = f"<!-- {name}: written by `make docs` -->", f"<!-- /{name} -->"
+    before, rest = path.read_text().split(start)
+    return f"{before}{start}\n{table}\n{end}{rest.split(end)[1]}"
 
 
 def main() -> int:

@@ -3,22 +3,30 @@
 alignprune demo              five methods on real digits with wrong labels
 alignprune train DATASET     a full experiment
 alignprune methods           the named methods
+alignprune data check        which data sets are there
+alignprune sweep NAME        run what a table or figure of the paper takes
+alignprune table NAME        the paper's table from the runs that are there
+alignprune figure NAME       the paper's figure from the runs that are there
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import alignprune
-from alignprune import presets
+from alignprune import coresets, presets, relabel
 from alignprune.sampler import rank_and_world
 
 if TYPE_CHECKING:
-    from alignprune.bench.training import TrainConfig
+    from alignprune.bench.config import TrainConfig
+
+_Config = TypeVar("_Config")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,12 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[command][0](rest)
     except ModuleNotFoundError as error:
-        extra = "bench" if command == "train" else "demo"
+        extra = "demo" if command == "demo" else "bench"
         return _fail(f"{error}: install what {command!r} needs with pip install 'alignprune[{extra}]'")
     except (ValueError, TypeError, FileNotFoundError, FileExistsError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        hint = " The run is stored up to its last whole epoch; --resume goes on." if command == "train" else ""
+        hints = {
+            "train": " The run is stored up to its last whole epoch; --resume goes on.",
+            "sweep": " Finished runs are stored; the same command goes on.",
+        }
+        hint = hints.get(command, "")
         return _fail(f"interrupted.{hint}", code=130)
 
 
@@ -98,17 +110,21 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
     """
     import tyro
 
-    from alignprune.bench import training
+    from alignprune.bench import config as configs
 
     words = list(words)
     dataset = "cifar100n" if not words or words[0].startswith("-") else words[0]
     method = _option(words, "--method") or "infobatch+das"
-    default = training.default_config(dataset, method, _option(words, "--recipe"))
+    default = configs.default_config(dataset, method, _option(words, "--recipe"))
     words = _without(words, "--recipe")
+    name = _option(words, "--relabel")
+    if name is not None:
+        default = dataclasses.replace(default, relabel=configs.relabelling(name))
+        words = _without(words, "--relabel")
     if (not words or words[0].startswith("-")) and not {"-h", "--help"} & set(words):
         raise ValueError("DATASET is missing: alignprune train cifar100n, a file.npz or a folder")
     return tyro.cli(
-        training.TrainConfig,
+        configs.TrainConfig,
         args=words,
         default=default,
         prog="alignprune train",
@@ -149,6 +165,38 @@ def _methods(words: list[str]) -> int:
     return 0
 
 
+def _data(words: list[str]) -> int:
+    from alignprune.bench import commands
+
+    return commands.check_data(_parsed(commands.DataConfig, words, "data"))
+
+
+def _sweep(words: list[str]) -> int:
+    from alignprune.bench import commands
+
+    config = _parsed(commands.SweepConfig, words, "sweep")
+    with _SweepDisplay() as display:
+        return commands.run_sweep(config, display)
+
+
+def _table(words: list[str]) -> int:
+    from alignprune.bench import commands
+
+    return commands.show_tables(_parsed(commands.TableConfig, words, "table"))
+
+
+def _figure(words: list[str]) -> int:
+    from alignprune.bench import commands
+
+    return commands.draw_figures(_parsed(commands.FigureConfig, words, "figure"))
+
+
+def _parsed(kind: type[_Config], words: list[str], command: str) -> _Config:
+    import tyro
+
+    return tyro.cli(kind, args=words, prog=f"alignprune {command}")
+
+
 def markdown_table(rows: list[dict[str, str]]) -> str:
     """Rows with equal keys as a Markdown table."""
     head = list(rows[0])
@@ -160,14 +208,22 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "demo": (_demo, "five methods on real digits with 40 % wrong labels, about a minute"),
     "train": (_train, "train a classifier: cifar100n, cifar10n, FILE.npz or a folder of images"),
     "methods": (_methods, "list the named methods and their settings"),
+    "data": (_data, "data check: which data sets are there, what is missing and where it comes from"),
+    "sweep": (_sweep, "run what a table or figure of the paper takes; --list tells all of them"),
+    "table": (_table, "a table of the paper from the runs that are there, beside its numbers"),
+    "figure": (_figure, "a figure of the paper from the runs that are there"),
 }
 
 _TRAIN_HELP = (
-    "Train a classifier with a pruning method. DATASET: cifar100n, cifar10n, the path of an .npz file (x_train, "
-    "y_train, x_test, y_test; optional x_reference, y_reference, y_train_clean) or a folder (train/CLASS/, "
-    "test/CLASS/). --method NAME is one of "
+    "Train a classifier with a pruning method. DATASET: a named data set (alignprune data check lists them), the path "
+    "of an .npz file (x_train, y_train, x_test, y_test; optional x_reference, y_reference, y_train_clean), a folder "
+    "(train/CLASS/, test/CLASS/) or hf:NAME_OR_PATH. --method NAME is one of "
     + ", ".join(presets.PRESETS)
-    + "; its settings are --score.* and --policy.*. --recipe NAME chooses a recipe."
+    + ", whose settings are --score.* and --policy.*, or, with --prune-ratio, one of "
+    + ", ".join(coresets.CORESETS)
+    + ", whose settings are --coreset.*. --recipe NAME chooses a recipe, --relabel NAME one of "
+    + ", ".join(relabel.SETTINGS)
+    + "."
 )
 
 
@@ -235,8 +291,9 @@ class _TrainDisplay(_Display):
         self.bars.update(self.step_task, completed=step + 1, total=steps)
 
     def epoch(self, metrics: dict[str, Any]) -> None:
+        seen = "      -" if metrics["accuracy"] is None else f"{metrics['accuracy']:7.2%}"
         line = (
-            f"epoch {metrics['epoch']:>3}/{self.epochs}  accuracy {metrics['accuracy']:6.2%}  "
+            f"epoch {metrics['epoch']:>3}/{self.epochs}  accuracy{seen}  "
             f"train loss {metrics['train_loss']:.3f}  pruned {metrics['pruned_share']:5.1%}"
         )
         if metrics["kept_noise"] is not None:
@@ -244,6 +301,22 @@ class _TrainDisplay(_Display):
         self.bars.console.print(
             line + f"  {metrics['images_per_second']:,.0f} images/s", highlight=False, soft_wrap=True
         )
+
+
+class _SweepDisplay(_Display):
+    """One bar for the runs, and a line for each that ends."""
+
+    def started(self, job: Any) -> None:
+        self._tell(job, "started")
+
+    def finished(self, job: Any, seconds: float) -> None:
+        self._tell(job, f"done in {seconds:.0f} s")
+
+    def failed(self, job: Any, error: str, attempt: int, final: bool) -> None:
+        self._tell(job, f"failed, attempt {attempt}{'' if final else ', will be tried again'}: {error}")
+
+    def _tell(self, job: Any, what: str) -> None:
+        self.bars.console.print(f"{time.strftime('%H:%M:%S')}  {job.name}: {what}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

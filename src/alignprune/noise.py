@@ -1,14 +1,14 @@
 """Label noise: clean labels [N] in, noisy labels [N] out.
 
-Exactly round(rate * n_c) labels of every class c are flipped, so the measured rate equals the nominal one up
-to rounding, in each class. Every kind is a pure function of (labels, num_classes, rate, seed); `KINDS` names
-them.
+A kind says which samples lose their label (a share of each class, or each sample on its own) and which label they
+get (one of the others at random, the next class, or one that a table gives). Every kind is a pure function of its
+arguments, the seed among them; `KINDS` names them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignprune._checks import choice, integer, number
-
-NoiseFunction = Callable[[Tensor, int, float, int], Tensor]
+from alignprune._checks import choice, floor, integer, number
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+# Fine class ids of the 20 super-classes, in the order of their names.
+_CIFAR100_SUPERCLASSES = (
+    (4, 30, 55, 72, 95),  # aquatic mammals: beaver, dolphin, otter, seal, whale
+    (1, 32, 67, 73, 91),  # fish: aquarium fish, flatfish, ray, shark, trout
+    (54, 62, 70, 82, 92),  # flowers: orchid, poppy, rose, sunflower, tulip
+    (9, 10, 16, 28, 61),  # food containers: bottle, bowl, can, cup, plate
+    (0, 51, 53, 57, 83),  # fruit and vegetables: apple, mushroom, orange, pear, sweet pepper
+    (22, 39, 40, 86, 87),  # household electrical devices: clock, keyboard, lamp, telephone, television
+    (5, 20, 25, 84, 94),  # household furniture: bed, chair, couch, table, wardrobe
+    (6, 7, 14, 18, 24),  # insects: bee, beetle, butterfly, caterpillar, cockroach
+    (3, 42, 43, 88, 97),  # large carnivores: bear, leopard, lion, tiger, wolf
+    (12, 17, 37, 68, 76),  # large man-made outdoor things: bridge, castle, house, road, skyscraper
+    (23, 33, 49, 60, 71),  # large natural outdoor scenes: cloud, forest, mountain, plain, sea
+    (15, 19, 21, 31, 38),  # large omnivores and herbivores: camel, cattle, chimpanzee, elephant, kangaroo
+    (34, 63, 64, 66, 75),  # medium-sized mammals: fox, porcupine, possum, raccoon, skunk
+    (26, 45, 77, 79, 99),  # non-insect invertebrates: crab, lobster, snail, spider, worm
+    (2, 11, 35, 46, 98),  # people: baby, boy, girl, man, woman
+    (27, 29, 44, 78, 93),  # reptiles: crocodile, dinosaur, lizard, snake, turtle
+    (36, 50, 65, 74, 80),  # small mammals: hamster, mouse, rabbit, shrew, squirrel
+    (47, 52, 56, 59, 96),  # trees: maple, oak, palm, pine, willow
+    (8, 13, 48, 58, 90),  # vehicles 1: bicycle, bus, motorcycle, pickup truck, train
+    (41, 69, 81, 85, 89),  # vehicles 2: lawn mower, rocket, streetcar, tank, tractor
+)
+
+
+def _cycle(groups: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The table that sends each class to the next of its group, and the last to the first."""
+    following = {c: group[(i + 1) % len(group)] for group in groups for i, c in enumerate(group)}
+    return tuple(following[c] for c in range(len(following)))
+
+
+CIFAR10_FLIPS: tuple[int, ...] = (0, 1, 0, 5, 7, 3, 6, 7, 8, 1)
+"""Bird -> airplane, cat -> dog, deer -> horse, dog -> cat, truck -> automobile; the other five classes stay."""
+
+CIFAR100_FLIPS: tuple[int, ...] = _cycle(_CIFAR100_SUPERCLASSES)
+"""Each class to the next of its super-class, by ascending fine id, and the last to the first."""
 
 
 def symmetric(labels: Tensor, num_classes: int, rate: float, seed: int) -> Tensor:
@@ -43,9 +78,58 @@ def symmetric(labels: Tensor, num_classes: int, rate: float, seed: int) -> Tenso
     Source: uniform over the C-1 other classes as in CRUST and Prune4ReL. The AlignPrune paper describes c ->
         c+1 under this name, which its own accuracies rule out; that kind is `pairflip`.
     """
-    noisy, chosen, generator = _choose(labels, num_classes, rate, seed)
-    shift = torch.randint(1, num_classes, (len(chosen),), generator=generator)
-    noisy[chosen] = (noisy[chosen] + shift) % num_classes
+    noisy, rate, generator = _start(labels, num_classes, rate, seed)
+    chosen = _share_of_each_class(noisy, num_classes, rate, generator)
+    noisy[chosen] = _others(noisy[chosen], num_classes, generator)
+    return noisy.to(labels.device)
+
+
+def symmetric_independent(labels: Tensor, num_classes: int, rate: float, seed: int) -> Tensor:
+    """Flip each sample on its own, with probability ``rate``, to a class drawn uniformly from the others.
+
+    Args:
+        labels: Clean class ids, any integer dtype, shape [N], in 0..num_classes-1.
+        num_classes: Number of classes C, at least 2.
+        rate: Probability of a flip, in [0, 1]; the share of wrong labels differs from it by chance.
+        seed: Seed of the draw, >= 0; torch's global generator is not used.
+
+    Returns:
+        Noisy labels, int64, shape [N], a new tensor on the device of `labels`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+        TypeError: If an argument has the wrong type.
+
+    Source: CRUST; also the symmetric noise of Co-teaching+, which draws each label by a transition matrix.
+    """
+    noisy, rate, generator = _start(labels, num_classes, rate, seed)
+    chosen = torch.rand(len(noisy), generator=generator, dtype=torch.float64) < rate
+    noisy[chosen] = _others(noisy[chosen], num_classes, generator)
+    return noisy.to(labels.device)
+
+
+def symmetric_inclusive(labels: Tensor, num_classes: int, rate: float, seed: int) -> Tensor:
+    """Give a fixed share of all samples a class drawn uniformly from all classes, the true one among them.
+
+    Args:
+        labels: Clean class ids, any integer dtype, shape [N], in 0..num_classes-1.
+        num_classes: Number of classes C, at least 2.
+        rate: Share of samples to draw anew, in [0, 1]; exactly round(rate * N) (halves to even). The expected
+            share of wrong labels is rate * (C-1) / C.
+        seed: Seed of the draw, >= 0; torch's global generator is not used.
+
+    Returns:
+        Noisy labels, int64, shape [N], a new tensor on the device of `labels`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+        TypeError: If an argument has the wrong type.
+
+    Source: ELR and SOP.
+    """
+    noisy, rate, generator = _start(labels, num_classes, rate, seed)
+    chosen = torch.randperm(len(noisy), generator=generator)[: round(rate * len(noisy))]
+    noisy[chosen] = torch.randint(num_classes, (len(chosen),), generator=generator)
     return noisy.to(labels.device)
 
 
@@ -68,17 +152,59 @@ def pairflip(labels: Tensor, num_classes: int, rate: float, seed: int) -> Tensor
 
     Source: the text of the AlignPrune paper (its "symmetric" noise); the name is that of Co-teaching.
     """
-    noisy, chosen, _ = _choose(labels, num_classes, rate, seed)
+    noisy, rate, generator = _start(labels, num_classes, rate, seed)
+    chosen = _share_of_each_class(noisy, num_classes, rate, generator)
     noisy[chosen] = (noisy[chosen] + 1) % num_classes
     return noisy.to(labels.device)
 
 
-KINDS: dict[str, NoiseFunction] = {"symmetric": symmetric, "pairflip": pairflip}
+def asymmetric(
+    labels: Tensor, num_classes: int, rate: float, seed: int, flips: Sequence[int], per_class: bool = True
+) -> Tensor:
+    """Flip a fixed share of the samples to the class that a table gives, as people confuse look-alikes.
+
+    Args:
+        labels: Clean class ids, any integer dtype, shape [N], in 0..num_classes-1.
+        num_classes: Number of classes C, at least 2.
+        rate: Share to flip, in [0, 1].
+        seed: Seed of the draw, >= 0; torch's global generator is not used.
+        flips: Class id that each of the C classes turns into, its own where the class stays clean; such as
+            `CIFAR10_FLIPS` and `CIFAR100_FLIPS`.
+        per_class: Whether exactly round(rate * n_c) labels of each class c are drawn (halves to even), or
+            exactly floor(rate * N) of all labels together. A drawn label whose class stays remains right.
+
+    Returns:
+        Noisy labels, int64, shape [N], a new tensor on the device of `labels`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or flips changes no class.
+        TypeError: If an argument has the wrong type.
+
+    Source: Patrini et al. (CVPR 2017); SOP for CIFAR-10. On CIFAR-100 the AlignPrune paper flips within the
+        super-class. The draw from all labels, with (c + 1) mod 1000 as table, is that of Prune4ReL's ImageNet.
+    """
+    noisy, rate, generator = _start(labels, num_classes, rate, seed)
+    table = _check_flips(flips, num_classes)
+    if per_class:
+        chosen = _share_of_each_class(noisy, num_classes, rate, generator)
+    else:
+        chosen = torch.randperm(len(noisy), generator=generator)[: floor(rate * len(noisy))]
+    noisy[chosen] = table[noisy[chosen]]
+    return noisy.to(labels.device)
+
+
+KINDS: dict[str, Callable[..., Tensor]] = {
+    "symmetric": symmetric,
+    "symmetric-independent": symmetric_independent,
+    "symmetric-inclusive": symmetric_inclusive,
+    "pairflip": pairflip,
+    "asymmetric": asymmetric,
+}
 
 
 @dataclass(frozen=True, eq=False)
 class NoisyLabels:
-    """Noisy labels beside the clean ones, with what is needed to draw them again.
+    """Noisy labels beside the clean ones, with what they were drawn by.
 
     Args:
         labels: Noisy class ids, int64, shape [N].
@@ -120,6 +246,24 @@ class NoisyLabels:
     def noise_rate(self) -> float:
         """Measured share of wrong labels, in [0, 1]; 0 for no samples."""
         return int(self.is_noisy.sum()) / max(len(self.labels), 1)
+
+    def confusion(self, num_classes: int) -> Tensor:
+        """Count how often each class was given each label.
+
+        Args:
+            num_classes: Number of classes C; every label lies in 0..num_classes-1.
+
+        Returns:
+            Counts, int64, shape [C, C]: row = clean class, column = noisy label.
+
+        Raises:
+            ValueError: If num_classes is too small for the labels.
+        """
+        num_classes = integer("num_classes", num_classes, at_least=1, remedy="take that of the data set")
+        for labels in (self.clean, self.labels):
+            _check_labels(labels, num_classes)
+        pairs = self.clean * num_classes + self.labels
+        return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the labels to an .npz file; readers see the old file or the new one, never a part.
@@ -182,44 +326,79 @@ class NoisyLabels:
             ) from error
 
 
-def corrupt(labels: Tensor, kind: str, rate: float, num_classes: int, seed: int) -> NoisyLabels:
+def corrupt(
+    labels: Tensor,
+    kind: str,
+    rate: float,
+    num_classes: int,
+    seed: int,
+    flips: Sequence[int] | None = None,
+    per_class: bool = True,
+) -> NoisyLabels:
     """Draw label noise of a named kind.
 
     Args:
         labels: Clean class ids, any integer dtype, shape [N], in 0..num_classes-1.
         kind: A name in `KINDS`.
-        rate: Share of each class to flip, in [0, 1].
+        rate: Nominal rate in [0, 1]; what it is a share of depends on the kind.
         num_classes: Number of classes C, at least 2.
         seed: Seed of the draw, >= 0.
+        flips: For "asymmetric", the class id that each class turns into; None for every other kind.
+        per_class: For "asymmetric", whether each class gives its share or all labels together.
 
     Returns:
         The noisy and the clean labels, the latter a copy.
 
     Raises:
-        ValueError: If kind is unknown or an argument is out of its range.
+        ValueError: If kind is unknown, an argument is out of its range or does not belong to the kind.
         TypeError: If an argument has the wrong type.
     """
     choice("kind", kind, KINDS)
-    noisy = KINDS[kind](labels, num_classes, rate, seed)
+    options = _options(kind, flips, per_class)
+    noisy = KINDS[kind](labels, num_classes, rate, seed, **options)
     clean = labels.detach().to(torch.int64, copy=True)
     return NoisyLabels(labels=noisy, clean=clean, kind=kind, rate=float(rate), seed=seed)
 
 
-def _choose(labels: Tensor, num_classes: int, rate: float, seed: int) -> tuple[Tensor, Tensor, torch.Generator]:
-    """Copy of the labels, round(rate * n_c) chosen positions of every class c, and the generator."""
-    num_classes = integer("num_classes", num_classes, at_least=2, remedy="one class leaves nothing to flip to")
+def _options(kind: str, flips: Sequence[int] | None, per_class: bool) -> dict[str, object]:
+    """The arguments that "asymmetric" takes beyond those of every kind."""
+    if kind == "asymmetric":
+        if flips is None:
+            raise ValueError(
+                "flips: None given with kind 'asymmetric', expected the class that each class turns into; pass "
+                "CIFAR10_FLIPS, CIFAR100_FLIPS or a list of your own, or choose kind 'pairflip' for c -> c + 1"
+            )
+        return {"flips": flips, "per_class": per_class}
+    for name, given in (("flips", flips is not None), ("per_class", not per_class)):
+        if given:
+            raise ValueError(f"{name}: given with kind {kind!r}, which has none; leave it out or use kind 'asymmetric'")
+    return {}
+
+
+def _start(labels: Tensor, num_classes: int, rate: float, seed: int) -> tuple[Tensor, float, torch.Generator]:
+    """A copy of the labels to write the noise into, the checked rate, and the generator to draw with."""
+    integer("num_classes", num_classes, at_least=2, remedy="one class leaves nothing to flip to")
     rate = _check_rate(rate)
     seed = integer("seed", seed, at_least=0, remedy="choose any such number")
     _check_labels(labels, num_classes)
-    copy = labels.detach().to("cpu", torch.int64, copy=True)
-    generator = torch.Generator().manual_seed(seed)
-    counts = torch.bincount(copy, minlength=num_classes).tolist()
-    members = torch.argsort(copy, stable=True).split(counts)
+    return labels.detach().to("cpu", torch.int64, copy=True), rate, torch.Generator().manual_seed(seed)
+
+
+def _share_of_each_class(labels: Tensor, num_classes: int, rate: float, generator: torch.Generator) -> Tensor:
+    """Positions of round(rate * n_c) labels of every class c."""
+    counts = torch.bincount(labels, minlength=num_classes).tolist()
+    members = torch.argsort(labels, stable=True).split(counts)
     chosen = [
         positions[torch.randperm(count, generator=generator)[: round(rate * count)]]
         for positions, count in zip(members, counts, strict=True)
     ]
-    return copy, torch.cat(chosen), generator
+    return torch.cat(chosen)
+
+
+def _others(labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
+    """For every label one of the C-1 others."""
+    shift = torch.randint(1, num_classes, (len(labels),), generator=generator)
+    return (labels + shift) % num_classes
 
 
 def _check_rate(rate: float) -> float:
@@ -244,3 +423,19 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
             f"labels: class ids {low}..{high} given, expected 0..{num_classes - 1}; raise num_classes or "
             "renumber the classes"
         )
+
+
+def _check_flips(flips: Sequence[int], num_classes: int) -> Tensor:
+    """The table as int64 [C]."""
+    if len(flips) != num_classes:
+        raise ValueError(
+            f"flips: {len(flips)} entries given, expected {num_classes}, one for each class; a class that stays "
+            "clean has its own id"
+        )
+    for c, target in enumerate(flips):
+        integer(f"flips[{c}]", target, at_least=0, remedy=f"a class id below {num_classes}")
+        if target >= num_classes:
+            raise ValueError(f"flips[{c}]={target} is out of range, expected a class id in 0..{num_classes - 1}")
+    if list(flips) == list(range(num_classes)):
+        raise ValueError("flips: every class stays itself, expected at least one that changes; use rate 0 for no noise")
+    return torch.tensor(list(flips), dtype=torch.int64)

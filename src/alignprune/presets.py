@@ -27,6 +27,9 @@ class Preset:
         use: when it helps.
         cost: what it costs beside training.
         source: where it comes from.
+        label: what the paper's tables call it.
+        base: the method whose share of pruned samples says how many epochs a prune ratio takes; None where the policy
+            has a prune ratio itself.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Preset:
     use: str
     cost: str
     source: str
+    label: str
+    base: str | None = None
 
     @property
     def needs_reference(self) -> bool:
@@ -74,6 +79,7 @@ _REGISTRY = (
         use="the baseline",
         cost="nothing, saves nothing",
         source="-",
+        label="Full-training",
     ),
     Preset(
         name="dynamic-random",
@@ -84,6 +90,7 @@ _REGISTRY = (
         use="the baseline to beat at the same number of forward passes",
         cost="nothing",
         source="Qin et al. 2024",
+        label="Dynamic Random",
     ),
     Preset(
         name="infobatch",
@@ -94,6 +101,8 @@ _REGISTRY = (
         use="clean labels",
         cost="one loss a sample",
         source="Qin et al. 2024",
+        label="InfoBatch",
+        base="infobatch",
     ),
     Preset(
         name="seta",
@@ -104,6 +113,8 @@ _REGISTRY = (
         use="clean labels",
         cost="one loss a sample, a grouping per epoch",
         source="Zhou et al. 2025",
+        label="SeTa",
+        base="seta",
     ),
     Preset(
         name="ies",
@@ -114,6 +125,8 @@ _REGISTRY = (
         use="clean labels; saves backward passes only",
         cost="six losses a sample and a forward pass of the pruned samples every epoch",
         source="Yuan et al. 2025",
+        label="IES",
+        base="ies",
     ),
     Preset(
         name="divbs",
@@ -124,6 +137,7 @@ _REGISTRY = (
         use="clean labels; saves backward passes only",
         cost="a second forward pass and a greedy choice in every batch",
         source="Hong et al. 2024",
+        label="DivBS",
     ),
     Preset(
         name="infobatch+das",
@@ -134,6 +148,8 @@ _REGISTRY = (
         use="noisy labels and a small clean or pseudo-clean reference",
         cost="25 losses a sample, a forward pass of the reference per epoch",
         source="AlignPrune, section 3",
+        label="InfoBatch + Ours",
+        base="infobatch",
     ),
     Preset(
         name="seta+das",
@@ -144,6 +160,8 @@ _REGISTRY = (
         use="noisy labels and a small clean or pseudo-clean reference",
         cost="25 losses a sample, a forward pass of the reference and a grouping per epoch",
         source="AlignPrune, section 3",
+        label="SeTa + Ours",
+        base="seta",
     ),
 )
 

@@ -176,7 +176,7 @@ class Pruner:
 
     # ------------------------------------------------------------------ every step
 
-    def reduce(self, index: Tensor, losses: Tensor) -> Tensor:
+    def reduce(self, index: Tensor, losses: Tensor, *, record: Tensor | None = None) -> Tensor:
         """Record a batch's losses and return their weighted mean, to be back-propagated.
 
         The mean is over the samples of the batch, not over the weights: ``sum(w_i * l_i) / B``. Non-finite losses are
@@ -185,6 +185,8 @@ class Pruner:
         Args:
             index: integers [B], the samples' indices as they came out of the loader, on any device.
             losses: [B], any float dtype, with gradient: the criterion with ``reduction="none"``.
+            record: [B], the losses to rank by where they are not those to learn from, such as the plain cross-entropy
+                beside a loss that re-labels; they need no gradient.
 
         Returns:
             scalar, float32 (float64 for float64 losses), on the losses' device.
@@ -196,6 +198,11 @@ class Pruner:
             RuntimeError: if the epoch has no such batch left (``end_epoch`` or the sampler is missing).
         """
         count = self._check_batch(index, losses)
+        if record is not None and (record.shape != losses.shape or not record.is_floating_point()):
+            raise ValueError(
+                f"record is {record.dtype} of shape {tuple(record.shape)}, expected float [{count}] like losses: one "
+                f"loss a sample, of the same batch"
+            )
         if not self.policy.in_batch:
             self._sampler.advance(count)
         elif self._choosing == 0:
@@ -208,10 +215,13 @@ class Pruner:
         weights = self._on("weights", losses.device, self.selection.dense_weights)
         own = None if weights is None else weights.index_select(0, index).to(losses.dtype)
         mean = losses.mean() if own is None else torch.dot(losses, own.mul_(self._inverse(count, own)))
-        if mean.is_cpu and math.isfinite(mean.item()):  # one number tells for the whole batch
+        if record is not None:
+            finite = self._record(index, record.to(losses.device).masked_fill(~losses.isfinite(), math.nan), checked)
+        elif mean.is_cpu and math.isfinite(mean.item()):  # one number tells for the whole batch
             self._row_on(mean.device)[0].index_copy_(0, index, losses.detach().float())
             return mean
-        finite = self._record(index, losses, checked)
+        else:
+            finite = self._record(index, losses, checked)
         kept = torch.where(finite, losses, 0.0)
         total = kept.sum() if own is None else torch.dot(kept, own.mul_(count))
         return total / finite.sum().clamp_min(1)

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from safetensors.torch import save_file
+from timm.models import is_model_pretrained
 from torch import nn
 
 from alignprune.bench.models import MODELS, Mlp, create, features_and_logits
@@ -9,6 +14,18 @@ from alignprune.bench.models import MODELS, Mlp, create, features_and_logits
 
 def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def meta(name: str, num_classes: int, shape: tuple[int, ...]) -> nn.Module:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return create(name, num_classes, shape)
+
+
+def last_map(name: str, side: int) -> tuple[int, ...]:
+    """Shape of the last features before the pool."""
+    model: Any = meta(name, 10, (3, side, side))
+    return tuple(model.forward_features(torch.zeros(1, 3, side, side, device="meta")).shape)
 
 
 def test_resnet18_has_the_size_of_the_papers_network() -> None:
@@ -20,26 +37,79 @@ def test_resnet18_has_the_size_of_the_papers_network() -> None:
     assert parameters(create("resnet18", 10, (3, 32, 32))) == size == 11_173_962
 
 
+def test_preactresnet18_normalises_before_each_convolution() -> None:
+    # By hand: stem 3*64*9; a block of c channels 2 * 9c^2 + 4c (first of a stage, from c/2: 9c^2/2 + 9c^2,
+    # norms c + 2c, and a 1x1 shortcut c^2/2 without norm); a last norm; classifier 512 * 10 + 10.
+    size = 3 * 64 * 9 + 2 * (18 * 64**2 + 4 * 64) + 2 * 512 + 512 * 10 + 10
+    for c in (128, 256, 512):
+        size += 9 * c * c // 2 + 9 * c * c + 3 * c + c * c // 2 + 18 * c * c + 4 * c
+    model = create("preactresnet18", 10, (3, 32, 32))
+    assert parameters(model) == size == 11_172_170
+    assert last_map("preactresnet18", 32) == (1, 512, 4, 4)
+    assert last_map("preactresnet18", 96) == (1, 512, 3, 3)
+
+
+def test_newsnet_is_the_papers_network() -> None:
+    torch.manual_seed(0)
+    model, x = create("newsnet", 7, (4800,)), torch.randn(6, 4800)
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert [(m.in_features, m.out_features) for m in linear] == [(4800, 1200), (1200, 300), (300, 7)]
+    assert parameters(model) == 4800 * 1200 + 3 * 1200 + 1200 * 300 + 3 * 300 + 300 * 7 + 7
+    hidden = x
+    for layer in linear[:2]:  # the norms have neither scale nor shift yet
+        hidden = hidden @ layer.weight.T + layer.bias
+        hidden = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt()
+        hidden = hidden / (1 + hidden.abs())
+    expected = hidden @ linear[2].weight.T + linear[2].bias
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_small_newsnet_is_narrower() -> None:
+    model = create("newsnet-small", 7, (100,))
+    shapes = [(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)]
+    assert shapes == [(100, 300), (300, 100), (100, 7)]
+
+
+@pytest.mark.parametrize(
+    "name, millions, shape",
+    [
+        ("resnet50", 25.6, (3, 224, 224)),
+        ("inception-resnet-v2", 55.8, (3, 299, 299)),
+        ("convnext-t", 28.6, (3, 224, 224)),
+        ("convnext-b", 88.6, (3, 224, 224)),
+        ("deit-s", 22.1, (3, 224, 224)),
+        ("deit-b", 86.6, (3, 224, 224)),
+        ("swin-t", 28.3, (3, 224, 224)),
+        ("swin-b", 87.8, (3, 224, 224)),
+    ],
+)
+def test_large_networks_have_their_published_sizes(name: str, millions: float, shape: tuple[int, ...]) -> None:
+    assert round(parameters(meta(name, 1000, shape)) / 1e6, 1) == millions
+
+
 def test_small_images_keep_their_resolution_in_the_stem() -> None:
-    for name in ("resnet18", "resnet-small"):
-        model = create(name, 10, (3, 64, 64))
+    for name in ("resnet18", "resnet-small", "resnet50"):
+        model: Any = meta(name, 10, (3, 64, 64))
         assert (model.conv1.kernel_size, model.conv1.stride, model.conv1.padding) == ((3, 3), (1, 1), (1, 1))
         assert model.conv1.bias is None
         assert isinstance(model.maxpool, nn.Identity)
 
 
 def test_large_images_get_the_plain_stem() -> None:
-    for name in ("resnet18", "resnet-small"):
-        model = create(name, 10, (3, 96, 96))
+    for name in ("resnet18", "resnet-small", "resnet50"):
+        model: Any = meta(name, 10, (3, 96, 96))
         assert (model.conv1.kernel_size, model.conv1.stride) == ((7, 7), (2, 2))
         assert isinstance(model.maxpool, nn.MaxPool2d)
 
 
-def test_no_scale_starts_at_zero_in_the_networks_for_small_images() -> None:
-    for module in create("resnet18", 10, (3, 32, 32)).modules():
+@pytest.mark.parametrize("name", ["resnet18", "preactresnet18"])
+def test_nothing_starts_at_zero_in_the_networks_for_small_images(name: str) -> None:
+    for module in create(name, 10, (3, 32, 32)).modules():
         if isinstance(module, nn.BatchNorm2d):
             assert (module.weight == 1).all()
             assert (module.bias == 0).all()
+        elif isinstance(module, nn.Conv2d):
+            assert module.weight.std() > 0
 
 
 def test_the_small_resnet_is_small() -> None:
@@ -57,7 +127,12 @@ def test_the_mlp_has_three_layers_of_256() -> None:
     [
         ("resnet18", (3, 32, 32), 512),
         ("resnet-small", (1, 28, 28), 128),
+        ("preactresnet18", (3, 32, 32), 512),
+        ("inception-resnet-v2", (3, 75, 75), 1536),
+        ("deit-s", (3, 32, 32), 384),
+        ("swin-t", (3, 32, 32), 768),
         ("mlp", (20,), 256),
+        ("newsnet-small", (20,), 100),
         ("mobilenetv3_small_050", (3, 64, 64), 1024),
         ("convnext_atto", (3, 32, 32), 320),
     ],
@@ -73,14 +148,120 @@ def test_features_and_logits_agree_with_the_forward_pass(name: str, shape: tuple
     assert logits.shape == (2, 5)
 
 
-def test_every_network_learns_from_a_step() -> None:
-    for record in MODELS.values():
-        shape = (3, 32, 32) if record.inputs == "images" else (8,)
-        model = create(record.name, 3, shape)
-        x, y = torch.randn(4, *shape), torch.tensor([0, 1, 2, 0])
-        nn.functional.cross_entropy(model(x), y).backward()
-        assert all(parameter.grad is not None for parameter in model.parameters())
-        assert record.description
+@pytest.mark.parametrize("name", ["resnet18", "resnet-small", "preactresnet18", "mlp", "newsnet", "newsnet-small"])
+def test_every_small_network_learns_from_a_step(name: str) -> None:
+    shape = (3, 32, 32) if MODELS[name].inputs == "images" else (8,)
+    model = create(name, 3, shape)
+    assert model.training
+    x, y = torch.randn(4, *shape), torch.tensor([0, 1, 2, 0])
+    nn.functional.cross_entropy(model(x), y).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_making_a_network_moves_no_statistic() -> None:
+    for module in create("resnet-small", 3, (3, 32, 32)).modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.num_batches_tracked == 0
+            assert (module.running_mean == 0).all()
+
+
+def test_every_network_says_what_it_is() -> None:
+    assert all(name == record.name and record.description for name, record in MODELS.items())
+
+
+def test_published_weights_are_there_under_the_names_asked_for() -> None:
+    names = [record.build.args[0] for record in MODELS.values() if record.published]  # type: ignore[attr-defined]
+    assert len(names) == 10
+    assert all(is_model_pretrained(name) and name.endswith("_in1k") for name in names)
+
+
+@pytest.mark.parametrize("name, side, patch", [("deit-s", 40, 16), ("swin-t", 42, 4)])
+def test_transformers_take_images_of_whole_patches_only(name: str, side: int, patch: int) -> None:
+    whole = side + patch // 2
+    assert meta(name, 10, (3, whole, whole))(torch.zeros(1, 3, whole, whole, device="meta")).shape == (1, 10)
+    with pytest.raises(ValueError, match=rf"patches of {patch}x{patch} .* {side}x{side} .* to {whole}x{whole}"):
+        meta(name, 10, (3, side, side))
+
+
+def test_images_too_small_for_a_network_are_refused() -> None:
+    with pytest.raises(ValueError, match="input_shape: 'inception-resnet-v2' cannot take images of 32x32 pixels"):
+        meta("inception-resnet-v2", 10, (3, 32, 32))
+
+
+def drop_rates(model: nn.Module) -> list[float]:
+    return [module.drop_prob for module in model.modules() if hasattr(module, "drop_prob")]
+
+
+def test_drop_path_grows_to_its_value_at_the_last_block() -> None:
+    with torch.device("meta"):
+        rates = drop_rates(create("convnext-t", 10, (3, 32, 32), drop_path=0.4))
+    assert rates == sorted(rates)
+    assert rates[-1] == pytest.approx(0.4)
+    assert max(drop_rates(meta("swin-t", 10, (3, 32, 32))), default=0.0) == 0  # timm's own default is 0.1
+
+
+def test_drop_path_is_refused_where_there_is_none() -> None:
+    for name, shape in (("mlp", (4,)), ("inception-resnet-v2", (3, 75, 75))):
+        with torch.device("meta"), pytest.raises(ValueError, match="drop_path: 0.1 given, but .* no stochastic depth"):
+            create(name, 10, shape, drop_path=0.1)
+    with pytest.raises(ValueError, match="drop_path=1.0 is out of range"):
+        create("resnet18", 10, (3, 32, 32), drop_path=1.0)
+
+
+def stored(model: nn.Module, path: Path) -> str:
+    if path.suffix == ".safetensors":
+        save_file(model.state_dict(), path)
+    else:
+        torch.save(model.state_dict(), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("name, shape", [("resnet-small", (3, 32, 32)), ("mlp", (4,))])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_of_a_file_are_loaded(name: str, shape: tuple[int, ...], suffix: str, tmp_path: Path) -> None:
+    source = create(name, 5, shape)
+    model = create(name, 5, shape, weights=stored(source, tmp_path / f"weights{suffix}"))
+    x = torch.randn(2, *shape)
+    torch.testing.assert_close(model.eval()(x), source.eval()(x))
+    other = create(name, 7, shape, weights=str(tmp_path / f"weights{suffix}")).eval()
+    with torch.no_grad():
+        features, logits = features_and_logits(other, x)
+        torch.testing.assert_close(features, features_and_logits(source, x)[0])
+    assert logits.shape == (2, 7)
+
+
+def test_checkpoints_of_other_scripts_are_loaded(tmp_path: Path) -> None:
+    source = create("mlp", 3, (4,))
+    state = {f"module.{key}": value for key, value in source.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "checkpoint.pth")
+    model = create("mlp", 3, (4,), weights=str(tmp_path / "checkpoint.pth"))
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(model(x), source(x))
+
+
+def test_weights_of_another_network_are_refused_with_their_first_keys(tmp_path: Path) -> None:
+    file = stored(create("mlp", 3, (4,)), tmp_path / "mlp.pt")
+    with pytest.raises(
+        ValueError, match=r"no state dict of 'mlp' \(1 of another shape: body.0.weight \(256, 4\) instead"
+    ):
+        create("mlp", 3, (6,), weights=file)
+    with pytest.raises(
+        ValueError, match=r"missing: body.1.weight, body.1.bias, body.1.running_mean, \.\.\.; .* unknown: body.2"
+    ):
+        create("newsnet-small", 3, (4,), weights=file)
+
+
+def test_weights_that_nobody_has_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="weights: 'pretrained' given, but timm publishes none for 'mlp'"):
+        create("mlp", 3, (4,), weights="pretrained")
+    with pytest.raises(ValueError, match="images up to 64 pixels high get a 3x3 stem"):
+        create("resnet18", 3, (3, 32, 32), weights="pretrained")
+    with pytest.raises(
+        ValueError, match=r"weights: 'imagenet' given, expected 'pretrained' or a file that ends in \.pt"
+    ):
+        create("resnet18", 3, (3, 32, 32), weights="imagenet")
+    with pytest.raises(FileNotFoundError, match=r"weights: .*absent\.pt"):
+        create("mlp", 3, (4,), weights=str(tmp_path / "absent.pt"))
 
 
 def test_an_unknown_name_lists_the_own_and_the_nearest_names() -> None:
@@ -88,6 +269,8 @@ def test_an_unknown_name_lists_the_own_and_the_nearest_names() -> None:
         create("resnet-smal", 10, (3, 32, 32))
     with pytest.raises(ValueError, match=r"nearest: convnext_tiny"):
         create("convnxt_tiny", 10, (3, 32, 32))
+    with pytest.raises(ValueError, match=r"name: 'resnet50\.tv' is unknown"):
+        create("resnet50.tv", 10, (3, 96, 96))
 
 
 def test_images_and_features_are_not_confused() -> None:

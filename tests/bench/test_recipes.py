@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from timm.optim import Lars
 from torch import nn
+from torch.optim import lr_scheduler
 
+from alignprune.bench.models import MODELS
 from alignprune.bench.recipes import (
     RECIPES,
     Recipe,
@@ -17,9 +22,11 @@ from alignprune.bench.recipes import (
     make_optimizer,
     position,
     set_schedule,
+    table,
 )
 
 ONECYCLE = RECIPES["cifar100"]
+IMAGENET = ["convnext-t", "convnext-b", "deit-s", "deit-b", "swin-t", "swin-b"]
 ADAMW = Recipe(name="own", source="test", optimizer="adamw", lr=1e-3, momentum=0.8, schedule="constant")
 
 
@@ -86,15 +93,94 @@ def test_momentum_stays_without_the_cycle() -> None:
     assert {lr_and_momentum(fixed, p)[1] for p in (0.0, 0.1, 0.3, 0.9)} == {0.9}
 
 
-def test_cosine_is_torchs_annealing_to_zero() -> None:
-    recipe = RECIPES["sgd"]
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
-    for step in range(50):
-        lr, momentum = lr_and_momentum(recipe, step / 50)
-        assert (lr, momentum) == pytest.approx((optimizer.param_groups[0]["lr"], 0.9))
+def torch_rates(
+    lr: float, steps: int, make: Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]
+) -> list[float]:
+    """Learning rate at every step of one of torch's schedulers."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+    scheduler, rates = make(optimizer), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
+    return rates
+
+
+def rates(recipe: Recipe, steps: int) -> list[float]:
+    """Learning rate at every one of so many steps of a run."""
+    return [lr_and_momentum(recipe, step / steps)[0] for step in range(steps)]
+
+
+@pytest.mark.parametrize("name, last", [("sgd", 0.0), ("divbs", 1e-4), ("prune4rel", 1e-4), ("sop", 2e-4)])
+def test_cosine_is_torchs_annealing(name: str, last: float) -> None:
+    recipe = RECIPES[name]
+    expected = torch_rates(recipe.lr, 300, lambda sgd: lr_scheduler.CosineAnnealingLR(sgd, T_max=300, eta_min=last))
+    assert rates(recipe, 300) == pytest.approx(expected)
+
+
+def test_warm_up_is_torchs_linear_rise_before_the_annealing() -> None:
+    recipe = replace(RECIPES["convnext-t"], warmup=0.2)
+    expected = torch_rates(
+        4e-3,
+        100,
+        lambda sgd: lr_scheduler.SequentialLR(
+            sgd,
+            [
+                lr_scheduler.LinearLR(sgd, start_factor=1e-12, total_iters=20),
+                lr_scheduler.CosineAnnealingLR(sgd, T_max=80, eta_min=1e-6),
+            ],
+            milestones=[20],
+        ),
+    )
+    assert rates(recipe, 100) == pytest.approx(expected, abs=1e-12)
+    assert rates(recipe, 100)[20] == 4e-3
+
+
+@pytest.mark.parametrize(
+    "name, milestones, gamma", [("webvision", [50], 0.1), ("clothing1m", [5], 0.1), ("moderate", [60, 120, 160], 0.2)]
+)
+def test_multistep_is_torchs(name: str, milestones: list[int], gamma: float) -> None:
+    recipe, steps = RECIPES[name], 7
+    expected = torch_rates(
+        recipe.lr, recipe.epochs, lambda sgd: lr_scheduler.MultiStepLR(sgd, milestones=milestones, gamma=gamma)
+    )
+    for epoch, lr in enumerate(expected):
+        for step in (0, steps - 1):
+            assert lr_and_momentum(recipe, position(epoch, step, steps, recipe.epochs))[0] == pytest.approx(lr)
+
+
+def test_exponential_is_torchs_at_every_epoch_and_even_between() -> None:
+    recipe = RECIPES["ies"]
+    epochs = torch_rates(0.1, 200, lambda sgd: lr_scheduler.ExponentialLR(sgd, gamma=0.96))
+    steps = torch_rates(0.1, 400, lambda sgd: lr_scheduler.ExponentialLR(sgd, gamma=0.96**0.5))
+    assert rates(recipe, 200) == pytest.approx(epochs)
+    assert rates(recipe, 400) == pytest.approx(steps)
+
+
+def test_linear_is_constant_and_then_falls_to_zero_with_a_low_beta() -> None:
+    recipe = RECIPES["news"]
+    expected = torch_rates(
+        1e-3, 200, lambda sgd: lr_scheduler.LambdaLR(sgd, lambda e: min(1.0, (200 - e) / (200 - 80)))
+    )
+    assert rates(recipe, 200) == pytest.approx(expected)
+    betas = [lr_and_momentum(recipe, epoch / 200)[1] for epoch in range(200)]
+    assert betas == [0.9] * 80 + [0.1] * 120
+
+
+@given(st.sampled_from(sorted(RECIPES)), st.floats(0, 1, exclude_max=True))
+def test_no_recipe_leaves_its_range(name: str, where: float) -> None:
+    recipe = RECIPES[name]
+    lr, momentum = lr_and_momentum(recipe, where)
+    assert 0 <= lr <= recipe.peak_lr * (1 + 1e-12)
+    assert 0 < momentum < 1
+
+
+def test_the_learning_rate_grows_with_the_batch_where_it_is_stated_for_one() -> None:
+    deit = RECIPES["deit-s"]
+    assert deit.peak_lr == pytest.approx(1e-3)  # 5e-4 for 512 samples, and 1024 of them
+    assert replace(deit, batch_size=256).peak_lr == pytest.approx(2.5e-4)
+    assert lr_and_momentum(replace(deit, batch_size=256), 0.05)[0] == pytest.approx(2.5e-4)
+    assert replace(RECIPES["sgd"], batch_size=512).peak_lr == 0.1
 
 
 def test_constant_stays() -> None:
@@ -118,7 +204,12 @@ def test_every_step_lies_inside_the_run() -> None:
 
 @pytest.mark.parametrize(
     "recipe, kind",
-    [(ONECYCLE, Lars), (RECIPES["sgd"], torch.optim.SGD), (ADAMW, torch.optim.AdamW)],
+    [
+        (ONECYCLE, Lars),
+        (RECIPES["sgd"], torch.optim.SGD),
+        (ADAMW, torch.optim.AdamW),
+        (replace(RECIPES["news"], weight_decay=5e-4), torch.optim.Adam),
+    ],
 )
 def test_the_schedule_reaches_every_parameter_group(recipe: Recipe, kind: type) -> None:
     optimizer = make_optimizer(recipe, [nn.Parameter(torch.ones(3))])
@@ -129,13 +220,77 @@ def test_the_schedule_reaches_every_parameter_group(recipe: Recipe, kind: type) 
         lr, momentum = lr_and_momentum(recipe, where)
         for group in optimizer.param_groups:
             assert group["lr"] == lr
-            assert (group["betas"] if kind is torch.optim.AdamW else [group["momentum"]])[0] == momentum
+            assert (group["betas"] if "betas" in group else [group["momentum"]])[0] == momentum
             assert group["weight_decay"] == 5e-4
 
 
-def test_sgd_uses_nesterov_momentum() -> None:
-    optimizer = make_optimizer(RECIPES["sgd"], [nn.Parameter(torch.ones(3))])
-    assert optimizer.param_groups[0]["nesterov"]
+def steps_of(recipe: Recipe, start: torch.Tensor, gradients: list[torch.Tensor]) -> torch.Tensor:
+    """Where the recipe's optimiser takes a tensor, at the learning rate of position 0."""
+    parameter = nn.Parameter(start.clone())
+    optimizer = make_optimizer(recipe, [parameter])
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+    return parameter.detach()
+
+
+@pytest.fixture
+def walk() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    start, *gradients = torch.randn(6, 4, 3, dtype=torch.float64, generator=generator)
+    return start, gradients
+
+
+@pytest.mark.parametrize("name, nesterov", [("sgd", True), ("ies", False)])
+def test_sgd_steps_as_written_down(name: str, nesterov: bool, walk: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
+    w, buffer = walk[0], torch.zeros(4, 3)
+    for gradient in walk[1]:
+        g = gradient + 5e-4 * w
+        buffer = 0.9 * buffer + g
+        w = w - 0.1 * (g + 0.9 * buffer if nesterov else buffer)
+    torch.testing.assert_close(steps_of(RECIPES[name], *walk), w)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_adam_steps_as_written_down(optimizer: str, walk: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
+    recipe = Recipe(name="own", source="test", optimizer=optimizer, lr=0.01, momentum=0.8, weight_decay=0.3)
+    w, m, v = walk[0], torch.zeros(4, 3), torch.zeros(4, 3)
+    for t, gradient in enumerate(walk[1], start=1):
+        g = gradient + 0.3 * w if optimizer == "adam" else gradient
+        w = w - 0.01 * 0.3 * w if optimizer == "adamw" else w
+        m, v = 0.8 * m + 0.2 * g, 0.999 * v + 0.001 * g * g
+        w = w - 0.01 * (m / (1 - 0.8**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+    torch.testing.assert_close(steps_of(recipe, *walk), w)
+
+
+class WithPositions(nn.Module):
+    """A linear layer, a norm and a table that it names as not to decay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(3, 3), nn.LayerNorm(3)
+        self.positions = nn.Parameter(torch.ones(2, 3))
+
+    def no_weight_decay(self) -> set[str]:
+        return {"positions"}
+
+
+@pytest.mark.parametrize("decay_all", [True, False])
+def test_weight_decay_spares_norms_biases_and_what_the_network_names(decay_all: bool) -> None:
+    network = WithPositions()
+    for parameter in network.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    recipe = replace(ADAMW, weight_decay=0.5, lr=0.1, decay_all=decay_all)
+    make_optimizer(recipe, network).step()
+    after = {name: float(parameter.detach().mean()) for name, parameter in network.named_parameters()}
+    decayed = set(after) if decay_all else {"linear.weight"}
+    assert after == {name: pytest.approx(1 - 0.1 * 0.5 if name in decayed else 1.0) for name in after}
+
+
+def test_names_are_needed_to_spare_parameters() -> None:
+    with pytest.raises(TypeError, match="recipe 'swin-t' spares some of them .*; pass the network itself"):
+        make_optimizer(RECIPES["swin-t"], WithPositions().parameters())
 
 
 def reference_lars_step(w: torch.Tensor, g: torch.Tensor, lr: float, decay: float) -> torch.Tensor:
@@ -156,23 +311,105 @@ def test_the_first_lars_step_is_the_reference_step(start: str) -> None:
     torch.testing.assert_close(parameter.detach(), expected)
 
 
+# (model, epochs, batch size, optimiser, learning rate, schedule, weight decay)
+TABLE_A = {
+    "cifar100": ("resnet18", 200, 128, "lars", 5.2, "onecycle", 5e-4),
+    "cifar10": ("resnet18", 200, 128, "lars", 5.62, "onecycle", 5e-4),
+    "webvision": ("inception-resnet-v2", 100, 32, "sgd", 0.02, "multistep", 5e-4),
+    "clothing1m": ("resnet50", 10, 32, "sgd", 0.002, "multistep", 5e-4),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_A)
+def test_table_a_is_the_papers(name: str) -> None:
+    recipe = RECIPES[name]
+    assert (
+        recipe.model,
+        recipe.epochs,
+        recipe.batch_size,
+        recipe.optimizer,
+        recipe.peak_lr,
+        recipe.schedule,
+        recipe.weight_decay,
+    ) == TABLE_A[name]
+    assert recipe.weights == ("pretrained" if name == "clothing1m" else None)
+    assert recipe.momentum == 0.9
+
+
+# (epochs, batch size, learning rate, Nesterov, weight decay): facts of the repositories
+BASELINES = {
+    "sgd": (60, 128, 0.1, True, 5e-4),
+    "sgd-cosine": (200, 128, 0.1, True, 5e-4),
+    "ies": (200, 64, 0.1, False, 5e-4),
+    "divbs": (200, 320, 0.1, False, 5e-4),
+    "dual": (200, 128, 0.1, True, 5e-4),
+    "prune4rel": (300, 128, 0.02, True, 5e-4),
+    "sop": (300, 128, 0.02, False, 5e-4),
+    "moderate": (200, 128, 0.1, False, 5e-4),
+    "deepcore": (200, 256, 0.1, True, 5e-4),
+    "deepcore-proxy": (40, 256, 0.1, True, 5e-4),
+    "infobatch-imagenet": (90, 1024, 6.4, False, 1e-5),
+    "news": (200, 128, 1e-3, False, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_have_the_values_of_their_code(name: str) -> None:
+    r = RECIPES[name]
+    assert (r.epochs, r.batch_size, r.peak_lr, r.nesterov, r.weight_decay) == BASELINES[name]
+
+
+# (highest learning rate, drop path, gradient norm, epochs of warm-up)
+PUBLIC = {
+    "convnext-t": (4e-3, 0.1, 0, 20),
+    "convnext-b": (4e-3, 0.5, 0, 20),
+    "deit-s": (1e-3, 0.1, 0, 5),
+    "deit-b": (1e-3, 0.1, 0, 5),
+    "swin-t": (1e-3, 0.2, 5, 20),
+    "swin-b": (1e-3, 0.5, 5, 20),
+}
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_imagenet_recipes_are_the_public_ones_at_100_epochs_without_mixing(name: str) -> None:
+    r = RECIPES[name]
+    assert (r.peak_lr, r.drop_path, r.clip, r.warmup * r.epochs) == pytest.approx(PUBLIC[name])
+    assert (r.model, r.epochs, r.optimizer, r.weight_decay, r.decay_all) == (name, 100, "adamw", 0.05, False)
+    assert r.label_smoothing == 0.1
+    assert "without mixup and cutmix" in r.source
+
+
 def test_recipes_are_frozen_and_say_where_they_come_from() -> None:
     for name, recipe in RECIPES.items():
         assert recipe.name == name
         assert recipe.source
-    assert (ONECYCLE.lr, ONECYCLE.epochs, ONECYCLE.batch_size, ONECYCLE.label_smoothing) == (
-        5.2,
-        200,
-        128,
-        0.1,
-    )
-    assert (RECIPES["sgd"].epochs, RECIPES["sgd"].label_smoothing) == (60, 0.0)
+        assert recipe.model is None or recipe.model in MODELS
+    assert ONECYCLE.label_smoothing == 0.1
     with pytest.raises(FrozenInstanceError):
         ONECYCLE.lr = 1.0  # type: ignore[misc]
 
 
+def test_the_table_tells_every_recipe_in_words() -> None:
+    rows = {row["recipe"]: row for row in table()}
+    assert list(rows) == list(RECIPES)
+    assert len({tuple(row) for row in rows.values()}) == 1
+    assert rows["clothing1m"]["model"] == "resnet50, pretrained"
+    assert rows["cifar100"]["optimiser"] == "LARS, momentum 0.95 to 0.85"
+    assert rows["swin-b"]["optimiser"] == "AdamW, beta1 0.9, gradient norm <= 5"
+    assert rows["deit-s"]["learning rate"] == "0.0005 at 512"
+    assert rows["deit-s"]["weight decay"] == "0.05, no norm or bias"
+    assert {name: rows[name]["schedule"] for name in ("cifar10", "moderate", "ies", "news", "swin-t")} == {
+        "cifar10": "one cycle, peak at 30%",
+        "moderate": "x 0.2 at 30%, 60%, 80%",
+        "ies": "x 0.96 an epoch",
+        "news": "constant to 40%, then linear to 0",
+        "swin-t": "warm-up to 20%, cosine to 1e-05",
+    }
+
+
 def test_unknown_names_list_the_known_and_the_nearest() -> None:
-    message = "recipe='cifar-100' is unknown, expected one of cifar100, cifar10, sgd; did you mean 'cifar100'?"
+    known = ", ".join(RECIPES)
+    message = f"recipe='cifar-100' is unknown, expected one of {known}; did you mean 'cifar100'?"
     with pytest.raises(ValueError, match=re.escape(message)):
         get("cifar-100")
     assert get("sgd") is RECIPES["sgd"]
@@ -195,9 +432,37 @@ def test_unknown_names_list_the_known_and_the_nearest() -> None:
         ({"pct_start": 0.0}, "pct_start=0.0 is out of range"),
         ({"div_factor": 0.5}, "div_factor=0.5 is out of range"),
         ({"final_div_factor": 0.0}, "final_div_factor=0.0 is out of range"),
-        ({"schedule": "cosine"}, "cycle_momentum=True is given with schedule 'cosine'"),
+        ({"clip": -1.0}, "clip=-1.0 is out of range"),
+        ({"drop_path": 1.0}, "drop_path=1.0 is out of range"),
+        ({"lr_batch_size": 0}, "lr_batch_size=0 is out of range"),
+        ({"min_lr": 6.0}, r"min_lr=6.0 is out of range, expected a value in \[0, 5.2\]"),
+        ({"warmup": 1.0}, "warmup=1.0 is out of range"),
+        ({"gamma": 0.0}, "gamma=0.0 is out of range"),
+        ({"decay_start": 1.0}, "decay_start=1.0 is out of range"),
+        ({"late_momentum": -0.1}, "late_momentum=-0.1 is out of range"),
+        ({"milestones": (0.6, 0.3)}, r"milestones=\(0.6, 0.3\) are out of range, expected ascending shares"),
+        ({"milestones": (0.5, 1.0)}, r"milestones=\(0.5, 1.0\) are out of range"),
     ],
 )
 def test_values_out_of_range_are_named(change: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        replace(ONECYCLE, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"schedule": "cosine"}, "cycle_momentum=True is given with schedule 'cosine', expected 'onecycle'"),
+        ({"warmup": 0.1}, "warmup=0.1 is given with schedule 'onecycle', expected 'cosine'"),
+        ({"min_lr": 0.1}, "min_lr=0.1 is given with schedule 'onecycle', expected 'cosine'"),
+        ({"milestones": (0.5,)}, "milestones=.* is given with schedule 'onecycle', expected 'multistep'"),
+        ({"gamma": 0.5}, "gamma=0.5 is given with schedule 'onecycle', expected 'multistep' or 'exponential'"),
+        ({"decay_start": 0.5}, "decay_start=0.5 is given with schedule 'onecycle', expected 'linear'"),
+        ({"late_momentum": 0.1}, "late_momentum=0.1 is given with schedule 'onecycle', expected 'linear'"),
+        ({"nesterov": True}, "nesterov=True is given with optimizer 'lars'"),
+        ({"schedule": "multistep", "cycle_momentum": False}, r"milestones=\(\) is given with schedule 'multistep'"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(change: dict[str, object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         replace(ONECYCLE, **change)  # type: ignore[arg-type]

@@ -11,20 +11,24 @@ import numpy as np
 import pytest
 import torch
 
-from alignprune import presets
+from alignprune import coresets, presets, relabel
+from alignprune.bench.config import TrainConfig, default_config
 from alignprune.bench.runs import RunFolder, write_json
-from alignprune.bench.training import Progress, TrainConfig, default_config, train
+from alignprune.bench.training import Progress, train
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> str:
     """Small images of four classes, told apart by which quarter is bright; augmentation draws from the global RNG."""
+    return quarters(tmp_path / "quarters.npz")
+
+
+def quarters(path: Path) -> str:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 200)
     pictures = rng.integers(0, 80, (200, 16, 16, 3), dtype=np.uint8)
     for picture, label in zip(pictures, labels, strict=True):
         picture[8 * (label // 2) :][:8, 8 * (label % 2) :][:, :8] += 120
-    path = tmp_path / "quarters.npz"
     np.savez(
         path,
         x_train=pictures[:150],
@@ -125,3 +129,142 @@ def test_a_run_folder_never_holds_half_a_file(tmp_path: Path) -> None:
 def test_json_has_no_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": float("nan"), "b": [1.0, float("inf")]})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [1.0, None]}
+
+
+# -- static methods, budgets, re-labelling -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A data set and the folder of a full training on it that collected."""
+    folder = tmp_path_factory.mktemp("proxy")
+    dataset = quarters(folder / "quarters.npz")
+    train(config(dataset, "full", folder / "run", epochs=12, collect=True))
+    return dataset, folder / "run"
+
+
+STATIC = {"dual": {"coreset": coresets.DUAL(epochs=12)}}
+
+
+@pytest.mark.parametrize("method", coresets.CORESETS)
+def test_every_static_method_trains_on_the_share_that_it_keeps(
+    method: str, proxy: tuple[str, Path], tmp_path: Path
+) -> None:
+    dataset, folder = proxy
+    if method == "ssp":
+        torch.save(torch.randn(150, 4, generator=torch.Generator().manual_seed(0)), tmp_path / "features.pt")
+        extra: dict[str, Any] = {"self_supervised": tmp_path / "features.pt"}
+    else:
+        extra = STATIC.get(method, {})
+    result = train(config(dataset, method, tmp_path / "run", epochs=2, prune_ratio=0.3, proxy=folder, **extra))
+    assert result["train_size"] == 105
+    assert result["forward_fraction"] == pytest.approx(0.7)
+    assert (result["proxy_forward_passes"] == 0) == (method == "static-random")
+
+
+def test_a_proxy_is_trained_where_none_is_given_and_told_apart_from_another_data_sets(
+    images: str, proxy: tuple[str, Path], tmp_path: Path
+) -> None:
+    static = config(images, "small-loss", tmp_path / "run", epochs=2, prune_ratio=0.5)
+    result = train(static)
+    assert (tmp_path / "run-proxy/result.json").exists()
+    assert (
+        result["proxy_forward_passes"] == 2 * 150 + 150 + 150
+    )  # its training, a plain and a strong look at everything
+    with pytest.raises(ValueError, match="other samples or labels"):
+        train(replace(static, out=tmp_path / "other", seed=1, proxy=tmp_path / "run-proxy"))
+    with pytest.raises(FileNotFoundError, match="holds no finished run"):
+        train(replace(static, out=tmp_path / "other", proxy=tmp_path / "nowhere"))
+
+
+def test_the_proxy_run_collects_what_a_slow_look_at_the_network_finds(proxy: tuple[str, Path]) -> None:
+    _, folder = proxy
+    found = coresets.Proxy.load(folder / "proxy.npz")
+    assert found.label_probabilities.shape == (12, 150)
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    noise = np.load(folder / "noise.npz")
+    assert torch.equal(found.labels, torch.from_numpy(noise["labels"]))
+    # the recorded loss of an epoch is -log of the label's probability in it: the recipe smooths no labels
+    own = -found.label_probabilities[-1].log()
+    wrong = torch.from_numpy(noise["labels"] != noise["clean"])
+    assert float(own[wrong].mean()) == pytest.approx(metrics[-1]["noisy_loss"], rel=1e-4)
+    assert float(own[~wrong].mean()) == pytest.approx(metrics[-1]["clean_loss"], rel=1e-4)
+    assert found.correct[-1].float().mean() > found.correct[0].float().mean()
+    assert found.strong_logits is not None
+
+
+def test_collecting_does_not_change_the_training(images: str, tmp_path: Path) -> None:
+    plain = train(config(images, "full", tmp_path / "plain", epochs=3))
+    collecting = train(config(images, "full", tmp_path / "collecting", epochs=3, collect=True))
+    assert collecting["test_loss"] == plain["test_loss"]
+
+
+def test_a_pseudo_clean_reference_is_what_the_coreset_method_keeps(proxy: tuple[str, Path], tmp_path: Path) -> None:
+    dataset, folder = proxy
+    result = train(
+        config(
+            dataset, "infobatch+das", tmp_path / "a", epochs=2, reference="small-loss", reference_size=30, proxy=folder
+        )
+    )
+    assert result["reference_forward_passes"] == 2 * 30
+    chosen = coresets.select("small-loss", coresets.Proxy.load(folder / "proxy.npz"), 30, seed=0)
+    np.save(tmp_path / "chosen.npy", chosen.numpy())
+    given = train(config(dataset, "infobatch+das", tmp_path / "b", epochs=2, reference=str(tmp_path / "chosen.npy")))
+    assert result["test_loss"] == given["test_loss"]
+
+
+@pytest.mark.parametrize("method", ["infobatch", "seta+das", "dynamic-random", "divbs"])
+def test_the_equal_budget_trains_every_method_on_exactly_as_many_samples(
+    method: str, images: str, tmp_path: Path
+) -> None:
+    equal = config(images, method, tmp_path / "equal", epochs=6, prune_ratio=0.5, budget="equal")
+    if equal.base is not None:
+        train(config(images, method, tmp_path / "own", epochs=6))
+        equal = replace(equal, base_run=tmp_path / "own")
+    result = train(equal)
+    assert result["trained_fraction"] == pytest.approx(0.5, abs=0.02 if method == "divbs" else 1e-9)
+
+
+def test_a_calibrated_run_is_shorter_and_takes_its_epochs_from_the_base(images: str, tmp_path: Path) -> None:
+    base = train(config(images, "infobatch", tmp_path / "base", epochs=10))
+    short = train(
+        config(images, "infobatch+das", tmp_path / "run", epochs=10, prune_ratio=0.5, base_run=tmp_path / "base")
+    )
+    assert short["epochs"] == round(10 * 0.5 / (1 - base["pruned_share"]))
+
+
+@pytest.mark.parametrize("method", ["full", "infobatch+das", "prune4rel"])
+def test_relabelling_composes_with_every_kind_of_method(method: str, proxy: tuple[str, Path], tmp_path: Path) -> None:
+    dataset, folder = proxy
+    extra: dict[str, Any] = {"prune_ratio": 0.3, "proxy": folder} if method == "prune4rel" else {}
+    settings = relabel.SETTINGS["cifar10n"]
+    whole = config(dataset, method, tmp_path / "whole", epochs=4, relabel=settings, **extra)
+    result = train(whole)
+    assert np.isfinite(result["test_loss"])
+    with pytest.raises(Stop):
+        train(replace(whole, out=tmp_path / "cut"), StopAfter(2))
+    assert comparable(train(replace(whole, out=tmp_path / "cut", resume=True))) == comparable(result)
+
+
+def test_two_views_of_features_are_refused_before_training(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 5)).astype(np.float32), rng.integers(0, 2, 60)
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
+    wrong = replace(default_config(str(tmp_path / "x.npz"), "full"), relabel=relabel.SETTINGS["cifar10n"])
+    with pytest.raises(ValueError, match="has no second view"):
+        train(replace(wrong, out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluations_are_as_rare_as_asked_and_never_miss_the_end(images: str, tmp_path: Path) -> None:
+    train(config(images, "full", tmp_path / "run", epochs=5, evaluate_every=2))
+    metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["accuracy"] is not None for row in metrics] == [False, True, False, True, True]
+
+
+def test_the_losses_of_right_and_wrong_labels_are_kept_for_figures(images: str, tmp_path: Path) -> None:
+    train(config(images, "infobatch", tmp_path / "run", epochs=6))
+    stored = np.load(tmp_path / "run/losses.npz")
+    assert stored["epochs"].tolist() == [3, 6]
+    assert stored["losses"].shape == (2, 150)
+    assert stored["is_noisy"].mean() == pytest.approx(0.3, abs=0.02)

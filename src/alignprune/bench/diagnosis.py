@@ -39,6 +39,16 @@ def noise_auroc(score: Score, values: Tensor, is_noisy: Tensor) -> float:
     return float(roc_auc_score(truth, suspicion))
 
 
+def mean_losses(losses: Tensor, is_noisy: Tensor) -> tuple[float, float]:
+    """Mean recorded loss of the samples with right and of those with wrong labels, NaN where there are none.
+
+    Args:
+        losses: float32 [num_samples], NaN where a sample has none.
+        is_noisy: bool [num_samples].
+    """
+    return float(losses[~is_noisy].nanmean()), float(losses[is_noisy].nanmean())
+
+
 def mean_of_known(values: list[float]) -> float:
     """Mean of the entries that are no NaN, NaN if there is none."""
     known = [value for value in values if not np.isnan(value)]

@@ -9,30 +9,39 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from timm.models import is_model_pretrained, load_state_dict
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
+
+from alignprune._checks import number
 
 # Up to this height the first convolution keeps the resolution: 7x7 stride 2 and a pool would leave 8x8 of
 # 32x32.
 SMALL_IMAGE = 64
 
+PRETRAINED = "pretrained"
+_WEIGHT_FILES = (".pt", ".pth", ".safetensors")
 
-class Mlp(nn.Module):
-    """Three linear layers with ReLU between them, with timm's methods for features and classifier.
+
+class FeatureNetwork(nn.Module):
+    """Hidden layers and a linear classifier, with timm's methods for features and classifier.
 
     Args:
+        body: Features [B, D] to the last hidden layer [B, width].
+        width: Units of the last hidden layer.
         num_classes: Number of classes.
-        num_inputs: Number of features D of a sample.
-        width: Units of both hidden layers.
     """
 
-    def __init__(self, num_classes: int, num_inputs: int, width: int = 256) -> None:
+    def __init__(self, body: nn.Module, width: int, num_classes: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(num_inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.body = body
         self.fc = nn.Linear(width, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -52,6 +61,44 @@ class Mlp(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
+class Mlp(FeatureNetwork):
+    """Three linear layers with ReLU between them.
+
+    Args:
+        num_classes: Number of classes.
+        num_inputs: Number of features D of a sample.
+        width: Units of both hidden layers.
+    """
+
+    def __init__(self, num_classes: int, num_inputs: int, width: int = 256) -> None:
+        body = nn.Sequential(nn.Linear(num_inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        super().__init__(body, width, num_classes)
+
+
+class NewsNet(FeatureNetwork):
+    """Three linear layers with batch normalisation and softsign between them: the network for NEWS.
+
+    The pooling of the frozen word vectors is left to the data set.
+
+    Args:
+        num_classes: Number of classes.
+        num_inputs: Number of features D of a sample.
+        widths: Units of the two hidden layers.
+
+    Source: Co-teaching+ (xingruiyu/coteaching_plus, model.py).
+    """
+
+    def __init__(self, num_classes: int, num_inputs: int, widths: tuple[int, int] = (1200, 300)) -> None:
+        layers: list[nn.Module] = []
+        for before, after in zip((num_inputs, widths[0]), widths, strict=True):
+            layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.Softsign()]
+        super().__init__(nn.Sequential(*layers), widths[1], num_classes)
+
+
+# (num_classes, input_shape, drop_path, pretrained) to the network.
+_Build = Callable[[int, tuple[int, ...], float, bool], nn.Module]
+
+
 @dataclass(frozen=True)
 class ModelRecord:
     """A network with a name of its own.
@@ -60,30 +107,43 @@ class ModelRecord:
         name: Its key in `MODELS`.
         description: What it is and what it is for, one line.
         inputs: "images" or "features".
-        build: Makes it from (num_classes, input_shape).
+        build: Makes it from (num_classes, input_shape, drop_path, pretrained).
+        published: Whether timm publishes weights for it; they are those trained on ImageNet-1K alone.
     """
 
     name: str
     description: str
     inputs: str
-    build: Callable[[int, tuple[int, ...]], nn.Module]
+    build: _Build
+    published: bool = False
 
 
-def create(name: str, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
-    """Make a network with fresh weights, drawn from torch's global generator.
+def create(
+    name: str,
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    weights: str | None = None,
+    drop_path: float = 0.0,
+) -> nn.Module:
+    """Make a network; fresh weights are drawn from torch's global generator.
 
     Args:
         name: A key of `MODELS` or the name of a timm model.
         num_classes: Number of classes, at least 2.
         input_shape: Shape of one sample: (channels, height, width) or (features,).
+        weights: None = fresh; "pretrained" = those that timm publishes; or the file of a state dict (.pt, .pth,
+            .safetensors; averaged weights where it has them). The classifier stays fresh where it has another number
+            of classes there.
+        drop_path: Stochastic depth, in [0, 1): the share of samples that skip the last block; 0 = none.
 
     Returns:
         The network, in training mode.
 
     Raises:
-        ValueError: If the name is unknown, does not fit the input, or a number is out of its range.
+        ValueError: If the name is unknown, input or weights do not fit it, or a number is out of its range.
+        FileNotFoundError: If there is no such file of weights.
 
-    Source: AlignPrune 4.1 (ResNet-18 for CIFAR).
+    Source: AlignPrune, Table A and section 4.1, for the networks of its experiments.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes: {num_classes} given, expected >= 2")
@@ -92,12 +152,18 @@ def create(name: str, num_classes: int, input_shape: tuple[int, ...]) -> nn.Modu
             f"input_shape: {tuple(input_shape)} given, expected (channels, height, width) or (features,); "
             "use the input_shape of the data"
         )
-    if name not in MODELS and not timm.is_model(name):
+    number("drop_path", drop_path, low=0, high=1, open_high=True, remedy="0 drops nothing")
+    if name not in MODELS and not _is_timm(name):
         raise ValueError(_unknown_model(name))
     _check_inputs(name, input_shape)
-    if name in MODELS:
-        return MODELS[name].build(num_classes, input_shape)
-    return timm.create_model(name, num_classes=num_classes, in_chans=input_shape[0], pretrained=False)
+    _check_weights(name, weights)
+    build = MODELS[name].build if name in MODELS else partial(_timm, name)
+    network = build(num_classes, tuple(input_shape), drop_path, weights == PRETRAINED)
+    if len(input_shape) == 3:
+        _try(network, name, input_shape)
+    if weights is not None and weights != PRETRAINED:
+        _load(network, name, Path(weights))
+    return network
 
 
 def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,37 +196,89 @@ def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
             "expected one classifier; choose a model without a distillation head"
         )
     features = network.forward_head(network.forward_features(x), pre_logits=True)
+    if isinstance(classifier, nn.Conv2d):  # timm's pre-activation ResNets: a 1x1 convolution of 1x1 images
+        return features, classifier(features[:, :, None, None]).flatten(1)
     return features, classifier(features)
 
 
-def _resnet18(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
-    model = timm.create_model("resnet18", num_classes=num_classes, in_chans=input_shape[0], pretrained=False)
-    return _small_stem(model) if input_shape[1] <= SMALL_IMAGE else model
+def _timm(name: str, num_classes: int, input_shape: tuple[int, ...], drop_path: float, pretrained: bool) -> nn.Module:
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": input_shape[0], "pretrained": pretrained}
+    published = timm.get_pretrained_cfg(name)
+    if published is not None and published.fixed_input_size:
+        options["img_size"] = input_shape[1:]
+    try:
+        # Always given, since timm's own default is not 0 everywhere.
+        network = timm.create_model(name, drop_path_rate=drop_path, **options)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        if drop_path:
+            raise ValueError(
+                f"drop_path: {drop_path} given, but this network has no stochastic depth; expected 0"
+            ) from error
+        network = timm.create_model(name, **options)
+    if "img_size" in options:
+        _check_patches(network, input_shape)
+    return network
 
 
-def _resnet_small(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
+def _residual(
+    name: str, num_classes: int, input_shape: tuple[int, ...], drop_path: float, pretrained: bool
+) -> nn.Module:
+    """A ResNet of timm, with the stem for small images where they are small."""
+    small = input_shape[1] <= SMALL_IMAGE
+    if small and pretrained:
+        raise ValueError(
+            f"weights: 'pretrained' given, but images up to {SMALL_IMAGE} pixels high get a 3x3 stem here, which "
+            "nobody publishes weights for; use larger images or a file of your own"
+        )
+    network = _timm(name, num_classes, input_shape, drop_path, pretrained)
+    return _small_stem(network, input_shape[0]) if small else network
+
+
+def _resnet_small(num_classes: int, input_shape: tuple[int, ...], drop_path: float, pretrained: bool) -> nn.Module:
     # timm's ResNet always has four stages. Any: it declares the block as an instance, and takes the class.
     block: Any = BasicBlock
-    model = ResNet(block, (1, 1, 1, 1), num_classes=num_classes, in_chans=input_shape[0], channels=(16, 32, 64, 128))
-    return _small_stem(model) if input_shape[1] <= SMALL_IMAGE else model
+    network = ResNet(
+        block,
+        (1, 1, 1, 1),
+        num_classes=num_classes,
+        in_chans=input_shape[0],
+        channels=(16, 32, 64, 128),
+        drop_path_rate=drop_path,
+    )
+    return _small_stem(network, input_shape[0]) if input_shape[1] <= SMALL_IMAGE else network
 
 
-def _small_stem(model: Any) -> nn.Module:
+def _small_stem(network: Any, channels: int) -> nn.Module:
     """Give a ResNet the stem for small images, and the initialisation of the CIFAR scripts.
 
-    timm starts the last normalisation of each block at zero; LARS takes an unscaled step on a zero tensor.
-    The scripts that the experiments follow leave every layer at PyTorch's default.
+    timm starts the last layer of each block at zero; LARS takes an unscaled step on a zero tensor. The scripts
+    that the experiments follow leave every layer at PyTorch's default.
     """
-    model.conv1 = nn.Conv2d(model.in_chans, 64, kernel_size=3, stride=1, padding=1, bias=False)
-    model.maxpool = nn.Identity()
-    for module in model.modules():
+    stem = nn.Conv2d(channels, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    if hasattr(network, "stem"):
+        network.stem = stem
+    else:
+        network.conv1, network.maxpool = stem, nn.Identity()
+    for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.Linear)):
             module.reset_parameters()
-    return model
+    return network
 
 
-def _mlp(num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
-    return Mlp(num_classes, input_shape[0])
+def _features(
+    network: Callable[[int, int], nn.Module],
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    drop_path: float,
+    pretrained: bool,
+) -> nn.Module:
+    if drop_path:
+        raise ValueError(
+            f"drop_path: {drop_path} given, but networks for features have no stochastic depth; expected 0"
+        )
+    return network(num_classes, input_shape[0])
 
 
 MODELS: dict[str, ModelRecord] = {
@@ -171,7 +289,8 @@ MODELS: dict[str, ModelRecord] = {
             description="ResNet-18, with a 3x3 stem without pool for images up to 64 pixels high (the "
             "paper's CIFAR network, 11.2 M parameters)",
             inputs="images",
-            build=_resnet18,
+            build=partial(_residual, "resnet18.tv_in1k"),
+            published=True,
         ),
         ModelRecord(
             name="resnet-small",
@@ -180,10 +299,85 @@ MODELS: dict[str, ModelRecord] = {
             build=_resnet_small,
         ),
         ModelRecord(
+            name="preactresnet18",
+            description="Pre-activation ResNet-18, stem as that of resnet18 (CIFAR with SOP and Prune4ReL; 11.2 M)",
+            inputs="images",
+            build=partial(_residual, "resnetv2_18.ra4_e3600_r224_in1k"),
+            published=True,
+        ),
+        ModelRecord(
+            name="resnet50",
+            description="ResNet-50, stem as that of resnet18 (Clothing-1M, with torchvision's first weights; 25.6 M)",
+            inputs="images",
+            build=partial(_residual, "resnet50.tv_in1k"),
+            published=True,
+        ),
+        ModelRecord(
+            name="inception-resnet-v2",
+            description="Inception-ResNet-v2 (WebVision; images from 75 pixels on, 55.8 M)",
+            inputs="images",
+            build=partial(_timm, "inception_resnet_v2.tf_in1k"),
+            published=True,
+        ),
+        ModelRecord(
+            name="convnext-t",
+            description="ConvNeXt-T (ImageNet, 28.6 M)",
+            inputs="images",
+            build=partial(_timm, "convnext_tiny.fb_in1k"),
+            published=True,
+        ),
+        ModelRecord(
+            name="convnext-b",
+            description="ConvNeXt-B (ImageNet, 88.6 M)",
+            inputs="images",
+            build=partial(_timm, "convnext_base.fb_in1k"),
+            published=True,
+        ),
+        ModelRecord(
+            name="deit-s",
+            description="DeiT-S, patches of 16 pixels (ImageNet, 22.1 M)",
+            inputs="images",
+            build=partial(_timm, "deit_small_patch16_224.fb_in1k"),
+            published=True,
+        ),
+        ModelRecord(
+            name="deit-b",
+            description="DeiT-B, patches of 16 pixels (ImageNet, 86.6 M)",
+            inputs="images",
+            build=partial(_timm, "deit_base_patch16_224.fb_in1k"),
+            published=True,
+        ),
+        ModelRecord(
+            name="swin-t",
+            description="Swin-T, patches of 4 pixels, windows of 7 patches (ImageNet, 28.3 M)",
+            inputs="images",
+            build=partial(_timm, "swin_tiny_patch4_window7_224.ms_in1k"),
+            published=True,
+        ),
+        ModelRecord(
+            name="swin-b",
+            description="Swin-B, patches of 4 pixels, windows of 7 patches (ImageNet, 87.8 M)",
+            inputs="images",
+            build=partial(_timm, "swin_base_patch4_window7_224.ms_in1k"),
+            published=True,
+        ),
+        ModelRecord(
             name="mlp",
             description="Three linear layers, 256 wide, ReLU; for features",
             inputs="features",
-            build=_mlp,
+            build=partial(_features, Mlp),
+        ),
+        ModelRecord(
+            name="newsnet",
+            description="Linear layers 1200 and 300 wide, batch normalisation, softsign (NEWS, 4800 pooled features)",
+            inputs="features",
+            build=partial(_features, NewsNet),
+        ),
+        ModelRecord(
+            name="newsnet-small",
+            description="newsnet, 300 and 100 wide, for CPUs",
+            inputs="features",
+            build=partial(_features, partial(NewsNet, widths=(300, 100))),
         ),
     )
 }
@@ -200,6 +394,82 @@ def _check_inputs(name: str, input_shape: tuple[int, ...]) -> None:
         f"name: {name!r} takes {wanted}, but the samples are {given} of shape {tuple(input_shape)}; choose "
         f"one of {', '.join(fitting)}" + (" or a timm model" if given == "images" else "")
     )
+
+
+def _check_weights(name: str, weights: str | None) -> None:
+    """Refuse weights that nobody publishes, and what is no file of weights."""
+    if weights == PRETRAINED:
+        if not (MODELS[name].published if name in MODELS else is_model_pretrained(name)):
+            raise ValueError(
+                f"weights: 'pretrained' given, but timm publishes none for {name!r}; use a file of your own"
+            )
+    elif weights is not None:
+        if Path(weights).suffix not in _WEIGHT_FILES:
+            raise ValueError(
+                f"weights: {weights!r} given, expected 'pretrained' or a file that ends in {', '.join(_WEIGHT_FILES)}"
+            )
+        if not Path(weights).is_file():
+            raise FileNotFoundError(f"weights: {weights!r}: there is no such file")
+
+
+def _check_patches(network: Any, input_shape: tuple[int, ...]) -> None:
+    """Refuse images that the network would cut off silently."""
+    patch_size = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    if patch_size is None:
+        return
+    (height, width), (tall, wide) = input_shape[1:], patch_size
+    if height % tall or width % wide:
+        raise ValueError(
+            f"input_shape: this network cuts images into patches of {tall}x{wide} pixels, and {height}x{width} is no "
+            f"multiple of it; resize the images, for example to {-(-height // tall) * tall}x{-(-width // wide) * wide}"
+        )
+
+
+def _try(network: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
+    """Refuse images of a size that the network cannot take, by passing a blank one through it."""
+    first = next(network.parameters())
+    network.eval()  # draws no random number and moves no statistic
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, *input_shape, device=first.device, dtype=first.dtype))
+    except (RuntimeError, AssertionError) as error:
+        height, width = input_shape[1:]
+        raise ValueError(f"input_shape: {name!r} cannot take images of {height}x{width} pixels ({error})") from error
+    network.train()
+
+
+def _load(network: Any, name: str, path: Path) -> None:
+    """Load a state dict, all but a classifier of another number of classes."""
+    there, here = load_state_dict(str(path)), network.state_dict()
+    classifier = next(prefix for prefix, module in network.named_modules() if module is network.get_classifier())
+    head = [key for key in here if key.startswith(f"{classifier}.")]
+    if all(key in there and len(there[key]) != len(here[key]) for key in head):
+        there = there | {key: here[key] for key in head}
+    problems = {
+        "missing": [key for key in here if key not in there],
+        "unknown": [key for key in there if key not in here],
+        "of another shape": [
+            f"{key} {tuple(there[key].shape)} instead of {tuple(here[key].shape)}"
+            for key in here
+            if key in there and there[key].shape != here[key].shape
+        ],
+    }
+    if any(problems.values()):
+        found = "; ".join(f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in problems.items() if keys)
+        raise ValueError(
+            f"weights: {str(path)!r} is no state dict of {name!r} ({found}); use a file of the same network, with its "
+            "input channels and image size"
+        )
+    network.load_state_dict(there)
+
+
+def _first(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _is_timm(name: str) -> bool:
+    """Whether timm knows the model, and the tag of its weights (resnet50.tv_in1k) where the name has one."""
+    return timm.is_model(name) and ("." not in name or is_model_pretrained(name))
 
 
 def _unknown_model(name: str) -> str:

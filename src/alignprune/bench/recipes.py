@@ -2,25 +2,29 @@
 
 position(e, j) = (e + j / L_e) / E with L_e the number of batches of epoch e. Pruning changes L_e from epoch
 to epoch; the schedule depends on the position alone, so epoch e starts at the same learning rate however much
-was pruned.
+was pruned, and a run of other length goes through the whole schedule.
+
+The records are those of the paper's Table A and of its baselines' own code. A setting that the schedule or the
+optimiser of a recipe does not read is refused, never ignored.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Annotated, Any
 
 import torch
-from timm.optim import Lars
+from timm.optim import Lars, param_groups_weight_decay
 from torch import nn
 from tyro.conf import Suppress, arg
 
 from alignprune._checks import choice
 
-OPTIMIZERS = ("lars", "sgd", "adamw")
-SCHEDULES = ("onecycle", "cosine", "constant")
+OPTIMIZERS = ("lars", "sgd", "adam", "adamw")
+SCHEDULES = ("onecycle", "cosine", "constant", "multistep", "exponential", "linear")
 
 # Defaults of torch's OneCycleLR: the momentum falls to the first while the learning rate rises.
 BASE_MOMENTUM = 0.85
@@ -28,6 +32,20 @@ MAX_MOMENTUM = 0.95
 
 # The reference LARS (InfoBatch's script) scales a tensor's step by 1e-3 ||w|| / (||g|| + wd ||w||).
 TRUST_COEFFICIENT = 1e-3
+
+# The settings that belong to some schedules only.
+_SCHEDULES_OF = {
+    "pct_start": ("onecycle",),
+    "div_factor": ("onecycle",),
+    "final_div_factor": ("onecycle",),
+    "cycle_momentum": ("onecycle",),
+    "min_lr": ("cosine",),
+    "warmup": ("cosine",),
+    "milestones": ("multistep",),
+    "gamma": ("multistep", "exponential"),
+    "decay_start": ("linear",),
+    "late_momentum": ("linear",),
+}
 
 
 def _check(name: str, value: float, valid: bool, expected: str) -> None:
@@ -39,24 +57,41 @@ def _check(name: str, value: float, valid: bool, expected: str) -> None:
 class Recipe:
     """How to train a network; change single values with `dataclasses.replace`.
 
+    Shares are shares of the run: 0.2 of 100 epochs is epoch 20.
+
     Args:
         name: Its key in `RECIPES`.
         source: Where the values come from.
         epochs: Epochs E of the full run.
         batch_size: Samples per step; the last partial batch is kept.
-        optimizer: "lars", "sgd" (with Nesterov momentum) or "adamw".
+        optimizer: "lars", "sgd", "adam" or "adamw".
         lr: Learning rate, the highest of the schedule.
-        momentum: Momentum, or AdamW's first beta; without effect where `cycle_momentum` is set.
-        weight_decay: Weight decay, on all parameters.
-        schedule: "onecycle", "cosine" (to 0) or "constant".
+        lr_batch_size: Batch size that lr is stated for: the learning rate is lr * batch_size / lr_batch_size; None =
+            lr as it is.
+        momentum: Momentum, or Adam's first beta; without effect where `cycle_momentum` is set.
+        nesterov: sgd: Nesterov's momentum.
+        weight_decay: Weight decay.
+        decay_all: Whether all parameters decay; False spares biases, normalisations and what the network names in
+            `no_weight_decay` (position embeddings).
+        clip: Largest norm of the gradient of all parameters; 0 = no limit.
         label_smoothing: Label smoothing of the cross-entropy, also of the recorded losses.
-        pct_start: onecycle: share of the run in which the learning rate rises.
-        div_factor: onecycle: first learning rate = lr / div_factor.
+        model: Network that the recipe is meant for, a name for `alignprune.bench.models.create`; None = any.
+        weights: What that network starts from, as for `create`; None = fresh weights.
+        drop_path: Stochastic depth of that network: the share of samples that skip its last block.
+        schedule: "onecycle", "cosine", "constant", "multistep", "exponential" or "linear".
+        pct_start: onecycle: share in which the learning rate rises.
+        div_factor: onecycle: first learning rate = highest / div_factor.
         final_div_factor: onecycle: last learning rate = first / final_div_factor.
         cycle_momentum: onecycle: move the momentum from 0.95 to 0.85 and back, opposite to the learning rate.
+        warmup: cosine: share in which the learning rate rises linearly from 0; the half cosine is the rest.
+        min_lr: cosine: last learning rate; does not grow with the batch size.
+        milestones: multistep: shares at which the learning rate is multiplied by gamma, ascending.
+        gamma: multistep: factor of a milestone; exponential: factor of an epoch.
+        decay_start: linear: share after which the learning rate falls to 0; constant before.
+        late_momentum: linear: momentum from decay_start on; None = unchanged.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of its range, or given without the schedule or optimiser that reads it.
     """
 
     name: Suppress[str]
@@ -65,64 +100,276 @@ class Recipe:
     batch_size: Annotated[int, arg(aliases=["--batch-size"])] = 128
     optimizer: str = "sgd"
     lr: float = 0.1
+    lr_batch_size: int | None = None
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 5e-4
-    schedule: str = "cosine"
+    decay_all: bool = True
+    clip: float = 0.0
     label_smoothing: float = 0.0
+    model: str | None = None
+    weights: str | None = None
+    drop_path: float = 0.0
+    schedule: str = "cosine"
     pct_start: float = 0.3
     div_factor: float = 25.0
     final_div_factor: float = 1e4
     cycle_momentum: bool = False
+    warmup: float = 0.0
+    min_lr: float = 0.0
+    milestones: tuple[float, ...] = ()
+    gamma: float = 1.0
+    decay_start: float = 0.0
+    late_momentum: float | None = None
 
     def __post_init__(self) -> None:
         choice("optimizer", self.optimizer, OPTIMIZERS)
         choice("schedule", self.schedule, SCHEDULES)
-        if self.cycle_momentum and self.schedule != "onecycle":
-            raise ValueError(
-                f"cycle_momentum=True is given with schedule {self.schedule!r}, expected 'onecycle'; no "
-                "other schedule has a cycle"
-            )
+        self._check_ranges()
+        self._check_readers()
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate of the run, at this batch size."""
+        return self.lr if self.lr_batch_size is None else self.lr * self.batch_size / self.lr_batch_size
+
+    def _check_ranges(self) -> None:
         _check("epochs", self.epochs, self.epochs >= 1, ">= 1")
         _check("batch_size", self.batch_size, self.batch_size >= 1, ">= 1")
         _check("lr", self.lr, 0 < self.lr < math.inf, "> 0")
+        if self.lr_batch_size is not None:
+            _check("lr_batch_size", self.lr_batch_size, self.lr_batch_size >= 1, ">= 1")
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
         _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, ">= 0")
+        _check("clip", self.clip, 0 <= self.clip < math.inf, ">= 0")
         _check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
+        _check("drop_path", self.drop_path, 0 <= self.drop_path < 1, "in [0, 1)")
         _check("pct_start", self.pct_start, 0 < self.pct_start < 1, "in (0, 1)")
         _check("div_factor", self.div_factor, 1 <= self.div_factor < math.inf, ">= 1")
         _check("final_div_factor", self.final_div_factor, 1 <= self.final_div_factor < math.inf, ">= 1")
+        _check("warmup", self.warmup, 0 <= self.warmup < 1, "in [0, 1)")
+        _check("min_lr", self.min_lr, 0 <= self.min_lr <= self.peak_lr, f"in [0, {self.peak_lr:g}]")
+        _check("gamma", self.gamma, 0 < self.gamma <= 1, "in (0, 1]")
+        _check("decay_start", self.decay_start, 0 <= self.decay_start < 1, "in [0, 1)")
+        if self.late_momentum is not None:
+            _check("late_momentum", self.late_momentum, 0 <= self.late_momentum < 1, "in [0, 1)")
+        shares = (0.0, *self.milestones, 1.0)
+        if any(not before < after for before, after in pairwise(shares)):
+            raise ValueError(f"milestones={self.milestones!r} are out of range, expected ascending shares in (0, 1)")
+
+    def _check_readers(self) -> None:
+        default = {field.name: field.default for field in fields(self)}
+        for name, schedules in _SCHEDULES_OF.items():
+            value = getattr(self, name)
+            if value != default[name] and self.schedule not in schedules:
+                raise ValueError(
+                    f"{name}={value!r} is given with schedule {self.schedule!r}, expected "
+                    f"{' or '.join(map(repr, schedules))}; leave it at {default[name]!r} for any other schedule"
+                )
+        if self.schedule == "multistep" and not self.milestones:
+            raise ValueError("milestones=() is given with schedule 'multistep', expected shares such as (0.5,)")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError(
+                f"nesterov=True is given with optimizer {self.optimizer!r} and momentum={self.momentum!r}, expected "
+                "'sgd' and a momentum > 0; no other optimiser here has Nesterov's momentum"
+            )
 
 
-_CIFAR_SOURCE = (
-    "AlignPrune 4.1, which follows InfoBatch; values of InfoBatch's examples/cifar_example.py (SeTa ships "
-    "the same), with the momentum cycle that OneCycleLR runs by default"
+_CIFAR100 = Recipe(
+    name="cifar100",
+    source="Table A; what it leaves open is that of InfoBatch's examples/cifar_example.py (SeTa ships the same): label "
+    "smoothing, and the momentum cycle that OneCycleLR runs by default",
+    model="resnet18",
+    optimizer="lars",
+    lr=5.2,
+    label_smoothing=0.1,
+    schedule="onecycle",
+    cycle_momentum=True,
+)
+
+_WEBVISION = Recipe(
+    name="webvision",
+    source="Table A; momentum 0.9 and Nesterov of Prune4ReL's code, whose set-up the paper follows",
+    model="inception-resnet-v2",
+    epochs=100,
+    batch_size=32,
+    lr=0.02,
+    nesterov=True,
+    schedule="multistep",
+    milestones=(0.5,),
+    gamma=0.1,
+)
+
+_SGD_COSINE = Recipe(
+    name="sgd-cosine",
+    source="The usual SGD recipe for small images, to compare with the paper's LARS",
+    nesterov=True,
+)
+
+_UNMIXED = (
+    "Paper: default settings, 100 epochs. Here without mixup and cutmix, since a mixed loss belongs to two samples and "
+    "a trajectory to one, and without averaged weights"
+)
+
+_ADAMW = Recipe(
+    name="adamw",
+    source=_UNMIXED,
+    epochs=100,
+    optimizer="adamw",
+    weight_decay=0.05,
+    decay_all=False,
+    label_smoothing=0.1,
+)
+
+_CONVNEXT = replace(
+    _ADAMW,
+    name="convnext-t",
+    source=f"{_UNMIXED}. Values of facebookresearch/ConvNeXt: TRAINING.md and the defaults of main.py, with its 20 "
+    "epochs of warm-up",
+    model="convnext-t",
+    batch_size=4096,
+    lr=4e-3,
+    lr_batch_size=4096,
+    drop_path=0.1,
+    warmup=0.2,
+    min_lr=1e-6,
+)
+
+_DEIT = replace(
+    _ADAMW,
+    name="deit-s",
+    source=f"{_UNMIXED} or repeated augmentation. Values of facebookresearch/deit: the defaults of main.py, with its 5 "
+    "epochs of warm-up",
+    model="deit-s",
+    batch_size=1024,
+    lr=5e-4,
+    lr_batch_size=512,
+    drop_path=0.1,
+    warmup=0.05,
+    min_lr=1e-5,
+)
+
+_SWIN = replace(
+    _ADAMW,
+    name="swin-t",
+    source=f"{_UNMIXED}. Values of microsoft/Swin-Transformer: config.py at batch 1024, with its 20 epochs of warm-up; "
+    "Dyn-Unc's code mixes nothing either",
+    model="swin-t",
+    batch_size=1024,
+    lr=1e-3,
+    lr_batch_size=1024,
+    clip=5.0,
+    drop_path=0.2,
+    warmup=0.2,
+    min_lr=1e-5,
 )
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe(
-            name="cifar100",
-            source=_CIFAR_SOURCE,
-            optimizer="lars",
-            lr=5.2,
-            schedule="onecycle",
-            label_smoothing=0.1,
-            cycle_momentum=True,
+        _CIFAR100,
+        replace(_CIFAR100, name="cifar10", lr=5.62),
+        _WEBVISION,
+        replace(
+            _WEBVISION,
+            name="clothing1m",
+            source="Table A; momentum 0.9 and Nesterov of Prune4ReL's code (its weight decay is 1e-3)",
+            model="resnet50",
+            weights="pretrained",
+            epochs=10,
+            lr=0.002,
+        ),
+        _CONVNEXT,
+        replace(_CONVNEXT, name="convnext-b", model="convnext-b", drop_path=0.5),
+        _DEIT,
+        replace(_DEIT, name="deit-b", model="deit-b"),
+        _SWIN,
+        replace(_SWIN, name="swin-b", model="swin-b", drop_path=0.5),
+        replace(
+            _CIFAR100,
+            name="infobatch-imagenet",
+            source="henryqin1997/InfoBatch-ImageNet: r50_unsup_90.sh, prune_experiment_unsup.py",
+            model="resnet50",
+            epochs=90,
+            batch_size=1024,
+            lr=6.4,
+            weight_decay=1e-5,
         ),
         Recipe(
-            name="cifar10",
-            source=_CIFAR_SOURCE,
-            optimizer="lars",
-            lr=5.62,
-            schedule="onecycle",
-            label_smoothing=0.1,
-            cycle_momentum=True,
+            name="news",
+            source="Co-teaching+ (xingruiyu/coteaching_plus, main.py), which the paper follows for NEWS; its loop "
+            "leaves out the first of the 200 epochs",
+            model="newsnet",
+            optimizer="adam",
+            lr=1e-3,
+            weight_decay=0.0,
+            schedule="linear",
+            decay_start=0.4,
+            late_momentum=0.1,
+        ),
+        replace(_SGD_COSINE, name="sgd", source="sgd-cosine, shortened to 60 epochs", epochs=60),
+        _SGD_COSINE,
+        Recipe(
+            name="ies",
+            source="IES (tmllab/2025_ICLR_IES, cifar_main.py)",
+            model="resnet18",
+            batch_size=64,
+            schedule="exponential",
+            gamma=0.96,
         ),
         Recipe(
-            name="sgd",
-            source="The usual SGD recipe for small images (DUAL, Prune4ReL and DivBS use it), shortened to 60 epochs",
-            epochs=60,
+            name="divbs",
+            source="DivBS (Feng-Hong/DivBS, cfg/cifar100_DivBS_01.yaml); it trains on a tenth of each batch",
+            model="resnet18",
+            batch_size=320,
+            min_lr=1e-4,
+        ),
+        replace(
+            _SGD_COSINE,
+            name="dual",
+            source="DUAL (behaapyy/dual-pruning, exp_cifar/train_subset.py); batch 64 at prune ratio 0.8, 32 at 0.9",
+            model="resnet18",
+        ),
+        replace(
+            _SGD_COSINE,
+            name="prune4rel",
+            source="Prune4ReL (kaist-dmlab/Prune4Rel, arguments.py and scripts/sop_CF100.sh)",
+            model="preactresnet18",
+            epochs=300,
+            lr=0.02,
+            min_lr=1e-4,
+        ),
+        Recipe(
+            name="sop",
+            source="SOP (shengliu66/SOP) on CIFAR: config_cifar100.json, with the weight decay of its Table A.1 (the "
+            "file says 1e-3). For Tables D and E take resnet18 and 200 epochs",
+            model="preactresnet18",
+            epochs=300,
+            lr=0.02,
+            min_lr=2e-4,
+        ),
+        Recipe(
+            name="moderate",
+            source="Moderate-DS (tmllab/2023_ICLR_Moderate-DS, train.py and utils.py); it reports the best epoch",
+            model="resnet50",
+            schedule="multistep",
+            milestones=(0.3, 0.6, 0.8),
+            gamma=0.2,
+        ),
+        replace(
+            _SGD_COSINE,
+            name="deepcore",
+            source="DeepCore (PatrickZH/DeepCore, main.py)",
+            batch_size=256,
+            min_lr=1e-4,
+        ),
+        replace(
+            _SGD_COSINE,
+            name="deepcore-proxy",
+            source="DeepCore's training before the selection (main.py, --selection_*)",
+            epochs=40,
+            batch_size=256,
+            schedule="constant",
         ),
     )
 }
@@ -144,25 +391,49 @@ def get(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def table() -> list[dict[str, str]]:
+    """One row a recipe, for help and docs: model, optimiser, learning rate, schedule, sizes, the rest, source."""
+    return [
+        {
+            "recipe": recipe.name,
+            "model": _model_text(recipe),
+            "optimiser": _optimizer_text(recipe),
+            "learning rate": f"{recipe.lr:g}" + (f" at {recipe.lr_batch_size}" if recipe.lr_batch_size else ""),
+            "schedule": _schedule_text(recipe),
+            "epochs": str(recipe.epochs),
+            "batch": str(recipe.batch_size),
+            "weight decay": f"{recipe.weight_decay:g}" + ("" if recipe.decay_all else ", no norm or bias"),
+            "label smoothing": f"{recipe.label_smoothing:g}",
+            "source": recipe.source,
+        }
+        for recipe in RECIPES.values()
+    ]
+
+
+def make_optimizer(recipe: Recipe, network: nn.Module | Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """Make the recipe's optimiser, at the learning rate and momentum of position 0.
 
     Args:
         recipe: The recipe.
-        parameters: Parameters to train; all of them get the weight decay.
+        network: The network to train, or its parameters where all of them decay.
 
     Returns:
         The optimiser.
 
+    Raises:
+        TypeError: If the recipe spares some parameters from the weight decay, and they come without their names.
+
     Source: AlignPrune 4.1 for LARS, by way of InfoBatch's examples/lars.py.
     """
     lr, momentum = lr_and_momentum(recipe, 0.0)
-    decay = recipe.weight_decay
+    parameters = _parameters(recipe, network)
+    decay, betas = recipe.weight_decay, (momentum, 0.999)
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=lr, betas=betas, weight_decay=decay)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, betas=(momentum, 0.999), weight_decay=decay)
+        return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay)
     if recipe.optimizer == "sgd":
-        nesterov = momentum > 0
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay, nesterov=nesterov)
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay, nesterov=recipe.nesterov)
     # Same constants as the reference: eps 0, ratio 1 where ||w|| or ||g|| is 0, decay inside the ratio and on
     # all parameters. Three things differ. timm scales the gradient by the ratio before it enters the momentum
     # buffer; the reference scales the buffer by the present ratio. The two agree while the ratio is constant,
@@ -214,23 +485,11 @@ def lr_and_momentum(recipe: Recipe, position: float) -> tuple[float, float]:
     Raises:
         ValueError: If position is outside [0, 1).
 
-    Source: torch.optim.lr_scheduler.OneCycleLR with cosine annealing, as a function of the share of its
-        phase.
+    Source: the schedulers of torch.optim.lr_scheduler as functions of the position; OneCycleLR with cosine annealing
+        as a function of the share of its phase; "linear" is Co-teaching+'s adjust_learning_rate.
     """
     _check("position", position, 0 <= position < 1, "in [0, 1)")
-    if recipe.schedule == "constant":
-        return recipe.lr, recipe.momentum
-    if recipe.schedule == "cosine":
-        return _cosine(recipe.lr, 0.0, position), recipe.momentum
-    first = recipe.lr / recipe.div_factor
-    if position < recipe.pct_start:
-        share = position / recipe.pct_start
-        lr, momentum = _cosine(first, recipe.lr, share), _cosine(MAX_MOMENTUM, BASE_MOMENTUM, share)
-    else:
-        share = (position - recipe.pct_start) / (1 - recipe.pct_start)
-        last = first / recipe.final_div_factor
-        lr, momentum = _cosine(recipe.lr, last, share), _cosine(BASE_MOMENTUM, MAX_MOMENTUM, share)
-    return lr, momentum if recipe.cycle_momentum else recipe.momentum
+    return _lr(recipe, position), _momentum(recipe, position)
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, position: float) -> None:
@@ -253,6 +512,87 @@ def set_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, position: flo
             group["momentum"] = momentum
 
 
+def _lr(recipe: Recipe, position: float) -> float:
+    peak = recipe.peak_lr
+    match recipe.schedule:
+        case "onecycle":
+            first = peak / recipe.div_factor
+            return _one_cycle(first, peak, first / recipe.final_div_factor, recipe.pct_start, position)
+        case "cosine" if position < recipe.warmup:
+            return peak * position / recipe.warmup
+        case "cosine":
+            return _cosine(peak, recipe.min_lr, (position - recipe.warmup) / (1 - recipe.warmup))
+        case "multistep":
+            return peak * recipe.gamma ** sum(position >= milestone for milestone in recipe.milestones)
+        case "exponential":
+            return peak * recipe.gamma ** (position * recipe.epochs)
+        case "linear":
+            return peak * min(1.0, (1 - position) / (1 - recipe.decay_start))
+    return peak
+
+
+def _momentum(recipe: Recipe, position: float) -> float:
+    if recipe.cycle_momentum:
+        return _one_cycle(MAX_MOMENTUM, BASE_MOMENTUM, MAX_MOMENTUM, recipe.pct_start, position)
+    if recipe.late_momentum is not None and position >= recipe.decay_start:
+        return recipe.late_momentum
+    return recipe.momentum
+
+
+def _one_cycle(first: float, turn: float, last: float, pct_start: float, position: float) -> float:
+    """Go from first to turn in the share pct_start, then on to last, each along half a cosine."""
+    if position < pct_start:
+        return _cosine(first, turn, position / pct_start)
+    return _cosine(turn, last, (position - pct_start) / (1 - pct_start))
+
+
 def _cosine(start: float, end: float, share: float) -> float:
     """Go from start to end along half a cosine."""
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+def _parameters(recipe: Recipe, network: nn.Module | Iterable[nn.Parameter]) -> Any:
+    """The parameters as the optimiser takes them: in two groups where some do not decay."""
+    if recipe.decay_all:
+        return network.parameters() if isinstance(network, nn.Module) else network
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"network: parameters without their names given, but recipe {recipe.name!r} spares some of them from the "
+            "weight decay by name; pass the network itself"
+        )
+    spared: set[str] = getattr(network, "no_weight_decay", set)()
+    return param_groups_weight_decay(network, recipe.weight_decay, no_weight_decay_list=spared)
+
+
+def _model_text(recipe: Recipe) -> str:
+    parts = [recipe.model or "any"]
+    if recipe.weights is not None:
+        parts.append(recipe.weights)
+    if recipe.drop_path:
+        parts.append(f"drop path {recipe.drop_path:g}")
+    return ", ".join(parts)
+
+
+def _optimizer_text(recipe: Recipe) -> str:
+    momentum = f"{MAX_MOMENTUM:g} to {BASE_MOMENTUM:g}" if recipe.cycle_momentum else f"{recipe.momentum:g}"
+    if recipe.late_momentum is not None:
+        momentum += f", then {recipe.late_momentum:g}"
+    kind = "beta1" if recipe.optimizer.startswith("adam") else "Nesterov" if recipe.nesterov else "momentum"
+    clip = f", gradient norm <= {recipe.clip:g}" if recipe.clip else ""
+    name = {"lars": "LARS", "sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[recipe.optimizer]
+    return f"{name}, {kind} {momentum}{clip}"
+
+
+def _schedule_text(recipe: Recipe) -> str:
+    match recipe.schedule:
+        case "onecycle":
+            return f"one cycle, peak at {recipe.pct_start:.0%}"
+        case "cosine":
+            return (f"warm-up to {recipe.warmup:.0%}, " if recipe.warmup else "") + f"cosine to {recipe.min_lr:g}"
+        case "multistep":
+            return f"x {recipe.gamma:g} at " + ", ".join(f"{milestone:.0%}" for milestone in recipe.milestones)
+        case "exponential":
+            return f"x {recipe.gamma:g} an epoch"
+        case "linear":
+            return f"constant to {recipe.decay_start:.0%}, then linear to 0"
+    return "constant"

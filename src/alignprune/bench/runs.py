@@ -3,6 +3,7 @@
 config.json   what was run, every setting resolved
 metrics.jsonl one line an epoch
 checkpoint.pt everything that the rest of the run depends on
+losses.npz    recorded losses by sample half-way and at the end, where the truth is known
 result.json   written last: a folder that has it is complete
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 
 
@@ -33,19 +35,24 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
+        self.check(path, config, resume=resume)
         self.path = path
-        stored = path / "config.json"
-        if resume:
-            if not stored.exists():
-                raise FileNotFoundError(f"--resume: {path} holds no run: leave --resume out to start one there")
-            _refuse_other(json.loads(stored.read_text()), _plain(config), path)
-        else:
-            if stored.exists():
-                raise FileExistsError(
-                    f"{path} holds a run already: add --resume to go on with it, or choose another folder with --out"
-                )
+        if not resume:
             path.mkdir(parents=True, exist_ok=True)
-            write_json(stored, config)
+            write_json(path / "config.json", config)
+
+    @staticmethod
+    def check(path: Path, config: dict[str, Any], *, resume: bool) -> None:
+        """Raise what making the folder would raise, and make nothing: for use before long preparations."""
+        stored = path / "config.json"
+        if not resume and stored.exists():
+            raise FileExistsError(
+                f"{path} holds a run already: add --resume to go on with it, or choose another folder with --out"
+            )
+        if resume and not stored.exists():
+            raise FileNotFoundError(f"--resume: {path} holds no run: leave --resume out to start one there")
+        if resume:
+            _refuse_other(json.loads(stored.read_text()), _plain(config), path)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -65,7 +72,7 @@ class RunFolder:
         """Store the metrics so far and the checkpoint that goes with them."""
         lines = "".join(json.dumps(_plain(row)) + "\n" for row in metrics)
         _replace(self.path / "metrics.jsonl", lambda file: file.write(lines.encode()))
-        _replace(self.path / "checkpoint.pt", lambda file: torch.save(checkpoint, file))
+        save_tensors(self.path / "checkpoint.pt", checkpoint)
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Store the result: the run is complete."""
@@ -76,6 +83,17 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; NaN becomes null."""
     text = json.dumps(_plain(value), indent=2) + "\n"
     _replace(path, lambda file: file.write(text.encode()))
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write an .npz file whole or not at all."""
+    save: Any = np.savez_compressed  # its stub takes every name for its own allow_pickle
+    _replace(path, lambda file: save(file, **arrays))
+
+
+def save_tensors(path: Path, value: Any) -> None:
+    """Write with torch.save, whole or not at all."""
+    _replace(path, lambda file: torch.save(value, file))
 
 
 def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:

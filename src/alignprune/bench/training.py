@@ -1,7 +1,8 @@
 """Train a classifier with any named method, on any data set, in a folder that a later call can go on from.
 
-The loop is the contract's; around it stand what an experiment needs: recipe, reference, evaluation, diagnosis against
-the truth where it is known, checkpoint. Lightning Fabric brings device, precision and DDP.
+The loop is the contract's; around it stand what an experiment needs: recipe, coreset, reference, re-labelling, prune
+ratio, evaluation, diagnosis against the truth where it is known, checkpoint. Lightning Fabric brings device, precision
+and DDP.
 """
 
 from __future__ import annotations
@@ -10,135 +11,30 @@ import platform
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tyro.conf import Positional
+from torch.utils.data import DataLoader, Dataset
 
 import alignprune
-from alignprune import Pruner, Reference, presets
-from alignprune._checks import integer
+from alignprune import Pruner
+from alignprune.bench import budget, models, proxy, recipes, references, static
 from alignprune.bench import data as datasets
-from alignprune.bench import models, recipes
-from alignprune.bench.data import ClassificationData
-from alignprune.bench.diagnosis import kept_noise, mean_of_known, noise_auroc
-from alignprune.bench.recipes import Recipe
-from alignprune.bench.runs import RunFolder
-from alignprune.policies import Policy
-from alignprune.reference import cross_entropy_losses
-from alignprune.scores import Score
-
-Precision = Literal["32", "16", "bf16"]
-Device = Literal["auto", "cpu", "cuda", "mps"]
+from alignprune.bench.config import TrainConfig
+from alignprune.bench.data import ClassificationData, Samples
+from alignprune.bench.diagnosis import kept_noise, mean_losses, mean_of_known, noise_auroc
+from alignprune.bench.runs import RunFolder, save_arrays
+from alignprune.coresets import Proxy
+from alignprune.relabel import SOP
 
 _FABRIC_PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
-_RECIPE_OF = {"cifar100n": "cifar100", "cifar10n": "cifar10"}
 _EVALUATION_BATCH = 512
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that a run depends on.
-
-    Attributes:
-        dataset: a named data set, the path of an .npz file, or a folder with train/ and test/.
-        method: a named method; its settings follow as score and policy.
-        score: settings of the score.
-        policy: settings of the policy.
-        delta: annealing starts at epoch floor(delta * epochs).
-        recipe: optimiser, schedule, epochs, batch size.
-        noise: kind of label noise; None = the data set's own.
-        noise_rate: rate of synthetic noise, in [0, 1].
-        model: network; None = mlp for features, resnet18 for images.
-        reference: "auto" takes "clean" where the method needs a reference; "clean", "noisy" (random training samples
-            with their given labels, the paper's control), "none", or a file of training indices (.npy, .pt or .txt).
-        reference_size: samples of the reference, at most; at least 10.
-        limit: train on a random, class-balanced subset of this size.
-        seed: of noise, subset, network, order and draws.
-        device: where to train.
-        precision: of the forward and backward pass.
-        devices: processes of one device each; more than one under torchrun.
-        workers: loader processes per device.
-        image_size: height and width of image files.
-        data_root: folder of the named data sets; None = the environment variable ALIGNPRUNE_DATA.
-        out: the run's folder; None = runs/<data set>-<noise>-<method>-<seed>.
-        resume: go on with the run in the folder.
-    """
-
-    dataset: Positional[str]
-    method: str
-    score: Score
-    policy: Policy
-    delta: float
-    recipe: Recipe
-    noise: str | None = None
-    noise_rate: float | None = None
-    model: str | None = None
-    reference: str = "auto"
-    reference_size: int = 10_000
-    limit: int | None = None
-    seed: int = 0
-    device: Device = "auto"
-    precision: Precision = "32"
-    devices: int = 1
-    workers: int = 0
-    image_size: int = 224
-    data_root: Path | None = None
-    out: Path | None = None
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        integer("seed", self.seed, at_least=0, remedy="any non-negative integer")
-        integer("devices", self.devices, at_least=1, remedy="1 trains in this process")
-        integer("workers", self.workers, at_least=0, remedy="0 loads in this process")
-        integer("reference_size", self.reference_size, at_least=10, remedy="a smaller mean would be noise")
-        if self.limit is not None:
-            integer("limit", self.limit, at_least=1, remedy="training samples")
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder."""
-        if self.out is not None:
-            return self.out
-        parts = (Path(self.dataset).stem, self.noise or "given", self.method, f"seed{self.seed}")
-        return Path("runs") / "-".join(parts)
-
-    def stored(self) -> dict[str, Any]:
-        """The settings that a resumed run must share, as plain values: all but where and how fast it runs."""
-        here = {"device", "workers", "data_root", "out", "resume"}
-        plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in here}
-        return plain | {
-            "score": {"kind": type(self.score).__name__, **asdict(self.score)},
-            "policy": {"kind": type(self.policy).__name__, **asdict(self.policy)},
-            "recipe": asdict(self.recipe),
-        }
-
-
-def default_config(dataset: str, method: str, recipe: str | None = None) -> TrainConfig:
-    """The configuration that the named method and recipe stand for.
-
-    Args:
-        dataset: as in `TrainConfig`.
-        method: a name of `alignprune.presets.PRESETS`.
-        recipe: a name of `alignprune.bench.recipes.RECIPES`; None = the data set's.
-    """
-    preset = presets.get(method)
-    return TrainConfig(
-        dataset=dataset,
-        method=method,
-        score=preset.score,
-        policy=preset.policy,
-        delta=preset.delta,
-        recipe=recipes.get(recipe or _RECIPE_OF.get(dataset, "sgd")),
-    )
 
 
 class Progress:
@@ -167,28 +63,41 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
     Raises:
         ValueError, FileNotFoundError, FileExistsError: before any training, with what to do.
     """
+    RunFolder.check(config.folder, config.stored(), resume=config.resume)
     data = _data(config)
+    _check(config, data)
+    progress = progress if progress is not None else Progress()
+    statistics = static.statistics(config, data, lambda proxy_run: train(proxy_run, progress))
     fabric = _fabric(config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         fabric.launch()
         fabric.seed_everything(config.seed, verbose=False)
-    run = _Run(config, data, fabric, progress if fabric.is_global_zero and progress is not None else Progress())
+    run = _Run(config, data, statistics, fabric, progress if fabric.is_global_zero else Progress())
     return run.finish()
 
 
 class _Run:
     """The state of one run between its epochs."""
 
-    def __init__(self, config: TrainConfig, data: ClassificationData, fabric: Fabric, progress: Progress) -> None:
-        self.config, self.data, self.fabric, self.progress = config, data, fabric, progress
-        recipe = config.recipe
+    def __init__(
+        self, config: TrainConfig, whole: ClassificationData, proxy_of: Proxy | None, fabric: Fabric, progress: Progress
+    ) -> None:
+        self.config, self.fabric, self.progress = config, fabric, progress
+        recipe, device = config.recipe, fabric.device
+        self.whole_size = len(whole.labels)
+        self.data = data = static.subset(config, whole, proxy_of)
         self.pruner = Pruner(
-            len(data.labels), recipe.epochs, config.score, config.policy, delta=config.delta, seed=config.seed
+            len(data.labels), config.epochs, config.score, config.chosen_policy, delta=config.delta, seed=config.seed
         )
-        self.reference = _reference(config, data, fabric.device)
-        name = config.model or ("mlp" if len(data.input_shape) == 1 else "resnet18")
-        network = models.create(name, data.num_classes, data.input_shape)
+        self.reference = references.make(config, whole, device, proxy_of)
+        network = models.create(
+            config.model_for(data.input_shape),
+            data.num_classes,
+            data.input_shape,
+            weights=config.weights or recipe.weights,
+            drop_path=recipe.drop_path,
+        )
         if len(data.input_shape) == 3:
             network = network.to(memory_format=torch.channels_last)  # half as fast again on a CPU, faster in bf16
         self.folder: RunFolder | None = None
@@ -196,26 +105,50 @@ class _Run:
             self.folder = RunFolder(config.folder, config.stored(), resume=config.resume)
             if data.noise is not None and not config.resume:
                 data.noise.save(config.folder / "noise.npz")
-        model, optimizer = fabric.setup(network, recipes.make_optimizer(recipe, network.parameters()))
+        model, optimizer = fabric.setup(network, recipes.make_optimizer(recipe, network))
         self.model: nn.Module = model
         self.optimizer: torch.optim.Optimizer = optimizer
+        self.sop = self.sop_optimizer = None
+        if config.relabel is not None:
+            self.sop = SOP(len(data.labels), data.num_classes, config.relabel, seed=config.seed).to(device)
+            self.sop_optimizer = self.sop.make_optimizer()
         self.train_loader = self._loader(pruned=False)
         self.pruned_loader = self._loader(pruned=True) if self.pruner.score.needs_pruned else None
         self.test_loader = DataLoader(data.test, batch_size=_EVALUATION_BATCH, num_workers=config.workers)
+        self.collector = (
+            proxy.Collector(data, config.epochs, config.proxy_epochs, device, _EVALUATION_BATCH, config.workers)
+            if config.collect
+            else None
+        )
+        self.trained = 0  # samples trained on, with repetition, on all devices
+        self.budget = (
+            budget.training_samples(recipe.epochs, config.prune_ratio, self.whole_size)
+            if config.budget == "equal" and config.prune_ratio is not None
+            else None
+        )
         self.metrics: list[dict[str, Any]] = []
+        self.shown_losses: dict[int, Tensor] = {}
         if config.resume:
             self._restore()
 
     def _loader(self, *, pruned: bool) -> DataLoader[Any]:
-        config = self.config
+        config, data = self.config, self.data
+        samples: Dataset[Any] = data.train
+        if config.relabel is not None and config.relabel.consistency and data.strong is not None:
+            samples = _TwoViews(data.train, data.strong)
         return self.pruner.loader(
-            self.data.train,
+            samples,
             pruned=pruned,
-            batch_size=max(1, config.recipe.batch_size // config.devices),
+            batch_size=max(1, config.batch_size // config.devices),
             num_workers=config.workers,
             persistent_workers=config.workers > 0,
             pin_memory=self.fabric.device.type == "cuda",
         )
+
+    @property
+    def spent(self) -> bool:
+        """Whether the equal budget of training samples is used up."""
+        return self.budget is not None and self.trained >= self.budget
 
     def finish(self) -> dict[str, Any]:
         """Train the epochs that are left and store the result."""
@@ -225,7 +158,7 @@ class _Run:
         noise = self.data.noise
         rate = f", {noise.noise_rate:.1%} wrong labels" if noise is not None else ""
         self.progress.start(f"{config.dataset}{rate}: {config.method}, seed {config.seed}", pruner.epochs)
-        for _ in range(pruner.epoch, pruner.epochs):
+        while pruner.epoch < pruner.epochs and not self.spent:
             metrics = self._epoch()
             self.metrics.append(metrics)
             self.progress.epoch(metrics)
@@ -233,34 +166,43 @@ class _Run:
                 self.folder.save_epoch(self.metrics, self._checkpoint())
         result = self._result()
         if self.folder is not None:
+            self._save_artefacts(self.folder.path)
             self.folder.save_result(result)
         return result
 
     def _epoch(self) -> dict[str, Any]:
-        pruner, recipe, fabric = self.pruner, self.config.recipe, self.fabric
+        pruner, fabric = self.pruner, self.fabric
         epoch, selection, annealing = pruner.epoch, pruner.selection, pruner.annealing
         steps = len(self.train_loader)
         total, started = torch.zeros((), device=fabric.device), time.perf_counter()
+        trained, done = self.trained, 0
         self.model.train()
         for step, (index, x, y) in enumerate(self._batches(self.train_loader)):
-            recipes.set_schedule(self.optimizer, recipe, recipes.position(epoch, step, steps, recipe.epochs))
+            if self.spent:
+                break
+            index, x, y = self._within_budget(index, x, y)
+            recipes.set_schedule(self.optimizer, self.config.recipe, self._position(epoch, step, steps))
             if pruner.policy.in_batch:
                 index, x, y = self._chosen(index, x, y)
-            losses = F.cross_entropy(self.model(x), y, reduction="none", label_smoothing=recipe.label_smoothing)
-            loss = pruner.reduce(index, losses)
-            self.optimizer.zero_grad()
-            fabric.backward(loss)
-            self.optimizer.step()
-            total += loss.detach()
+            self.model.train(len(index) > 1)  # one sample has no batch statistics: the running ones stand in
+            total += self._step(index, x, y)
+            self.trained += len(index) * self.config.devices
+            done += 1
             self.progress.step(epoch, step, steps)
-        train_loss = float(total) / steps
+        train_loss = float(total) / max(done, 1)
         seconds = time.perf_counter() - started
-        if self.pruned_loader is not None:
+        if self.pruned_loader is not None and not self.spent:
             self._refresh(self.pruned_loader)
+        if self.sop is not None:
+            self.sop.sync()
         reference_loss = self.reference.loss(self.model) if self.reference is not None else None
         pruner.end_epoch(reference_loss)
-        accuracy, test_loss = self._evaluate()
-        truth = self.data.noise
+        if self.collector is not None:
+            self.collector.end_epoch(epoch, self.model)
+        last = pruner.epoch == pruner.epochs or self.spent
+        accuracy = test_loss = None
+        if last or (epoch + 1) % self.config.evaluate_every == 0:
+            accuracy, test_loss = self._evaluate()
         return {
             "epoch": epoch + 1,
             "accuracy": accuracy,
@@ -269,18 +211,65 @@ class _Run:
             "reference_loss": reference_loss,
             "pruned_share": selection.pruned_share,
             "annealing": annealing,
-            "kept_noise": kept_noise(selection, truth.is_noisy) if truth is not None else None,
-            "score_auroc": noise_auroc(pruner.score, pruner.scores, truth.is_noisy) if truth is not None else None,
+            **self._diagnosis(epoch, selection, last),
             "forward_passes": pruner.forward_passes,
-            "images_per_second": len(selection) / seconds,
+            "images_per_second": (self.trained - trained) / seconds,
             "train_seconds": seconds,
             "seconds": time.perf_counter() - started,
         }
 
-    def _batches(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _step(self, index: Tensor, x: Any, y: Tensor) -> Tensor:
+        """Forward, backward, update; returns the loss that was minimised."""
+        recipe, pruner, fabric = self.config.recipe, self.pruner, self.fabric
+        if self.sop is None:
+            logits = self.model(x)
+            losses = F.cross_entropy(logits, y, reduction="none", label_smoothing=recipe.label_smoothing)
+            loss = pruner.reduce(index, losses)
+        else:
+            if isinstance(x, (list, tuple)):
+                logits, strong = self.model(torch.cat(list(x))).chunk(2)
+            else:
+                logits, strong = self.model(x), None
+            out = self.sop(index, y, logits, strong)
+            loss = pruner.reduce(index, out.losses, record=out.recorded) + out.balance
+            assert self.sop_optimizer is not None
+            self.sop_optimizer.zero_grad()
+        if self.collector is not None:
+            self.collector.step(index, logits, y)
+        self.optimizer.zero_grad()
+        fabric.backward(loss)
+        if recipe.clip:
+            fabric.clip_gradients(self.model, self.optimizer, max_norm=recipe.clip)
+        self.optimizer.step()
+        if self.sop_optimizer is not None:
+            self.sop_optimizer.step()
+        return loss.detach()
+
+    def _position(self, epoch: int, step: int, steps: int) -> float:
+        """Where the run stands, in [0, 1): by samples where these are limited, else by epochs and steps."""
+        if self.budget is not None:
+            return self.trained / self.budget
+        return recipes.position(epoch, step, steps, self.pruner.epochs)
+
+    def _within_budget(self, index: Tensor, x: Any, y: Tensor) -> tuple[Tensor, Any, Tensor]:
+        """The part of a batch that the budget still pays for."""
+        if self.budget is None or self.pruner.policy.in_batch:
+            return index, x, y
+        rest = -(-(self.budget - self.trained) // self.config.devices)
+        if rest >= len(index):
+            return index, x, y
+        return index[:rest], [part[:rest] for part in x] if isinstance(x, list) else x[:rest], y[:rest]
+
+    def _batches(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Any, Tensor]]:
         """Batches with the data on the device; the index stays on the host, where it is checked."""
+        device = self.fabric.device
         for index, (x, y) in loader:
-            yield index, x.to(self.fabric.device, non_blocking=True), y.to(self.fabric.device, non_blocking=True)
+            moved: Any = (
+                [part.to(device, non_blocking=True) for part in x]
+                if isinstance(x, (list, tuple))
+                else x.to(device, non_blocking=True)
+            )
+            yield index, moved, y.to(device, non_blocking=True)
 
     def _chosen(self, index: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The part of a batch that the policy trains on, after a probing pass in evaluation mode."""
@@ -294,11 +283,12 @@ class _Run:
 
     def _refresh(self, loader: DataLoader[Any]) -> None:
         """Record the losses of the samples that this epoch left out: training augmentation, evaluation mode (IES)."""
-        smoothing = self.config.recipe.label_smoothing
+        smoothing = self.config.recipe.label_smoothing if self.sop is None else 0.0
         self.model.eval()
         with torch.no_grad():
             for index, x, y in self._batches(loader):
-                losses = F.cross_entropy(self.model(x), y, reduction="none", label_smoothing=smoothing)
+                weak = x[0] if isinstance(x, list) else x
+                losses = F.cross_entropy(self.model(weak), y, reduction="none", label_smoothing=smoothing)
                 self.pruner.record(index, losses)
 
     @torch.no_grad()
@@ -315,6 +305,35 @@ class _Run:
         size = len(self.data.test)  # type: ignore[arg-type]
         return int(right) / size, float(total) / size
 
+    def _diagnosis(self, epoch: int, selection: Any, last: bool) -> dict[str, float | None]:
+        """What the epoch's selection, scores and losses look like beside the truth."""
+        truth = self.data.noise
+        if truth is None:
+            return dict.fromkeys(("kept_noise", "score_auroc", "clean_loss", "noisy_loss"))
+        losses = self.pruner.bank.losses[epoch % self.pruner.bank.window]
+        if last or epoch + 1 == max(1, self.pruner.epochs // 2):
+            self.shown_losses[epoch + 1] = losses.half()
+        clean, noisy = mean_losses(losses, truth.is_noisy)
+        return {
+            "kept_noise": kept_noise(selection, truth.is_noisy),
+            "score_auroc": noise_auroc(self.pruner.score, self.pruner.scores, truth.is_noisy),
+            "clean_loss": clean,
+            "noisy_loss": noisy,
+        }
+
+    def _save_artefacts(self, folder: Path) -> None:
+        truth = self.data.noise
+        if truth is not None:
+            epochs = sorted(self.shown_losses)
+            save_arrays(
+                folder / "losses.npz",
+                epochs=np.array(epochs),
+                losses=torch.stack([self.shown_losses[epoch] for epoch in epochs]).numpy(),
+                is_noisy=truth.is_noisy.numpy(),
+            )
+        if self.collector is not None:
+            self.collector.proxy().save(folder / proxy.FILE)
+
     def _checkpoint(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
@@ -322,6 +341,10 @@ class _Run:
             "pruner": self.pruner.state_dict(),
             "metrics": self.metrics,
             "random": _random_state(),
+            "trained": self.trained,
+            "losses": self.shown_losses,
+            "sop": None if self.sop is None else self.sop.state_dict(),
+            "collector": None if self.collector is None else self.collector.state_dict(),
         }
 
     def _restore(self) -> None:
@@ -331,7 +354,11 @@ class _Run:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.pruner.load_state_dict(state["pruner"])
-        self.metrics = state["metrics"]
+        self.metrics, self.trained, self.shown_losses = state["metrics"], state["trained"], state["losses"]
+        if self.sop is not None:
+            self.sop.load_state_dict(state["sop"])
+        if self.collector is not None:
+            self.collector.load_state_dict(state["collector"])
         _set_random_state(state["random"])
 
     def _result(self) -> dict[str, Any]:
@@ -339,20 +366,26 @@ class _Run:
         ranked = self.metrics[: pruner.annealing_start] or self.metrics
         noise = self.data.noise
         known = noise is not None
-        passes = pruner.num_samples * pruner.epochs
+        full = self.whole_size * config.recipe.epochs
         return {
             "dataset": config.dataset,
             "noise": noise.kind if noise is not None else None,
             "noise_rate": noise.noise_rate if noise is not None else None,
             "method": config.method,
+            "prune_ratio": config.prune_ratio,
             "seed": config.seed,
-            "epochs": pruner.epochs,
+            "model": config.model_for(self.data.input_shape),
+            "epochs": len(self.metrics),
             "train_size": pruner.num_samples,
             "accuracy": last["accuracy"],
             "test_loss": last["test_loss"],
             "forward_passes": pruner.forward_passes,
-            "forward_fraction": pruner.forward_passes / passes,
-            "reference_forward_passes": pruner.epochs * len(self.reference) if self.reference is not None else 0,
+            "forward_fraction": pruner.forward_passes / full,
+            "trained_fraction": self.trained / full,
+            "reference_forward_passes": len(self.metrics) * len(self.reference) if self.reference is not None else 0,
+            "proxy_forward_passes": static.cost(config),
+            "collect_forward_passes": self.collector.forward_passes if self.collector is not None else 0,
+            "pruned_share": sum(row["pruned_share"] for row in self.metrics) / len(self.metrics),
             "kept_noise": mean_of_known([row["kept_noise"] for row in ranked]) if known else None,
             "score_auroc": mean_of_known([_number(row["score_auroc"]) for row in ranked]) if known else None,
             "images_per_second": sum(row["images_per_second"] for row in self.metrics) / len(self.metrics),
@@ -367,6 +400,31 @@ class _Run:
         }
 
 
+class _TwoViews(Dataset[Any]):
+    """The same samples under two augmentations: ((weak, strong), label)."""
+
+    def __init__(self, weak: Samples, strong: Samples) -> None:
+        self.weak, self.strong = weak, strong
+
+    def __len__(self) -> int:
+        return len(self.weak)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = self.weak[index]
+        return (x, self.strong[index][0]), y
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The samples at these indices; DataLoader asks for a whole batch by this method."""
+        weak, strong = (
+            view.__getitems__(indices) if hasattr(view, "__getitems__") else [view[i] for i in indices]
+            for view in (self.weak, self.strong)
+        )
+        return [((x, other), y) for (x, y), (other, _) in zip(weak, strong, strict=True)]
+
+
+# -- before the training -----------------------------------------------------------------------------------
+
+
 def _data(config: TrainConfig) -> ClassificationData:
     data = datasets.load(
         config.dataset,
@@ -377,6 +435,19 @@ def _data(config: TrainConfig) -> ClassificationData:
         image_size=config.image_size,
     )
     return data if config.limit is None else datasets.limit(data, config.limit, config.seed)
+
+
+def _check(config: TrainConfig, data: ClassificationData) -> None:
+    """Refuse what does not go with this data, before any training."""
+    if config.relabel is not None and config.relabel.consistency and data.strong is None:
+        raise ValueError(
+            f"relabel is given with consistency={config.relabel.consistency:g}, which compares two views of a sample, "
+            f"and {config.dataset} has no second view: SOP without consistency takes features "
+            f"(--relabel.consistency 0 --relabel.balance 0)"
+        )
+    if config.collect:
+        proxy.warmup_epochs(config.epochs, config.proxy_epochs)
+    config.chosen_policy.check(len(data.labels))
 
 
 def _fabric(config: TrainConfig) -> Fabric:
@@ -390,53 +461,7 @@ def _fabric(config: TrainConfig) -> Fabric:
     )
 
 
-def _reference(config: TrainConfig, data: ClassificationData, device: torch.device) -> Reference | None:
-    """The reference that the configuration asks for, evaluated with the training criterion."""
-    kind = config.reference
-    if kind == "auto":
-        kind = "clean" if config.score.needs_reference else "none"
-    if kind == "none":
-        if config.score.needs_reference:
-            raise ValueError(
-                f"reference='none' is given, but {config.method} needs a reference: choose clean, noisy or a file of "
-                f"indices, or a method that needs none"
-            )
-        return None
-    losses = cross_entropy_losses(config.recipe.label_smoothing, device)
-    make: Callable[..., Reference] = Reference.subset
-    if kind == "clean":
-        source = data.reference if data.reference is not None else data.clean_eval
-        if source is None:
-            raise ValueError(
-                f"{config.method} needs a clean reference, and {config.dataset} brings none: add x_reference and "
-                f"y_reference to the .npz (or a reference/ folder), or choose --reference noisy or a file of training "
-                f"indices that you trust"
-            )
-    else:
-        source = data.train_eval
-    if kind in ("clean", "noisy"):
-        size = min(config.reference_size, len(source))  # type: ignore[arg-type]
-        return make(source, size=size, seed=config.seed, losses=losses, num_workers=config.workers)
-    indices = _read_indices(Path(kind))
-    return Reference.indices(source, indices, losses=losses, num_workers=config.workers)
-
-
-def _read_indices(path: Path) -> Tensor:
-    """Training indices of a pseudo-clean subset, int64 [M], from a .npy, .pt or .txt file."""
-    readers: dict[str, Callable[[Path], Any]] = {
-        ".npy": np.load,
-        ".pt": lambda file: torch.load(file, weights_only=True),
-        ".txt": lambda file: np.loadtxt(file, dtype=np.int64, ndmin=1),
-    }
-    if path.suffix not in readers:
-        raise ValueError(
-            f"reference={str(path)!r} is unknown, expected auto, clean, noisy, none or a file of training indices "
-            f"({', '.join(readers)})"
-        )
-    if not path.exists():
-        raise FileNotFoundError(f"reference={str(path)!r}: there is no such file of training indices")
-    indices: Tensor = torch.as_tensor(readers[path.suffix](path))
-    return indices
+# -- random state, device -----------------------------------------------------------------------------------
 
 
 def _random_state() -> dict[str, Any]:

@@ -1,0 +1,259 @@
+"""The commands of the benchmark: which experiments there are, run their jobs, render what is there."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from alignprune._checks import choice, integer
+from alignprune.bench import data, experiments, figures, plan, sweep, tables
+from alignprune.bench.experiments import Cell, Experiment, Protocol
+from alignprune.bench.store import Store
+from alignprune.bench.sweep import Job, Report, Summary
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data sets are there, what is missing and where it comes from.
+
+    Attributes:
+        action: "check".
+        data_root: folder of the named data sets; None = the environment variable ALIGNPRUNE_DATA.
+    """
+
+    action: Positional[Literal["check"]]
+    data_root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Which:
+    """Which cells of which experiments.
+
+    Attributes:
+        names: tables and figures, such as table-1 or figure-3; "all" for every one.
+        protocol: how large the runs are: paper, short or cpu.
+        rows: only these rows, as the paper prints them, or methods by name; empty = all.
+        columns: only these columns, such as real or sym_0.2; empty = all.
+        blocks: only these blocks, such as 50; empty = all. Full training is always there.
+        runs: folder of all sweeps' runs.
+    """
+
+    names: Positional[tuple[str, ...]]
+    protocol: str = "paper"
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
+    runs: Path = plan.ROOT
+
+
+@dataclass(frozen=True)
+class SweepConfig(Which):
+    """Run what experiments take. A call after an interruption goes on; what is complete is not run again.
+
+    Attributes:
+        list: tell how many runs each experiment takes, and run nothing.
+        seeds: how many seeds, 0 to seeds - 1; None = the protocol's.
+        engine: "local" processes, or "ray" for a cluster.
+        workers: processes that run at the same time, on this machine.
+        threads: of each process; None = the cores divided by the processes.
+        gpus: of each run, such as 0.25; Ray only.
+        address: of the Ray cluster; None starts or finds one here.
+        retries: how often a failed run is tried again.
+        device: where to train; None = the protocol's.
+        loader_workers: loader processes of each run; None = the protocol's.
+        data_root: folder of the named data sets; None = the environment variable ALIGNPRUNE_DATA.
+    """
+
+    list: bool = False
+    seeds: int | None = None
+    engine: Literal["local", "ray"] = "local"
+    workers: int = 1
+    threads: int | None = None
+    gpus: float = 0.0
+    address: str | None = None
+    retries: int = 1
+    device: str | None = None
+    loader_workers: int | None = None
+    data_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.seeds is not None:
+            integer("seeds", self.seeds, at_least=1, remedy="3 as the paper")
+
+
+@dataclass(frozen=True)
+class TableConfig(Which):
+    """Render tables from the runs that are there, beside the paper's numbers.
+
+    Attributes:
+        form: text, markdown or csv.
+        measures: what to show of each cell, such as accuracy, forward_fraction, kept_noise; empty = the cell's own.
+        out: write to this file, or, with several tables, into this folder, instead of printing.
+    """
+
+    form: Literal["text", "markdown", "csv"] = "text"
+    measures: tuple[str, ...] = ()
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class FigureConfig(Which):
+    """Draw figures, or tables as bars, from the runs that are there.
+
+    Attributes:
+        out: folder to draw into.
+        suffix: png, svg or pdf.
+    """
+
+    out: Path = Path("figures")
+    suffix: Literal["png", "svg", "pdf"] = "png"
+
+
+def check_data(config: DataConfig) -> int:
+    """Print the state of every data set; 0 if one at least is complete."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console, table = Console(), Table(show_lines=True)
+    for name in ("data set", "state", "missing", "source"):
+        table.add_column(name, overflow="fold")
+    found = data.check(config.data_root)
+    for status in found:
+        state = "complete" if status.complete else "partly there" if status.found else "absent"
+        missing = "\n".join(status.missing) + (f"\n{status.note}" if status.note else "")
+        table.add_row(status.name, state, missing.strip() or "-", "" if status.complete else status.source)
+    console.print(table)
+    return 0 if any(status.complete for status in found) else 1
+
+
+def run_sweep(config: SweepConfig, report: Report) -> int:
+    """Run the jobs of the chosen experiments; 1 if some failed."""
+    protocol = experiments.protocol(config.protocol)
+    seeds = range(config.seeds if config.seeds is not None else protocol.seeds)
+    if config.list:
+        _list(config, protocol, len(seeds))
+        return 0
+    cells = [cell for _, chosen in chosen_cells(config, protocol) for cell in chosen]
+    machine = {"device": config.device, "workers": config.loader_workers, "data_root": config.data_root}
+    given = {name: str(value) if name == "data_root" else value for name, value in machine.items() if value is not None}
+    jobs = plan.jobs(cells, protocol, seeds, config.runs, given)
+    started = time.perf_counter()
+    summary = sweep.run(
+        jobs,
+        plan.work,
+        engine=config.engine,
+        workers=config.workers,
+        retries=config.retries,
+        threads=config.threads,
+        gpus=config.gpus,
+        address=config.address,
+        report=report,
+    )
+    print(_told(summary, time.perf_counter() - started))
+    return 1 if summary.failed else 0
+
+
+def show_tables(config: TableConfig) -> int:
+    """Print or write the chosen tables."""
+    protocol, store = experiments.protocol(config.protocol), Store(config.runs)
+    suffix = {"text": ".txt", "markdown": ".md", "csv": ".csv"}[config.form]
+    chosen = chosen_cells(config, protocol)
+    for experiment, cells in chosen:
+        text = tables.render(_narrowed(experiment, cells), protocol, store, config.form, config.measures)
+        if config.out is None:
+            print(text)
+        else:
+            file = config.out / f"{experiment.name}-{protocol.name}{suffix}" if len(chosen) > 1 else config.out
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text if text.endswith("\n") else text + "\n")
+            print(f"written to {file}")
+    return 0
+
+
+def draw_figures(config: FigureConfig) -> int:
+    """Draw the chosen figures."""
+    protocol, store = experiments.protocol(config.protocol), Store(config.runs)
+    config.out.mkdir(parents=True, exist_ok=True)
+    for experiment, cells in chosen_cells(config, protocol):
+        path = config.out / f"{experiment.name}-{protocol.name}.{config.suffix}"
+        for file in figures.draw(_narrowed(experiment, cells), protocol, store, path):
+            print(f"written to {file}")
+    return 0
+
+
+def chosen_cells(which: Which, protocol: Protocol) -> list[tuple[Experiment, tuple[Cell, ...]]]:
+    """The experiments and cells that are asked for.
+
+    Raises:
+        ValueError: for a name, row, column or block that is nowhere, with the nearest.
+    """
+    if not which.names:
+        raise ValueError("NAME is missing, such as table-1 or figure-3; --list tells all")
+    names = list(experiments.EXPERIMENTS) if "all" in which.names else list(which.names)
+    chosen = [(experiments.get(name), experiments.cells_of(experiments.get(name), protocol)) for name in names]
+    every = [cell for _, cells in chosen for cell in cells]
+    known_rows = {name for cell in every for name in (cell.row, str(cell.settings["method"]))}
+    for option, given, known in (
+        ("rows", which.rows, known_rows),
+        ("columns", which.columns, {cell.column for cell in every}),
+        ("blocks", which.blocks, {cell.block for cell in every}),
+    ):
+        for name in given:
+            choice(option, name, sorted(known))
+    return [(experiment, tuple(cell for cell in cells if _wanted(cell, which))) for experiment, cells in chosen]
+
+
+def _wanted(cell: Cell, which: Which) -> bool:
+    full = cell.settings["method"] == "full"
+    return (
+        (not which.rows or full or cell.row in which.rows or cell.settings["method"] in which.rows)
+        and (not which.columns or cell.column in which.columns)
+        and (not which.blocks or full or cell.block in which.blocks)
+    )
+
+
+def _narrowed(experiment: Experiment, cells: tuple[Cell, ...]) -> Experiment:
+    return replace(experiment, cells=lambda _: cells)
+
+
+def _list(config: SweepConfig, protocol: Protocol, seeds: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"protocol {protocol.name}: {protocol.summary}", title_justify="left")
+    for name in ("name", "what it shows", "cells", "runs", "complete"):
+        table.add_column(name, justify="left" if name in ("name", "what it shows") else "right")
+    every: dict[Path, Job] = {}
+    names = config.names if config.names and "all" not in config.names else tuple(experiments.EXPERIMENTS)
+    for name in names:
+        experiment = experiments.get(name)
+        try:
+            cells = experiments.cells_of(experiment, protocol)
+        except ValueError:
+            table.add_row(name, experiment.title, "-", "-", "-")
+            continue
+        jobs = {job.folder: job for job in plan.jobs(cells, protocol, range(seeds), config.runs)}
+        every |= jobs
+        table.add_row(name, experiment.title, str(len(cells)), str(len(jobs)), str(_complete(jobs)))
+    table.add_section()
+    table.add_row("all", "runs that experiments share counted once", "", str(len(every)), str(_complete(every)))
+    Console().print(table)
+    others = ", ".join(name for name in experiments.PROTOCOLS if name != protocol.name)
+    print(f"{seeds} seeds; -: not in this protocol. Other protocols: --protocol {others}")
+
+
+def _complete(jobs: dict[Path, Job]) -> int:
+    return sum((folder / "result.json").exists() for folder in jobs)
+
+
+def _told(summary: Summary, seconds: float) -> str:
+    lines = [f"{summary.done} runs done in {seconds / 60:.1f} minutes, {summary.skipped} were complete before"]
+    lines += [f"failed: {job.name}: {error} ({job.folder / 'log.txt'})" for job, error in summary.failed]
+    lines += [f"not run, since it needs a failed one: {job.name}" for job in summary.blocked]
+    if summary.failed or summary.blocked:
+        lines.append("the same command runs these again")
+    return "\n".join(lines)

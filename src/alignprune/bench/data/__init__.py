@@ -1,0 +1,143 @@
+"""Data sets for training: every view of one set of samples, with the same order and the same index.
+
+A loader gives the training samples under noisy labels (augmented and plain), the same samples under clean
+labels where these are known, and the test samples. `load` finds the loader from a name, an .npz file, a
+folder or a Hugging Face data set. Each source is one module: its record, then its loader.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+
+from alignprune._checks import choice
+from alignprune.bench.data.arrays import ARRAYS, arrays
+from alignprune.bench.data.cifar import CIFAR10N, CIFAR100N, cifar10n, cifar100n
+from alignprune.bench.data.clothing1m import CLOTHING1M, clothing1m
+from alignprune.bench.data.folder import FOLDER, image_folder
+from alignprune.bench.data.huggingface import HUGGINGFACE, PREFIX, huggingface
+from alignprune.bench.data.imagenet import IMAGENET, imagenet
+from alignprune.bench.data.news import NEWS, NEWS20, news
+from alignprune.bench.data.records import DATA_ROOT, DatasetRecord, DatasetStatus, check_noise, data_root, status
+from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from alignprune.bench.data.views import ClassificationData, ImageFiles, PathLike, Samples, TensorData, limit, subset
+from alignprune.bench.data.webvision import WEBVISION, webvision
+
+__all__ = [
+    "CIFAR_MEAN",
+    "CIFAR_STD",
+    "DATASETS",
+    "DATA_ROOT",
+    "FORMATS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "ClassificationData",
+    "DatasetRecord",
+    "DatasetStatus",
+    "ImageFiles",
+    "PathLike",
+    "Samples",
+    "TensorData",
+    "arrays",
+    "check",
+    "cifar10n",
+    "cifar100n",
+    "clothing1m",
+    "huggingface",
+    "image_folder",
+    "imagenet",
+    "limit",
+    "load",
+    "news",
+    "subset",
+    "webvision",
+]
+
+Loader = Callable[..., ClassificationData]
+
+_LOADERS: tuple[tuple[DatasetRecord, Loader], ...] = (
+    (CIFAR100N, cifar100n),
+    (CIFAR10N, cifar10n),
+    (WEBVISION, webvision),
+    (CLOTHING1M, clothing1m),
+    (IMAGENET, imagenet),
+    (NEWS, news),
+    (NEWS20, partial(news, groups=20)),
+)
+
+DATASETS: dict[str, DatasetRecord] = {record.name: record for record, _ in _LOADERS}
+_NAMED = {record.name: loader for record, loader in _LOADERS}
+
+# Own data: what `arrays`, `image_folder` and `huggingface` read.
+FORMATS: dict[str, DatasetRecord] = {record.name: record for record in (ARRAYS, FOLDER, HUGGINGFACE)}
+
+
+def load(
+    dataset: PathLike,
+    *,
+    root: PathLike | None = None,
+    noise: str | None = None,
+    noise_rate: float | None = None,
+    seed: int = 0,
+    image_size: int | None = None,
+) -> ClassificationData:
+    """Load a data set by name or by path.
+
+    Args:
+        dataset: A key of `DATASETS`, a path ending in .npz, a folder of image files, or "hf:" and the name or
+            folder of a Hugging Face data set.
+        root: Data root of the named data sets, None for the environment variable ALIGNPRUNE_DATA; paths
+            ignore it.
+        noise: Kind of noise, None for the data set's default.
+        noise_rate: Nominal rate of synthetic noise in [0, 1]; None for other kinds.
+        seed: Seed of synthetic noise.
+        image_size: Height and width in pixels to which photos are brought, None for the data set's default;
+            samples that have a size of their own keep it.
+
+    Returns:
+        The data.
+
+    Raises:
+        ValueError: If the data set or the noise is unknown, or the files hold something else than expected.
+        FileNotFoundError: If files are missing.
+    """
+    record, loader, place = _find(os.fspath(dataset), root)
+    kind = noise or record.default_noise
+    check_noise(record, kind, noise_rate)
+    settings: dict[str, object] = {}
+    if len(record.noises) > 1:
+        settings |= {"noise": kind, "noise_rate": noise_rate, "seed": seed}
+    if record.image_size is not None:
+        settings["image_size"] = record.image_size if image_size is None else image_size
+    return loader(place, **settings)
+
+
+def _find(name: str, root: PathLike | None) -> tuple[DatasetRecord, Loader, PathLike | None]:
+    """The record and the loader of a data set, and where it lies."""
+    if name in DATASETS:
+        return DATASETS[name], _NAMED[name], root
+    if name.startswith(PREFIX):
+        return HUGGINGFACE, huggingface, name.removeprefix(PREFIX)
+    if name.endswith(".npz"):
+        return ARRAYS, arrays, name
+    if not os.path.isdir(name):
+        own = ("the path of an .npz file", "a folder with train/ and test/", "hf:NAME_OR_PATH")
+        choice("dataset", name, [*DATASETS, *own])
+    return FOLDER, image_folder, name
+
+
+def check(root: PathLike | None = None) -> list[DatasetStatus]:
+    """Look for the files of every named data set, without reading more of them than takes seconds.
+
+    Args:
+        root: Data root, None for the environment variable ALIGNPRUNE_DATA.
+
+    Returns:
+        What is there and what is missing, in the order of `DATASETS`.
+
+    Raises:
+        ValueError: If no data root is given.
+    """
+    folder = data_root(root)
+    return [status(record, folder) for record in DATASETS.values()]

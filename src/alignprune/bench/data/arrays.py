@@ -1,0 +1,222 @@
+"""Own data from an .npz file: images or features in memory."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, as_noise, check_noise, draw
+from alignprune.bench.data.transforms import Transforms, tensor_transforms
+from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, assemble, channels_first
+
+ARRAYS = DatasetRecord(
+    name="FILE.npz",
+    description="Images (uint8 [N, H, W, C] or [N, H, W]) or features (float [N, D]) with integer labels",
+    files=(
+        "x_train, y_train, x_test, y_test",
+        "y_train_clean (optional, for diagnosis)",
+        "x_reference, y_reference (optional, clean)",
+    ),
+    source="your own, written by numpy.savez",
+    noises=("none", *ANY_CLASSES),
+    default_noise="none",
+)
+
+
+def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None, seed: int = 0) -> ClassificationData:
+    """Own data from an .npz file.
+
+    Images are flipped and cropped (reflect padding of an eighth of the height) in training and normalised
+    with the mean and standard deviation of the training images; features are standardised with those of the
+    training set.
+
+    Args:
+        path: File with x_train, y_train, x_test, y_test; optional y_train_clean (known truth: diagnosis only,
+            it never becomes the reference) and x_reference, y_reference (clean samples of your own).
+        noise: "none", or a kind of `alignprune.noise` to add noise; the labels of the file then count as clean.
+        noise_rate: Nominal rate of the added noise in [0, 1]; None for "none".
+        seed: Seed of the added noise.
+
+    Returns:
+        The data.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If an array is missing or has another shape, type or range than described.
+    """
+    check_noise(ARRAYS, noise, noise_rate)
+    found = _read_arrays(Path(path))
+    num_classes = _check_arrays(found)
+    given = as_labels(found["y_train"])
+    known = as_labels(found["y_train_clean"]) if "y_train_clean" in found else None
+    if known is not None and noise != "none" and not torch.equal(known, given):
+        raise ValueError(
+            f"noise: {noise!r} given, but y_train_clean shows that y_train is noisy already; expected "
+            "'none', or a file whose y_train is clean"
+        )
+    noisy = draw(ARRAYS, given, noise, noise_rate, num_classes, seed)
+    if noisy is None and known is not None:
+        noisy = as_noise(given, known, "given")
+
+    inputs, transforms, finish = _prepare(found)
+
+    def view(labels: Tensor, augment: nn.Module | None) -> TensorData:
+        return TensorData(inputs["x_train"], labels, augment, finish)
+
+    has_reference = "x_reference" in found
+    return assemble(
+        name=Path(path).stem,
+        view=view,
+        transforms=transforms,
+        given=given,
+        noise=noisy,
+        truth=given if noise != "none" else None,
+        test=TensorData(inputs["x_test"], as_labels(found["y_test"]), None, finish),
+        reference=TensorData(inputs["x_reference"], as_labels(found["y_reference"]), None, finish)
+        if has_reference
+        else None,
+        num_classes=num_classes,
+        input_shape=tuple(inputs["x_train"].shape[1:]),
+    )
+
+
+_REQUIRED = ("x_train", "y_train", "x_test", "y_test")
+_OPTIONAL = ("y_train_clean", "x_reference", "y_reference")
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The known arrays of the file; others are reported and left out."""
+    if not path.is_file():
+        raise FileNotFoundError(f"path: there is no file {str(path)!r}, expected an .npz file; check the path")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = list(file.keys())
+            found = {name: file[name] for name in names if name in _REQUIRED + _OPTIONAL}
+    except Exception as error:  # numpy raises BadZipFile, ValueError (pickled objects), EOFError, ...
+        raise ValueError(
+            f"path: {str(path)!r} cannot be read ({type(error).__name__}: {error}); expected arrays of "
+            "numbers written by numpy.savez"
+        ) from error
+    missing = [name for name in _REQUIRED if name not in found]
+    if missing:
+        raise ValueError(
+            f"path: {str(path)!r} lacks {', '.join(missing)} (it holds {', '.join(names) or 'nothing'}), "
+            f"expected {', '.join(_REQUIRED)}; optional: {', '.join(_OPTIONAL)}"
+        )
+    if ("x_reference" in found) != ("y_reference" in found):
+        raise ValueError(f"path: {str(path)!r} holds one of x_reference and y_reference, expected both or neither")
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        warnings.warn(
+            f"path: {str(path)!r} also holds {', '.join(unknown)}, which nothing reads; known are "
+            f"{', '.join(_REQUIRED + _OPTIONAL)}",
+            stacklevel=3,
+        )
+    return found
+
+
+def _check_arrays(found: dict[str, np.ndarray]) -> int:
+    """Check every array, alone and against the training arrays; gives the number of classes."""
+    train = found["x_train"]
+    for name in ("x_train", "x_test", "x_reference"):
+        if name in found:
+            _check_input_array(name, found[name])
+            if found[name].shape[1:] != train.shape[1:] or found[name].dtype.kind != train.dtype.kind:
+                raise ValueError(
+                    f"{name}: samples of shape {found[name].shape[1:]} and dtype {found[name].dtype} given, "
+                    f"expected {train.shape[1:]} and {train.dtype} as in x_train"
+                )
+    num_classes = _count_classes(found["y_train"], len(train))
+    partners = {"y_test": "x_test", "y_train_clean": "x_train", "y_reference": "x_reference"}
+    for name, partner in partners.items():
+        if name in found:
+            _check_label_array(name, found[name], len(found[partner]))
+            low, high = int(found[name].min()), int(found[name].max())
+            if low < 0 or high >= num_classes:
+                raise ValueError(f"{name}: class ids {low}..{high} given, expected 0..{num_classes - 1} as in y_train")
+    return num_classes
+
+
+def _check_input_array(name: str, x: np.ndarray) -> None:
+    image = x.dtype == np.uint8 and x.ndim in (3, 4)
+    features = x.dtype.kind == "f" and x.ndim == 2
+    if not image and not features:
+        raise ValueError(
+            f"{name}: dtype {x.dtype} and shape {x.shape} given, expected images, uint8 [N, H, W, C] or [N, "
+            "H, W] with values 0..255, or features, float [N, D]; convert the array"
+        )
+    if x.size == 0:
+        raise ValueError(f"{name}: shape {x.shape} given, expected at least one sample and one value in it")
+    if x.ndim == 4 and x.shape[3] > 4:
+        raise ValueError(
+            f"{name}: shape {x.shape} given, expected [N, H, W, C] with at most 4 channels; move the "
+            "channels to the end with x.transpose(0, 2, 3, 1)"
+        )
+    if features and not np.isfinite(x).all():
+        row, column = np.argwhere(~np.isfinite(x))[0]
+        raise ValueError(
+            f"{name}: {x[row, column]} at [{row}, {column}] given, expected finite numbers; fill or remove the sample"
+        )
+
+
+def _check_label_array(name: str, y: np.ndarray, length: int) -> None:
+    if y.dtype.kind not in "iu":
+        raise ValueError(f"{name}: dtype {y.dtype} given, expected integer class ids; use y.astype('int64')")
+    if y.shape != (length,):
+        raise ValueError(
+            f"{name}: shape {y.shape} given, expected ({length},), one class id per sample; one-hot rows "
+            "become ids with y.argmax(1)"
+        )
+
+
+def _count_classes(y_train: np.ndarray, length: int) -> int:
+    """Number of classes; the training labels must use every id from 0 up."""
+    _check_label_array("y_train", y_train, length)
+    ids = np.unique(y_train)
+    if len(ids) < 2:
+        raise ValueError(f"y_train: the one class id {ids[0]} given, expected at least two classes")
+    if not np.array_equal(ids, np.arange(len(ids))):
+        shown = ", ".join(str(i) for i in ids[:10]) + (", ..." if len(ids) > 10 else "")
+        raise ValueError(
+            f"y_train: class ids {shown} given, expected 0..{len(ids) - 1} without gaps; renumber all label "
+            "arrays alike, for example with numpy.searchsorted(numpy.unique(y_train), y)"
+        )
+    return len(ids)
+
+
+def _prepare(found: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], Transforms, nn.Module | None]:
+    """Tensors of the x arrays, the random transforms that go with them, and the normalisation."""
+    x = {name: array for name, array in found.items() if name.startswith("x_")}
+    train = x["x_train"]
+    if train.ndim == 2:
+        mean, std = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
+        # A constant feature (up to rounding) carries nothing; a divisor of 1 leaves it at 0.
+        std[std <= 1e-12 * np.abs(mean)] = 1
+        scaled = {name: ((array - mean) / std).astype(np.float32) for name, array in x.items()}
+        return {name: torch.from_numpy(array) for name, array in scaled.items()}, Transforms(None, None, None), None
+    images = {name: channels_first(array) for name, array in x.items()}
+    height, width = images["x_train"].shape[2:]
+    mean_std = _pixel_statistics(images["x_train"])
+    # Reflection needs a padding below the other side, too.
+    transforms, finish = tensor_transforms(height, width, min(height // 8, width - 1), *mean_std)
+    return images, transforms, finish
+
+
+def _pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, of values scaled to [0, 1]."""
+    channels = images.shape[1]
+    counts = torch.zeros(channels, 256, dtype=torch.float64)
+    for part in images.split(4096):  # bincount needs int64, eight times the memory of the images
+        for channel in range(channels):
+            counts[channel] += torch.bincount(part[:, channel].flatten().long(), minlength=256)
+    weights = counts / counts.sum(1, keepdim=True)
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = weights @ values
+    variance = (weights * (values - mean[:, None]) ** 2).sum(1)
+    # A constant channel carries nothing; a divisor of 1 leaves it at 0.
+    std = torch.where(variance > 0, variance.sqrt(), 1.0)
+    return mean.tolist(), std.tolist()

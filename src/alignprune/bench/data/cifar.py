@@ -1,0 +1,230 @@
+"""CIFAR-100 and CIFAR-10 with the labels that people gave (CIFAR-N), with clean labels or with drawn noise."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision import datasets
+from torchvision.datasets.utils import check_integrity
+
+from alignprune.bench.data.records import (
+    ANY_CLASSES,
+    DatasetRecord,
+    as_labels,
+    as_noise,
+    check_exists,
+    check_noise,
+    data_root,
+    draw,
+    problem,
+)
+from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD, tensor_transforms
+from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, assemble, channels_first
+from alignprune.noise import CIFAR10_FLIPS, CIFAR100_FLIPS, NoisyLabels
+
+_TORONTO = "the CIFAR page of the University of Toronto"
+_CIFAR_N = "repository UCSC-REAL/cifar-10-100n"
+
+
+def _inspect(source: type[datasets.CIFAR10], root: Path, file: str) -> str | None:
+    """The usual look, and the MD5 sums of the images."""
+    found = problem(root, file)
+    if found is not None or file != f"{source.base_folder}/":
+        return found
+    damaged = _damaged(source, root)
+    return f"{', '.join(damaged)} missing or not the official file (MD5)" if damaged else None
+
+
+def _damaged(source: type[datasets.CIFAR10], root: Path) -> list[str]:
+    """The files of the images that are missing or differ from the official ones."""
+    return [file for file, md5 in _listed(source) if not check_integrity(root / source.base_folder / file, md5)]
+
+
+def _listed(source: type[datasets.CIFAR10]) -> list[tuple[str, str]]:
+    """Name and MD5 sum of each file of the images."""
+    return [*map(tuple, source.train_list + source.test_list), (source.meta["filename"], source.meta["md5"])]
+
+
+CIFAR100N = DatasetRecord(
+    name="cifar100n",
+    description="CIFAR-100 (50,000 training and 10,000 test images, 100 classes) with the labels of CIFAR-N (real, "
+    "40.2 % wrong), clean labels or synthetic noise",
+    files=("cifar-100-python/", "CIFAR-100_human.pt"),
+    source=f"images: {_TORONTO}; labels: {_CIFAR_N}",
+    noises=("real", "clean", *ANY_CLASSES, "asymmetric"),
+    default_noise="real",
+    note="CIFAR-100_human.pt is needed for the noise real only",
+    flips=CIFAR100_FLIPS,
+    inspect=partial(_inspect, datasets.CIFAR100),
+)
+
+CIFAR10N = DatasetRecord(
+    name="cifar10n",
+    description="CIFAR-10 (50,000 training and 10,000 test images, 10 classes) with the labels of CIFAR-N (aggre "
+    "9.0 %, random1-3 17-18 %, worse 40.2 % wrong), clean labels or synthetic noise",
+    files=("cifar-10-batches-py/", "CIFAR-10_human.pt"),
+    source=f"images: {_TORONTO}; labels: {_CIFAR_N}",
+    noises=("aggre", "worse", "random1", "random2", "random3", "clean", *ANY_CLASSES, "asymmetric"),
+    default_noise="worse",
+    note="CIFAR-10_human.pt is needed for the noises aggre, worse and random1-3 only",
+    flips=CIFAR10_FLIPS,
+    inspect=partial(_inspect, datasets.CIFAR10),
+)
+
+
+def cifar100n(
+    root: PathLike | None = None, noise: str = "real", noise_rate: float | None = None, seed: int = 0
+) -> ClassificationData:
+    """CIFAR-100 with the labels of CIFAR-100N, clean labels or synthetic noise.
+
+    Args:
+        root: Data root with cifar-100-python/ and, for "real", CIFAR-100_human.pt; None for ALIGNPRUNE_DATA.
+        noise: "real" (CIFAR-100N), "clean", or a kind of `alignprune.noise`.
+        noise_rate: Nominal rate of synthetic noise in [0, 1]; None for "real" and "clean".
+        seed: Seed of synthetic noise.
+
+    Returns:
+        The data; images are [3, 32, 32], normalised.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged, the labels belong to other images, or the noise does not fit.
+
+    Source: AlignPrune 4.1; Wei et al., "Learning with Noisy Labels Revisited" (CIFAR-N).
+    """
+    keys = {"real": "noisy_label"}
+    return _cifar(CIFAR100N, datasets.CIFAR100, "CIFAR-100_human.pt", keys, root, noise, noise_rate, seed)
+
+
+def cifar10n(
+    root: PathLike | None = None, noise: str = "worse", noise_rate: float | None = None, seed: int = 0
+) -> ClassificationData:
+    """CIFAR-10 with the labels of CIFAR-10N, clean labels or synthetic noise.
+
+    Args:
+        root: Data root with cifar-10-batches-py/ and, for the labels of people, CIFAR-10_human.pt; None for
+            ALIGNPRUNE_DATA.
+        noise: "aggre", "worse", "random1", "random2", "random3" (CIFAR-10N), "clean", or a kind of
+            `alignprune.noise`.
+        noise_rate: Nominal rate of synthetic noise in [0, 1]; None for the other kinds.
+        seed: Seed of synthetic noise.
+
+    Returns:
+        The data; images are [3, 32, 32], normalised.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged, the labels belong to other images, or the noise does not fit.
+
+    Source: AlignPrune 4.1; Wei et al., "Learning with Noisy Labels Revisited" (CIFAR-N).
+    """
+    keys = {"aggre": "aggre_label", "worse": "worse_label"}
+    keys |= {f"random{i}": f"random_label{i}" for i in (1, 2, 3)}
+    return _cifar(CIFAR10N, datasets.CIFAR10, "CIFAR-10_human.pt", keys, root, noise, noise_rate, seed)
+
+
+def _cifar(
+    record: DatasetRecord,
+    source: type[datasets.CIFAR10],
+    label_file: str,
+    keys: dict[str, str],
+    root: PathLike | None,
+    noise: str,
+    noise_rate: float | None,
+    seed: int,
+) -> ClassificationData:
+    """The images of torchvision's class; keys: the noises that the label file holds."""
+    check_noise(record, noise, noise_rate)
+    folder = data_root(root)
+    train, test = (_torchvision(source, folder, part) for part in (True, False))
+    clean = as_labels(train.targets)
+    num_classes = len(train.classes)
+    if noise in keys:
+        human = _human_labels(folder / label_file, keys[noise], clean, num_classes)
+        noisy: NoisyLabels | None = as_noise(human, clean, noise)
+    else:
+        noisy = draw(record, clean, noise, noise_rate, num_classes, seed)
+
+    images = channels_first(train.data)
+    transforms, finish = tensor_transforms(32, 32, 4, CIFAR_MEAN, CIFAR_STD)
+
+    def view(labels: Tensor, augment: nn.Module | None) -> TensorData:
+        return TensorData(images, labels, augment, finish)
+
+    return assemble(
+        name=record.name,
+        view=view,
+        transforms=transforms,
+        given=clean,
+        noise=noisy,
+        truth=clean,
+        test=TensorData(channels_first(test.data), as_labels(test.targets), None, finish),
+        reference=None,
+        num_classes=num_classes,
+        input_shape=(3, 32, 32),
+    )
+
+
+def _torchvision(source: type[datasets.CIFAR10], root: Path, train: bool) -> datasets.CIFAR10:
+    """Read the official files; torchvision compares their MD5 sums before it unpickles them."""
+    for file, _ in _listed(source):
+        check_exists(root, root / source.base_folder / file, f"{_TORONTO} (archive {source.filename})")
+    try:
+        return source(str(root), train=train, download=False)
+    except RuntimeError as error:
+        raise ValueError(
+            f"root: {', '.join(_damaged(source, root))} in {str(root / source.base_folder)!r} differ from the official "
+            f"files (MD5); unpack {source.filename} from {_TORONTO} again"
+        ) from error
+
+
+def _human_labels(file: Path, key: str, clean: Tensor, num_classes: int) -> Tensor:
+    """Labels of CIFAR-N, after a check that they list the same images in the same order."""
+    check_exists(file.parent, file, f"{_CIFAR_N} (folder data)")
+    found = _read_labels(file)
+    if not {key, "clean_label"} <= found.keys():
+        raise ValueError(
+            f"root: {str(file)!r} holds {', '.join(found)}, expected clean_label and {key}; copy the file "
+            f"from {_CIFAR_N} again"
+        )
+    labels, truth = (as_labels(np.asarray(found[name])) for name in (key, "clean_label"))
+    if not torch.equal(truth, clean):
+        raise ValueError(
+            f"root: clean_label of {str(file)!r} differs from the labels of the images, expected the same "
+            "order; use the .pt file, not the _ordered.npy file, and the python version of the images"
+        )
+    if labels.shape != clean.shape or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+        raise ValueError(
+            f"root: {key} of {str(file)!r} has shape {tuple(labels.shape)}, expected {len(clean)} class ids "
+            f"in 0..{num_classes - 1}; copy the file from {_CIFAR_N} again"
+        )
+    return labels
+
+
+def _read_labels(file: Path) -> dict[str, object]:
+    # The file is a pickle of numpy arrays. Its authors load it with weights_only=False, which would run
+    # whatever code a changed file holds; these three names are all that the official files need. They were
+    # written by numpy 1, which knew the function under another name than numpy 2.
+    reconstruct = np.empty(0).__reduce__()[0]
+    allowed: list[Any] = [
+        (reconstruct, "numpy.core.multiarray._reconstruct"),
+        reconstruct,
+        np.ndarray,
+        np.dtype,
+        type(np.dtype(np.int64)),
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... for a foreign file
+        raise ValueError(
+            f"root: {str(file)!r} cannot be read ({type(error).__name__}); copy it from {_CIFAR_N} again"
+        ) from error
+    if not isinstance(found, dict):
+        raise ValueError(f"root: {str(file)!r} holds a {type(found).__name__}, expected the dict of {_CIFAR_N}")
+    return found

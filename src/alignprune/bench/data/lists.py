@@ -1,0 +1,70 @@
+"""Text files that list images, one a line: "PATH", or "PATH CLASS" with a class id. Blank lines are skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from alignprune.bench.data.records import as_labels, check_exists
+from alignprune.bench.data.views import FileNames, ImageFiles
+
+Entry = tuple[str, int]
+
+
+def paths(file: Path) -> list[tuple[int, str]]:
+    """Line number and path of every image in a list of paths.
+
+    Args:
+        file: The list.
+    """
+    # Names that are not UTF-8 pass through unchanged, as in the functions of os.
+    with open(file, encoding="utf-8", errors="surrogateescape") as lines:
+        return [(number, line.strip()) for number, line in enumerate(lines, 1) if not line.isspace()]
+
+
+def entries(file: Path, num_classes: int) -> Iterator[Entry]:
+    """Path and class id of every image in a list of both.
+
+    Args:
+        file: The list.
+        num_classes: Class ids lie in 0..num_classes-1.
+
+    Raises:
+        ValueError: If a line is not "PATH CLASS" or its class id is out of range, with the line's number.
+    """
+    for number, line in paths(file):
+        path, _, label = line.replace("\t", " ").rpartition(" ")
+        if not path or not label.isdecimal():
+            raise ValueError(
+                f"root: line {number} of {str(file)!r} is {line!r}, expected 'PATH CLASS' with a class id; copy "
+                "the list again"
+            )
+        if int(label) >= num_classes:
+            raise ValueError(
+                f"root: line {number} of {str(file)!r} gives {path!r} the class id {label}, expected "
+                f"0..{num_classes - 1}; copy the list again"
+            )
+        yield path.rstrip(), int(label)
+
+
+def images(root: Path, folder: Path, listed: Sequence[Entry], source: str, transform: nn.Module | None) -> ImageFiles:
+    """The listed images, after a look whether the first three and the last are there.
+
+    The look finds a folder that is missing or lies elsewhere; to look for all of a million files would take
+    minutes, and one that is missing among them is named when it is loaded.
+
+    Args:
+        root: The data root.
+        folder: Folder, under the root, that the paths start from.
+        listed: Path and class id of each image, at least one.
+        source: Where the images come from.
+        transform: RGB image to tensor.
+
+    Raises:
+        FileNotFoundError: If one of these is missing.
+    """
+    for path, _ in [*listed[:3], listed[-1]]:
+        check_exists(root, folder / path, source)
+    return ImageFiles(FileNames(folder, [path for path, _ in listed]), as_labels([y for _, y in listed]), transform)

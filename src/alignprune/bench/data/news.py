@@ -1,0 +1,233 @@
+"""NEWS: the 20 Newsgroups as fixed features, for a network that learns what comes after frozen word vectors.
+
+A document becomes its first 1,000 words, and these their vectors. The network of Co-teaching+ flattens the
+1000 x 300 values and averages them down to 4,800; nothing in this step is learned, so it is done once ("flat").
+The averages run over neighbouring values of one word and keep the position of the word, which carries little. The
+mean vector of a document's words ("document", 300 values) drops the positions, and carries far more.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from sklearn.datasets import fetch_20newsgroups
+from sklearn.feature_extraction.text import CountVectorizer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alignprune._checks import choice, floor, integer
+from alignprune.bench.data.records import (
+    ANY_CLASSES,
+    DatasetRecord,
+    as_labels,
+    check_exists,
+    check_noise,
+    data_root,
+    draw,
+)
+from alignprune.bench.data.transforms import Transforms
+from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, assemble
+from alignprune.bench.embeddings import Arrays, cached, read_glove, train_embeddings
+
+Pooling = Literal["flat", "document"]
+
+FILE = "20news-bydate_py3.pkz"
+
+TRAIN_SHARE = 0.7
+VOCABULARY = 20_000  # the most frequent words of the training documents
+WORDS = 1000  # of a document
+DIMENSIONS = 300  # of a trained word vector
+WINDOW = 10
+FLAT_FEATURES = 4800
+
+# The class of each newsgroup, in alphabetical order, by the first part of its name.
+_HIERARCHIES = (0, 1, 1, 1, 1, 1, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 6, 6, 6, 6)  # alt comp misc rec sci soc talk
+
+
+def _record(name: str, classes: str) -> DatasetRecord:
+    return DatasetRecord(
+        name=name,
+        description=f"20 Newsgroups (18,846 documents, the first 70 % for training, {classes}) as features made of "
+        "frozen word vectors, with clean labels or synthetic noise",
+        files=(FILE,),
+        source="scikit-learn: fetch_20newsgroups(data_home=ROOT) downloads the documents and writes the file",
+        noises=("clean", *ANY_CLASSES),
+        default_noise="clean",
+        note="scikit-learn reads the file with pickle, which can run code: take one that you made yourself",
+    )
+
+
+NEWS = _record("news", "7 classes as in Co-teaching+")
+NEWS20 = _record("news20", "20 classes")
+RECORDS = (NEWS, NEWS20)
+
+
+def news(
+    root: PathLike | None = None,
+    noise: str = "clean",
+    noise_rate: float | None = None,
+    seed: int = 0,
+    *,
+    groups: int = 7,
+    pooling: Pooling = "flat",
+    features: int | None = None,
+    embeddings: PathLike | None = None,
+) -> ClassificationData:
+    """20 Newsgroups as features of frozen word vectors.
+
+    scikit-learn's file holds the 11,314 earlier documents, in a random order, and then the 7,532 later ones, in a
+    random order too. Training and test split are the first 70 % and the last 30 % of this order, so every test
+    document is a later one. Words are runs of two or more letters, digits or underscores, in lower case, headers
+    included; those outside the vocabulary are left out. The vocabulary (20,000 words), the word vectors where no file
+    is given, and the scale of "document" features come from the training documents alone.
+
+    Args:
+        root: Data root with 20news-bydate_py3.pkz; None for ALIGNPRUNE_DATA.
+        noise: "clean", or a kind of `alignprune.noise` that needs no table of classes.
+        noise_rate: Nominal rate of synthetic noise in [0, 1]; None for "clean".
+        seed: Seed of synthetic noise.
+        groups: 7 for the hierarchies (alt, comp, misc, rec, sci, soc, talk), 20 for the newsgroups.
+        pooling: "flat" for the average-pooled flattened word vectors, the input of the paper's network; "document"
+            for the mean word vector, standardised.
+        features: Values D of a sample with "flat", None for the paper's 4,800; "document" has as many as a word
+            vector.
+        embeddings: File in GloVe's text format; None for vectors trained on the training documents (300 values).
+
+    Returns:
+        The data; samples are float32 [D]. Features are computed once and then read from the cache folder, see
+        `alignprune.bench.embeddings.cached`.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged or an argument does not fit.
+
+    Source: AlignPrune, Table H; Yu et al. (ICML 2019), Co-teaching+, whose network reads GloVe vectors of documents
+        in a file that is not public: its tokens, its vocabulary and its order of the documents may differ.
+    """
+    record = {7: NEWS, 20: NEWS20}.get(groups)
+    if record is None:
+        raise ValueError(f"groups={groups!r} is unknown, expected 7 (hierarchies) or 20 (newsgroups)")
+    check_noise(record, noise, noise_rate)
+    size = _check_features(pooling, features)
+    folder = data_root(root)
+    check_exists(folder, folder / FILE, record.source)
+    glove = None if embeddings is None else Path(embeddings)
+    if glove is not None and not glove.is_file():
+        raise FileNotFoundError(f"embeddings: there is no file {str(glove)!r}, expected word vectors as GloVe's")
+
+    depends_on = {
+        "version": 1,
+        "documents": folder / FILE,
+        "embeddings": glove,
+        "size": size,
+        "settings": (TRAIN_SHARE, VOCABULARY, WORDS, DIMENSIONS, WINDOW),
+    }
+    stored = cached("news", depends_on, partial(_prepare, folder, glove, size))
+    inputs = torch.from_numpy(stored["features"])
+    labels = as_labels(stored["groups"] if groups == 20 else np.array(_HIERARCHIES)[stored["groups"]])
+    split = _training_size(len(labels))
+    clean = labels[:split]
+
+    def view(labels: Tensor, transform: nn.Module | None) -> TensorData:
+        return TensorData(inputs[:split], labels, transform)
+
+    return assemble(
+        name=record.name,
+        view=view,
+        transforms=Transforms(None, None, None),
+        given=clean,
+        noise=draw(record, clean, noise, noise_rate, groups, seed),
+        truth=clean,
+        test=TensorData(inputs[split:], labels[split:]),
+        reference=None,
+        num_classes=groups,
+        input_shape=tuple(inputs.shape[1:]),
+    )
+
+
+def _check_features(pooling: str, features: int | None) -> int | None:
+    """Number of flat features; None stands for those of "document"."""
+    choice("pooling", pooling, get_args(Pooling))
+    if pooling == "flat":
+        given = FLAT_FEATURES if features is None else features
+        return integer("features", given, at_least=1, remedy="the paper's network reads 4800")
+    if features is not None:
+        raise ValueError(
+            f"features={features!r} is given with pooling 'document', which has as many as a word vector; leave it "
+            "out, or use pooling 'flat'"
+        )
+    return None
+
+
+def _training_size(documents: int) -> int:
+    return floor(TRAIN_SHARE * documents)
+
+
+def _prepare(folder: Path, glove: Path | None, size: int | None) -> Arrays:
+    """Features [N, D] and newsgroup ids [N] of all documents, in stored order."""
+    texts, groups = _read(folder)
+    split = _training_size(len(texts))
+    vocabulary, token_ids = _tokenise(texts, split)
+    vectors = torch.from_numpy(_vectors(token_ids[:split], vocabulary, glove))
+    words = torch.from_numpy(token_ids)
+    features = _document(words, vectors, split) if size is None else _flat(words, vectors, size)
+    return {"features": features.numpy(), "groups": groups}
+
+
+def _read(folder: Path) -> tuple[list[str], np.ndarray]:
+    """Texts and newsgroup ids in stored order."""
+    try:
+        found = fetch_20newsgroups(data_home=folder, subset="all", shuffle=False, download_if_missing=False)
+    except OSError as error:  # scikit-learn prints what is wrong with the file, and then reports it as missing
+        raise ValueError(
+            f"root: {FILE!r} in {str(folder)!r} cannot be read; remove it, and make it again with {NEWS.source}"
+        ) from error
+    return found.data, found.target
+
+
+def _tokenise(texts: list[str], split: int) -> tuple[list[str], np.ndarray]:
+    """The vocabulary, and the first words of each document, int32 [N, WORDS]: 1..V, or 0 after the last word."""
+    vectorizer = CountVectorizer(max_features=VOCABULARY).fit(texts[:split])
+    vocabulary = vectorizer.get_feature_names_out().tolist()
+    ids = {word: i for i, word in enumerate(vocabulary, start=1)}
+    token_ids = np.zeros((len(texts), WORDS), dtype=np.int32)
+    analyse = vectorizer.build_analyzer()
+    for row, text in zip(token_ids, texts, strict=True):
+        known = [ids[word] for word in analyse(text) if word in ids][:WORDS]
+        row[: len(known)] = known
+    return vocabulary, token_ids
+
+
+def _vectors(token_ids: np.ndarray, vocabulary: list[str], glove: Path | None) -> np.ndarray:
+    """Word vectors, float32 [1 + V, D], row 0 zero."""
+    if glove is not None:
+        return read_glove(glove, vocabulary)
+    depends_on = {"version": 1, "token_ids": token_ids, "dimensions": DIMENSIONS, "window": WINDOW}
+    return cached(
+        "embeddings",
+        {**depends_on, "vocabulary_size": len(vocabulary)},
+        lambda: {"vectors": train_embeddings(token_ids, len(vocabulary), DIMENSIONS, WINDOW)},
+    )["vectors"]
+
+
+def _flat(token_ids: Tensor, vectors: Tensor, size: int) -> Tensor:
+    """Flattened word vectors [N, L * D], average-pooled to [N, size]."""
+    pooled = torch.empty(len(token_ids), size)
+    # In parts, because a document has 300,000 values before the pooling.
+    for part, result in zip(token_ids.split(64), pooled.split(64), strict=True):
+        flat = functional.embedding(part, vectors).flatten(1)
+        result.copy_(functional.adaptive_avg_pool1d(flat, size))
+    return pooled
+
+
+def _document(token_ids: Tensor, vectors: Tensor, split: int) -> Tensor:
+    """Mean vector of the words [N, D], 0 for a document without words, standardised by the training documents."""
+    mean = functional.embedding_bag(token_ids, vectors, mode="mean", padding_idx=0)
+    training = mean[:split]
+    std = training.std(0, correction=0)
+    # A constant feature carries nothing; a divisor of 1 leaves it at 0.
+    return (mean - training.mean(0)) / torch.where(std > 0, std, 1.0)

@@ -1,0 +1,214 @@
+"""What is known about a data set before it is read, and what the loaders share: noise, data root, missing files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from alignprune._checks import choice
+from alignprune.bench.data.views import PathLike
+from alignprune.noise import KINDS, NoisyLabels, corrupt
+
+DATA_ROOT = "ALIGNPRUNE_DATA"
+
+# The kinds that need no table of look-alike classes, so that they can be drawn for any data set.
+ANY_CLASSES = tuple(kind for kind in KINDS if kind != "asymmetric")
+
+
+def problem(root: Path, file: str) -> str | None:
+    """What is wrong with a file or folder, from outside.
+
+    Args:
+        root: The data root.
+        file: Path under the root; a folder ends in "/".
+
+    Returns:
+        None where it is there and not empty.
+    """
+    path = root / file
+    if not path.exists():
+        return "not there"
+    if not file.endswith("/"):
+        return None if path.stat().st_size else "empty"
+    if not path.is_dir():
+        return "not a folder"
+    return None if any(path.iterdir()) else "empty"
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """What a data set needs and offers; help, documentation and checks are made from it.
+
+    Args:
+        name: What to write for it.
+        description: What it is, one line.
+        files: Files needed, folders ending in "/": under the data root, or in the given path.
+        source: Where they come from.
+        noises: Kinds of noise it can be loaded with.
+        default_noise: The kind without a choice, in `noises`.
+        note: What else to know about the files, one line.
+        flips: Class that each class turns into by "asymmetric" noise; None where that has no meaning.
+        per_class: Whether asymmetric noise takes its share of each class, or of all samples together.
+        image_size: Height and width in pixels to which the loader brings photos without a choice; None for
+            samples that have a size of their own.
+        inspect: What is wrong with one of `files` under a data root, None for nothing; must not take long.
+    """
+
+    name: str
+    description: str
+    files: tuple[str, ...]
+    source: str
+    noises: tuple[str, ...]
+    default_noise: str
+    note: str = ""
+    flips: tuple[int, ...] | None = None
+    per_class: bool = True
+    image_size: int | None = None
+    inspect: Callable[[Path, str], str | None] = problem
+
+
+@dataclass(frozen=True)
+class DatasetStatus:
+    """What of a data set is there.
+
+    Args:
+        name: Name of the data set.
+        complete: Whether nothing is missing.
+        found: Files and folders that are as they should be.
+        missing: The others, each as "FILE: what is wrong".
+        source: Where they come from.
+        note: What else to know about the files.
+    """
+
+    name: str
+    complete: bool
+    found: tuple[str, ...]
+    missing: tuple[str, ...]
+    source: str
+    note: str
+
+
+def status(record: DatasetRecord, root: Path) -> DatasetStatus:
+    """Look for the files of a data set.
+
+    Args:
+        record: The data set.
+        root: The data root.
+    """
+    problems = {file: record.inspect(root, file) for file in record.files}
+    missing = tuple(f"{file}: {what}" for file, what in problems.items() if what is not None)
+    return DatasetStatus(
+        name=record.name,
+        complete=not missing,
+        found=tuple(file for file, what in problems.items() if what is None),
+        missing=missing,
+        source=record.source,
+        note=record.note,
+    )
+
+
+def data_root(root: PathLike | None) -> Path:
+    """The folder that holds the named data sets.
+
+    Args:
+        root: The folder; None for the environment variable ALIGNPRUNE_DATA.
+
+    Raises:
+        ValueError: If neither is given.
+    """
+    given = root or os.environ.get(DATA_ROOT)
+    if not given:
+        raise ValueError(
+            "root: no data root given, expected the folder that holds the data; point to it with "
+            f"--data-root or {DATA_ROOT}"
+        )
+    return Path(given)
+
+
+def check_exists(root: Path, path: Path, source: str) -> None:
+    """Refuse a data root that lacks a file or folder.
+
+    Args:
+        root: The data root.
+        path: The file or folder, under the root.
+        source: Where it comes from.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"root: {str(path.relative_to(root))!r} is missing under the data root {str(root)!r}; it comes "
+            f"from {source}. Point to the folder that holds it with --data-root or {DATA_ROOT}."
+        )
+
+
+def check_noise(record: DatasetRecord, noise: str, noise_rate: float | None) -> None:
+    """Refuse noise that the data set does not offer, and a rate that does not belong to it.
+
+    Args:
+        record: The data set.
+        noise: Kind of noise.
+        noise_rate: Nominal rate; None for a kind that is not drawn.
+
+    Raises:
+        ValueError: If the kind is unknown, or the rate is missing or superfluous.
+    """
+    choice(f"{record.name}: noise", noise, record.noises)
+    if noise in KINDS and noise_rate is None:
+        raise ValueError(
+            f"noise_rate: None given, expected a share in [0, 1] because noise is {noise!r}; for example 0.2"
+        )
+    if noise not in KINDS and noise_rate is not None:
+        drawn = " or ".join(kind for kind in record.noises if kind in KINDS)
+        raise ValueError(
+            f"noise_rate: {noise_rate} given, expected None because noise {noise!r} has the rate that it "
+            "has; leave it out" + (f", or choose the noise {drawn}" if drawn else "")
+        )
+
+
+def draw(
+    record: DatasetRecord, given: Tensor, noise: str, noise_rate: float | None, num_classes: int, seed: int
+) -> NoisyLabels | None:
+    """Draw synthetic noise on the given labels.
+
+    Args:
+        record: The data set.
+        given: Clean class ids, int64, shape [N].
+        noise: Kind of noise that `check_noise` has passed.
+        noise_rate: Nominal rate in [0, 1]; None for a kind that is not drawn.
+        num_classes: Number of classes.
+        seed: Seed of the draw.
+
+    Returns:
+        The noisy and the clean labels; None for a kind that is not drawn.
+    """
+    if noise not in KINDS or noise_rate is None:
+        return None
+    if noise == "asymmetric":
+        return corrupt(given, noise, noise_rate, num_classes, seed, flips=record.flips, per_class=record.per_class)
+    return corrupt(given, noise, noise_rate, num_classes, seed)
+
+
+def as_noise(labels: Tensor, clean: Tensor, kind: str) -> NoisyLabels:
+    """Labels that were not drawn; their nominal rate is the measured one.
+
+    Args:
+        labels: Given class ids, int64, shape [N].
+        clean: Clean class ids, int64, shape [N].
+        kind: What to call them.
+    """
+    rate = int((labels != clean).sum()) / len(labels)
+    return NoisyLabels(labels=labels, clean=clean, kind=kind, rate=rate, seed=None)
+
+
+def as_labels(ids: ArrayLike) -> Tensor:
+    """Integers of any type as class ids, int64, in a tensor of their own."""
+    return torch.from_numpy(np.array(ids, dtype=np.int64))

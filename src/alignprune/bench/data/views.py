@@ -1,0 +1,292 @@
+"""The views of one data set: the same samples in the same order, under each kind of label and transform.
+
+The training samples come with noisy labels (augmented, strongly augmented and plain) and with clean labels
+where these are known; `assemble` makes all of these from one function of (labels, transform).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Subset
+from torchvision.datasets.folder import default_loader
+
+from alignprune.bench.data.transforms import Transforms
+from alignprune.noise import NoisyLabels
+
+Samples = Dataset[tuple[Tensor, int]]
+View = Callable[[Tensor, nn.Module | None], Samples]
+PathLike = str | os.PathLike[str]
+
+
+class TensorData(Dataset[tuple[Tensor, int]]):
+    """Samples held in one tensor; a batch is transformed at once where that gives the same.
+
+    Args:
+        inputs: Images, uint8, shape [N, C, H, W], or features, float32, shape [N, D].
+        labels: Class ids, int64, shape [N].
+        augment: Random transform of one sample, None for none.
+        finish: Deterministic transform of a sample or of a batch of them, None for none.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        augment: nn.Module | None = None,
+        finish: nn.Module | None = None,
+    ) -> None:
+        self.inputs = inputs
+        self.labels = labels
+        self.augment = augment
+        self.finish = finish
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """The samples at these indices; DataLoader asks for a whole batch by this method."""
+        where = torch.as_tensor(indices, dtype=torch.int64)
+        batch = self.inputs[where]
+        if self.augment is not None:
+            batch = torch.stack([self.augment(sample) for sample in batch])
+        if self.finish is not None:
+            batch = self.finish(batch)
+        return list(zip(batch.unbind(), self.labels[where].tolist(), strict=True))
+
+
+def channels_first(images: np.ndarray) -> Tensor:
+    """Images, uint8 [N, H, W, C] or [N, H, W], as a tensor [N, C, H, W]."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    if tensor.ndim == 3:
+        return tensor.unsqueeze(1)
+    return tensor.permute(0, 3, 1, 2).contiguous()
+
+
+class FileNames:
+    """Paths of many files in one buffer, which worker processes share.
+
+    A list of a million strings would be copied into each of them, page by page, by the reference counts that
+    reading changes.
+
+    Args:
+        folder: Folder that the names start from.
+        names: Relative paths of the N files.
+    """
+
+    def __init__(self, folder: PathLike, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self.folder = os.fspath(folder)
+        self._joined = b"".join(encoded)
+        self._bounds = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, index: int) -> str:
+        position = range(len(self))[index]  # counts from the end below 0, and raises IndexError as a list does
+        start, end = self._bounds[position : position + 2]
+        return os.path.join(self.folder, os.fsdecode(self._joined[start:end]))
+
+
+class ImageFiles(Dataset[tuple[Tensor, int]]):
+    """Samples read from image files.
+
+    Args:
+        files: Paths of the N images.
+        labels: Class ids, int64, shape [N].
+        transform: RGB image to tensor, None for the image itself.
+    """
+
+    def __init__(self, files: FileNames, labels: Tensor, transform: nn.Module | None) -> None:
+        self.files = files
+        self.labels = labels
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        file = self.files[index]
+        try:
+            image = default_loader(file)
+        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, ... by image format
+            raise ValueError(
+                f"image {file!r} cannot be read ({type(error).__name__}: {error}); replace or remove the file"
+            ) from error
+        return image if self.transform is None else self.transform(image), int(self.labels[index])
+
+
+@dataclass(frozen=True, eq=False)
+class ClassificationData:
+    """One set of training samples in all its views, and the test samples.
+
+    Args:
+        name: Name of the data set.
+        train: Training samples with the (noisy) labels and the training transform.
+        train_eval: The same samples and labels, evaluation transform.
+        strong: The same samples and labels under the strong augmentation (AutoAugment and Cutout); None for
+            samples that have none, such as features.
+        contrastive: The same samples and labels under the augmentation of SimCLR, for learning without labels;
+            None for samples that have none.
+        clean_eval: The same samples with clean labels, evaluation transform; None where the truth is unknown
+            or is given for diagnosis only.
+        test: Test samples, evaluation transform.
+        reference: Clean reference samples apart from the training samples, evaluation transform; None without.
+        labels: Labels of `train`, int64, shape [N].
+        clean_labels: Clean labels of the same samples, int64, shape [N]; None where unknown.
+        num_classes: Number of classes C.
+        input_shape: Shape of one sample after the transform, (channels, height, width) or (features,).
+        noise: Noisy and clean labels with the kind of noise; None where no noise is known.
+    """
+
+    name: str
+    train: Samples
+    train_eval: Samples
+    strong: Samples | None
+    contrastive: Samples | None
+    clean_eval: Samples | None
+    test: Samples
+    reference: Samples | None
+    labels: Tensor
+    clean_labels: Tensor | None
+    num_classes: int
+    input_shape: tuple[int, ...]
+    noise: NoisyLabels | None
+
+
+def assemble(
+    *,
+    name: str,
+    view: View,
+    transforms: Transforms,
+    given: Tensor,
+    noise: NoisyLabels | None,
+    truth: Tensor | None,
+    test: Samples,
+    reference: Samples | None,
+    num_classes: int,
+    input_shape: tuple[int, ...],
+) -> ClassificationData:
+    """Make all views of the training samples.
+
+    Args:
+        name: As in `ClassificationData`.
+        view: The training samples under (labels, transform).
+        transforms: What to do to a sample in each view.
+        given: The labels without drawn noise, int64, shape [N].
+        noise: Noisy labels to train on, None for the given ones.
+        truth: Clean labels that may also serve as reference, int64, shape [N]; None without.
+        test: As in `ClassificationData`.
+        reference: As in `ClassificationData`.
+        num_classes: As in `ClassificationData`.
+        input_shape: As in `ClassificationData`.
+
+    Returns:
+        The data.
+    """
+    labels = given if noise is None else noise.labels
+    return ClassificationData(
+        name=name,
+        train=view(labels, transforms.train),
+        train_eval=view(labels, transforms.plain),
+        strong=None if transforms.strong is None else view(labels, transforms.strong),
+        contrastive=None if transforms.contrastive is None else view(labels, transforms.contrastive),
+        clean_eval=None if truth is None else view(truth, transforms.plain),
+        test=test,
+        reference=reference,
+        labels=labels,
+        clean_labels=truth if noise is None else noise.clean,
+        num_classes=num_classes,
+        input_shape=input_shape,
+        noise=noise,
+    )
+
+
+def limit(data: ClassificationData, size: int, seed: int) -> ClassificationData:
+    """Keep a random, class-balanced subset of the training samples; test and reference stay as they are.
+
+    Every class (by the labels of `train`, since the truth may be unknown) gives the same number of samples,
+    plus or minus one; a class that has fewer gives all it has and the others make up for it.
+
+    Args:
+        data: The data.
+        size: Training samples to keep, between the number of classes and the number of samples.
+        seed: Seed of the draw; torch's global generator is not used.
+
+    Returns:
+        The same data with `size` training samples in their old order, consistent in labels, views and noise.
+
+    Raises:
+        ValueError: If size is out of its range.
+    """
+    total = len(data.labels)
+    if not data.num_classes <= size <= total:
+        raise ValueError(
+            f"size: {size} given, expected {data.num_classes} (one sample per class) to {total} (all samples)"
+        )
+    return subset(data, balanced(data.labels, data.num_classes, size, torch.Generator().manual_seed(seed)))
+
+
+def subset(data: ClassificationData, indices: Tensor) -> ClassificationData:
+    """Keep some of the training samples; test and reference stay as they are.
+
+    Args:
+        data: The data.
+        indices: Training samples to keep, int64, shape [n].
+
+    Returns:
+        The same data with these training samples, in the order of the indices, consistent in labels, views and
+        noise.
+    """
+    indices = indices.cpu()
+    where = indices.tolist()
+    noise = data.noise
+    return replace(
+        data,
+        train=Subset(data.train, where),
+        train_eval=Subset(data.train_eval, where),
+        strong=None if data.strong is None else Subset(data.strong, where),
+        contrastive=None if data.contrastive is None else Subset(data.contrastive, where),
+        clean_eval=None if data.clean_eval is None else Subset(data.clean_eval, where),
+        labels=data.labels[indices],
+        clean_labels=None if data.clean_labels is None else data.clean_labels[indices],
+        noise=None if noise is None else replace(noise, labels=noise.labels[indices], clean=noise.clean[indices]),
+    )
+
+
+def balanced(labels: Tensor, num_classes: int, size: int, generator: torch.Generator) -> Tensor:
+    """Draw samples with class counts as equal as the classes allow.
+
+    Args:
+        labels: Class ids, int64, shape [N].
+        num_classes: Number of classes.
+        size: Samples to draw, at most N.
+        generator: Randomness of the draw.
+
+    Returns:
+        Indices of the drawn samples, int64, shape [size], ascending.
+    """
+    counts = torch.bincount(labels, minlength=num_classes)
+    quotas = torch.zeros_like(counts)
+    while (missing := size - int(quotas.sum())) > 0:
+        unfilled = torch.nonzero(quotas < counts).flatten()
+        if missing < len(unfilled):
+            # Fewer samples than classes are left to give: a draw decides which classes give one more.
+            unfilled = unfilled[torch.randperm(len(unfilled), generator=generator)[:missing]]
+        share = max(missing // len(unfilled), 1)
+        quotas[unfilled] = torch.minimum(quotas[unfilled] + share, counts[unfilled])
+    members = torch.argsort(labels, stable=True).split(counts.tolist())
+    kept = [
+        positions[torch.randperm(len(positions), generator=generator)[:quota]]
+        for positions, quota in zip(members, quotas.tolist(), strict=True)
+    ]
+    return torch.cat(kept).sort().values

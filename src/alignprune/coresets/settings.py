@@ -1,0 +1,45 @@
+"""Settings: a static method is a frozen record of its settings that chooses samples from a proxy run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alignprune.coresets.proxy import Proxy
+
+
+@dataclass(frozen=True)
+class Settings(ABC):
+    """What every static method offers; subclasses are frozen records of their settings."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Fields of the proxy that may be None and that this method reads."""
+        return ()
+
+    @abstractmethod
+    def select(self, proxy: Proxy, size: int, generator: torch.Generator) -> Tensor:
+        """Choose the samples to train on.
+
+        Args:
+            proxy: the proxy run, with the fields in ``needs``.
+            size: samples to choose, 1..N.
+            generator: the only source of randomness.
+
+        Returns:
+            int64 [size], each sample at most once, in any order.
+        """
+
+
+@dataclass(frozen=True)
+class Random(Settings):
+    """A uniform subset, drawn without replacement. It reads nothing of the proxy but its size.
+
+    Source: the baseline of every paper on pruning.
+    """
+
+    def select(self, proxy: Proxy, size: int, generator: torch.Generator) -> Tensor:
+        return torch.randperm(len(proxy), generator=generator)[:size]

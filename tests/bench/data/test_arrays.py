@@ -1,0 +1,160 @@
+"""Own data from an .npz file: normalisation, what counts as clean, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from alignprune.bench.data import ClassificationData, arrays, load
+
+Items = Callable[[Dataset], tuple[torch.Tensor, list[int]]]
+Check = Callable[[ClassificationData], None]
+
+
+def image_arrays(shape: tuple[int, ...] = (16, 12, 3), n: int = 40) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "x_train": rng.integers(0, 200, (n, *shape), dtype=np.uint8),
+        "y_train": np.arange(n) % 4,
+        "x_test": rng.integers(0, 256, (12, *shape), dtype=np.uint8),
+        "y_test": np.arange(12) % 4,
+    }
+
+
+def feature_arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "x_train": rng.normal(3, 2, (40, 5)),
+        "y_train": (np.arange(40) % 4).astype(np.uint8),
+        "x_test": rng.normal(3, 2, (12, 5)).astype(np.float32),
+        "y_test": np.arange(12) % 4,
+    }
+
+
+def save(path: Path, content: dict[str, np.ndarray], **change: np.ndarray) -> Path:
+    np.savez(path / "own.npz", **{**content, **change})
+    return path / "own.npz"
+
+
+@pytest.mark.parametrize("shape", [(16, 12, 3), (16, 12), (16, 3, 1), (4, 4, 3)])
+def test_images_are_normalised_by_the_training_images(
+    tmp_path: Path, shape: tuple[int, ...], items: Items, check_consistent: Check
+) -> None:
+    content = image_arrays(shape)
+    data = arrays(save(tmp_path, content))
+    check_consistent(data)
+    train, test = (content[key].reshape(*content[key].shape[:3], -1) / 255 for key in ("x_train", "x_test"))
+    mean, std = train.mean((0, 1, 2)), train.std((0, 1, 2))
+    for view, pixels in ((data.train_eval, train), (data.test, test)):
+        expected = ((pixels - mean) / std).transpose(0, 3, 1, 2)
+        torch.testing.assert_close(items(view)[0], torch.tensor(expected, dtype=torch.float32))
+    assert data.input_shape == (train.shape[-1], *shape[:2])
+
+
+def test_features_are_standardised_by_the_training_features_and_not_augmented(
+    tmp_path: Path, items: Items, check_consistent: Check
+) -> None:
+    content = feature_arrays()
+    content["x_train"][:, 2] = 0.1
+    data = arrays(save(tmp_path, content))
+    check_consistent(data)
+    x, _ = items(data.train)
+    torch.testing.assert_close(x.mean(0), torch.zeros(5))
+    torch.testing.assert_close(x.std(0, correction=0), torch.tensor([1.0, 1, 0, 1, 1]))
+    torch.testing.assert_close(x, items(data.train_eval)[0])
+    expected = (content["x_test"][:, 0] - content["x_train"][:, 0].mean()) / content["x_train"][:, 0].std()
+    torch.testing.assert_close(items(data.test)[0][:, 0], torch.tensor(expected, dtype=torch.float32))
+    assert (data.input_shape, data.num_classes, data.name) == ((5,), 4, "own")
+
+
+def test_without_a_truth_nothing_is_called_clean(tmp_path: Path) -> None:
+    data = arrays(save(tmp_path, feature_arrays()))
+    assert (data.clean_eval, data.clean_labels, data.noise, data.reference) == (None, None, None, None)
+
+
+def test_a_known_truth_is_for_diagnosis_and_never_a_reference(tmp_path: Path, check_consistent: Check) -> None:
+    content = feature_arrays()
+    clean = content["y_train"].copy()
+    clean[:10] = (clean[:10] + 1) % 4
+    path = save(tmp_path, content, y_train_clean=clean)
+    data = arrays(path)
+    check_consistent(data)
+    assert (data.clean_eval, data.reference) == (None, None)
+    assert data.clean_labels is not None
+    assert data.clean_labels.tolist() == clean.tolist()
+    assert data.noise is not None
+    assert (data.noise.kind, data.noise.noise_rate) == ("given", 0.25)
+    with pytest.raises(ValueError, match="noise: 'symmetric' given, but y_train_clean shows"):
+        arrays(path, "symmetric", 0.2)
+
+
+def test_added_noise_makes_the_given_labels_the_clean_ones(tmp_path: Path, check_consistent: Check) -> None:
+    content = image_arrays()
+    data = arrays(save(tmp_path, content), "pairflip", 0.5, 7)
+    check_consistent(data)
+    assert data.clean_eval is not None
+    assert data.clean_labels is not None
+    assert data.clean_labels.tolist() == content["y_train"].tolist()
+    assert data.noise is not None
+    assert data.noise.noise_rate == 0.5
+
+
+def test_the_users_own_reference_keeps_its_labels_and_the_evaluation_transform(tmp_path: Path, items: Items) -> None:
+    content = image_arrays()
+    reference = {"x_reference": content["x_train"][:6], "y_reference": content["y_train"][:6]}
+    data = arrays(save(tmp_path, content, **reference))
+    assert data.reference is not None
+    x, y = items(data.reference)
+    assert torch.equal(x, items(data.train_eval)[0][:6])
+    assert y == [0, 1, 2, 3, 0, 1]
+
+
+def test_arrays_that_nothing_reads_are_reported(tmp_path: Path) -> None:
+    path = save(tmp_path, feature_arrays(), y_train_clen=np.arange(40) % 4)
+    with pytest.warns(UserWarning, match="also holds y_train_clen, which nothing reads; .*y_train_clean"):
+        assert arrays(path).clean_labels is None
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"x_train": np.zeros((40, 5), dtype=np.int64)}, r"x_train: dtype int64 and shape \(40, 5\) given"),
+        ({"x_train": np.zeros((40, 5, 5, 3))}, "x_train: dtype float64 and shape"),
+        ({"x_train": np.zeros((40, 0))}, r"x_train: shape \(40, 0\) given, expected at least one"),
+        ({"x_train": np.zeros((40, 3, 8, 8), np.uint8)}, r"x_train: .* at most 4 channels; .*transpose"),
+        ({"x_test": np.zeros((12, 4))}, r"x_test: samples of shape \(4,\) .* expected \(5,\)"),
+        ({"x_test": np.full((12, 5), np.nan)}, r"x_test: nan at \[0, 0\] given, expected finite"),
+        ({"x_train": np.full((40, 5), np.inf)}, r"x_train: inf at \[0, 0\]"),
+        ({"y_train": np.zeros(40)}, "y_train: dtype float64 given, expected integer class ids"),
+        ({"y_train": np.eye(40, 4, dtype=int)}, r"y_train: shape \(40, 4\) given, expected \(40,\).*argmax"),
+        ({"y_train": np.arange(39) % 4}, r"y_train: shape \(39,\) given, expected \(40,\)"),
+        ({"y_train": np.arange(40) % 4 + 1}, r"y_train: class ids 1, 2, 3, 4 given, expected 0\.\.3"),
+        ({"y_train": np.arange(40) % 4 * 2}, r"y_train: class ids 0, 2, 4, 6 given.*without gaps"),
+        ({"y_train": np.zeros(40, int)}, "y_train: the one class id 0 given"),
+        ({"y_test": np.arange(12)}, r"y_test: class ids 0\.\.11 given, expected 0\.\.3"),
+        ({"y_train_clean": np.arange(40) % 4 - 1}, r"y_train_clean: class ids -1\.\.2 given"),
+        ({"x_reference": np.zeros((2, 5))}, "one of x_reference and y_reference, expected both"),
+        ({"x_reference": np.zeros((2, 5)), "y_reference": np.arange(3)}, r"y_reference: shape \(3,\)"),
+        ({"y_train": np.array([None] * 40)}, "cannot be read .*written by numpy.savez"),
+    ],
+)
+def test_a_wrong_array_is_named(tmp_path: Path, change: dict[str, np.ndarray], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        arrays(save(tmp_path, feature_arrays(), **change))
+
+
+def test_a_missing_array_or_file_is_named(tmp_path: Path) -> None:
+    content = feature_arrays()
+    del content["y_test"]
+    with pytest.raises(ValueError, match=r"own\.npz' lacks y_test \(it holds x_train, y_train, x_test\)"):
+        arrays(save(tmp_path, content))
+    with pytest.raises(FileNotFoundError, match=r"there is no file '.*nothing\.npz'"):
+        load(tmp_path / "nothing.npz")
+    (tmp_path / "text.npz").write_text("not an archive")
+    with pytest.raises(ValueError, match=r"text\.npz' cannot be read"):
+        load(tmp_path / "text.npz")

@@ -1,0 +1,195 @@
+"""CIFAR-100N and CIFAR-10N: official pixels, the labels of people, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from alignprune.bench.data import CIFAR_MEAN, CIFAR_STD, ClassificationData, cifar10n, cifar100n, load
+
+Items = Callable[[Dataset], tuple[torch.Tensor, list[int]]]
+Check = Callable[[ClassificationData], None]
+
+needs_cifar = pytest.mark.skipif(
+    not os.environ.get("ALIGNPRUNE_DATA"), reason="ALIGNPRUNE_DATA does not point to a data root"
+)
+
+
+def test_real_labels_come_from_the_label_file(cifar100_root: Path, check_consistent: Check) -> None:
+    data = cifar100n(cifar100_root)
+    check_consistent(data)
+    assert data.noise is not None
+    assert (data.noise.kind, data.noise.seed) == ("real", None)
+    assert data.noise.noise_rate == data.noise.rate == 0.4
+    assert data.labels[:6].tolist() == [7, 8, 2, 3, 4, 12]
+    assert (data.num_classes, data.input_shape, data.reference) == (100, (3, 32, 32), None)
+
+
+@pytest.mark.parametrize(
+    "noise, rate", [("aggre", 0.1), ("worse", 0.2), ("random1", 0.3), ("random2", 0.4), ("random3", 0.5)]
+)
+def test_each_kind_of_cifar10n_reads_its_own_labels(
+    cifar10_root: Path, noise: str, rate: float, check_consistent: Check
+) -> None:
+    data = cifar10n(cifar10_root, noise)
+    check_consistent(data)
+    assert data.noise is not None
+    assert data.noise.noise_rate == rate
+    assert data.num_classes == 10
+
+
+def test_evaluation_images_are_the_official_pixels_normalised(cifar100_root: Path) -> None:
+    data = cifar100n(cifar100_root, "clean")
+    with open(cifar100_root / "cifar-100-python" / "train", "rb") as file:
+        rows = pickle.load(file)["data"]
+    for i in (0, 17, 99):
+        x, y = data.train_eval[i]
+        for channel in range(3):
+            pixels = rows[i][1024 * channel : 1024 * (channel + 1)].reshape(32, 32) / 255
+            expected = torch.tensor((pixels - CIFAR_MEAN[channel]) / CIFAR_STD[channel], dtype=torch.float32)
+            torch.testing.assert_close(x[channel], expected)
+        assert y == i % 100
+
+
+def test_training_images_are_shifted_or_flipped_reflections_of_the_originals(cifar100_root: Path) -> None:
+    data = cifar100n(cifar100_root, "clean")
+    torch.manual_seed(0)
+    shifts = set()
+    for i in range(60):
+        plain, seen = data.train_eval[i][0].numpy(), data.train[i][0].numpy()
+        padded = np.pad(plain, ((0, 0), (4, 4), (4, 4)), mode="reflect")
+        matches = [
+            (top, left, flip)
+            for top in range(9)
+            for left in range(9)
+            for flip in (False, True)
+            if np.array_equal(padded[:, top : top + 32, left : left + 32][:, :, :: -1 if flip else 1], seen)
+        ]
+        assert len(matches) == 1
+        shifts.update(matches)
+    assert len(shifts) > 30
+    assert {flip for _, _, flip in shifts} == {False, True}
+
+
+def test_clean_labels_need_no_label_file_and_are_no_noise(cifar100_root: Path, check_consistent: Check) -> None:
+    (cifar100_root / "CIFAR-100_human.pt").unlink()
+    data = cifar100n(cifar100_root, "clean")
+    check_consistent(data)
+    assert data.noise is None
+    assert data.clean_labels is not None
+    assert torch.equal(data.labels, data.clean_labels)
+
+
+@pytest.mark.parametrize("noise", ["symmetric", "pairflip"])
+def test_synthetic_noise_has_its_rate_and_seed(cifar10_root: Path, noise: str, check_consistent: Check) -> None:
+    data, again, other = (cifar10n(cifar10_root, noise, 0.4, seed) for seed in (3, 3, 4))
+    check_consistent(data)
+    assert data.noise is not None
+    assert (data.noise.kind, data.noise.seed, data.noise.noise_rate) == (noise, 3, 0.4)
+    assert torch.equal(data.labels, again.labels)
+    assert not torch.equal(data.labels, other.labels)
+
+
+def test_asymmetric_noise_stays_among_look_alikes(cifar10_root: Path, cifar100_root: Path) -> None:
+    ten = cifar10n(cifar10_root, "asymmetric", 0.4).noise
+    assert ten is not None
+    pairs = {(3, 5), (5, 3), (2, 0), (4, 7), (9, 1)}  # cat and dog, bird > airplane, deer > horse, truck > automobile
+    flips = list(zip(ten.clean[ten.is_noisy].tolist(), ten.labels[ten.is_noisy].tolist(), strict=True))
+    assert set(flips) == pairs
+    assert len(flips) == 5 * 4  # 40 % of the 10 samples of each of 5 classes
+    hundred = cifar100n(cifar100_root, "asymmetric", 1.0).labels
+    assert [hundred[c].item() for c in (4, 30, 55, 72, 95)] == [30, 55, 72, 95, 4]  # the aquatic mammals
+
+
+def test_the_data_root_comes_from_the_environment(cifar100_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALIGNPRUNE_DATA", str(cifar100_root))
+    assert load("cifar100n").noise is not None
+    monkeypatch.delenv("ALIGNPRUNE_DATA")
+    with pytest.raises(ValueError, match="root: no data root given, .* --data-root or ALIGNPRUNE_DATA"):
+        load("cifar100n")
+
+
+def test_a_missing_file_is_named_with_its_source(cifar100_root: Path) -> None:
+    (cifar100_root / "CIFAR-100_human.pt").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"'CIFAR-100_human\.pt' is missing .* UCSC-REAL/cifar-10-100n .*--data-root"
+    ):
+        cifar100n(cifar100_root)
+    (cifar100_root / "cifar-100-python" / "test").unlink()
+    with pytest.raises(FileNotFoundError, match=r"test' is missing .* University of Toronto .*ALIGNPRUNE_DATA"):
+        cifar100n(cifar100_root)
+
+
+def test_a_damaged_file_is_named(cifar100_root: Path) -> None:
+    with open(cifar100_root / "cifar-100-python" / "test", "ab") as file:
+        file.write(b"!")
+    with pytest.raises(ValueError, match=r"root: test in .* differ from the official files \(MD5\)"):
+        cifar100n(cifar100_root)
+    (cifar100_root / "cifar-100-python" / "meta").write_bytes(b"")
+    with pytest.raises(ValueError, match="root: test, meta in"):
+        cifar100n(cifar100_root)
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, ("harmed",)
+
+
+@pytest.mark.parametrize(
+    "content, match",
+    [
+        ({"clean_label": np.arange(100)}, "holds clean_label, expected clean_label and noisy_label"),
+        (
+            {"clean_label": np.arange(100)[::-1] % 100, "noisy_label": np.arange(100) % 100},
+            "clean_label of .* differs from the labels of the images",
+        ),
+        (
+            {"clean_label": np.arange(100) % 100, "noisy_label": np.full(100, 100)},
+            r"noisy_label of .* expected 100 class ids in 0\.\.99",
+        ),
+        ([1, 2], "holds a list, expected the dict"),
+        (Harmful(), r"cannot be read \(UnpicklingError\)"),
+    ],
+)
+def test_a_wrong_label_file_is_refused(
+    cifar100_root: Path, monkeypatch: pytest.MonkeyPatch, content: object, match: str
+) -> None:
+    monkeypatch.chdir(cifar100_root)
+    torch.save(content, cifar100_root / "CIFAR-100_human.pt")
+    with pytest.raises(ValueError, match=match):
+        cifar100n(cifar100_root)
+    assert not (cifar100_root / "harmed").exists()
+
+
+def test_noise_that_does_not_fit_is_refused_before_files_are_read() -> None:
+    with pytest.raises(ValueError, match=r"cifar100n: noise='symmetrc' is unknown.*mean 'symmetric'"):
+        cifar100n("nowhere", "symmetrc")
+    with pytest.raises(ValueError, match="noise_rate: None given, expected a share .* 'pairflip'"):
+        cifar100n("nowhere", "pairflip")
+    with pytest.raises(ValueError, match=r"noise_rate: 0.2 given, expected None because noise 'worse'"):
+        cifar10n("nowhere", "worse", 0.2)
+
+
+@needs_cifar
+def test_the_official_cifar100_has_the_published_noise_rate() -> None:
+    data = load("cifar100n")
+    assert data.noise is not None
+    assert (len(data.labels), len(data.test)) == (50_000, 10_000)  # type: ignore[arg-type]
+    assert data.noise.noise_rate == pytest.approx(0.4020, abs=5e-5)
+    mean = torch.stack([data.train_eval[i][0] for i in range(0, 50_000, 25)]).mean((0, 2, 3))
+    assert mean.abs().max() < 0.05
+
+
+@needs_cifar
+def test_official_cifar100_with_symmetric_noise_flips_the_same_count_in_each_class() -> None:
+    data = load("cifar100n", noise="symmetric", noise_rate=0.5, seed=1)
+    assert data.noise is not None
+    assert torch.bincount(data.noise.clean[data.noise.is_noisy]).tolist() == [250] * 100

@@ -1,0 +1,111 @@
+"""Which data sets there are, how they are found, and what of them is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from alignprune.bench.data import DATASETS, FORMATS, DatasetStatus, check, load
+from alignprune.noise import KINDS
+
+DOCUMENTATION = Path(__file__).parents[3] / "docs" / "data.md"
+
+
+def test_an_unknown_data_set_lists_the_known_and_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"dataset='cifar100' is unknown, .*\.npz .*mean 'cifar100n'"):
+        load("cifar100")
+
+
+def test_records_describe_every_data_set() -> None:
+    for record in (*DATASETS.values(), *FORMATS.values()):
+        assert record.description
+        assert record.files
+        assert record.source
+        assert record.default_noise in record.noises
+        assert ("asymmetric" in record.noises) == (record.flips is not None)
+
+
+def test_noise_of_any_classes_is_offered_wherever_noise_is_drawn() -> None:
+    for record in (*DATASETS.values(), *FORMATS.values()):
+        drawn = set(record.noises) & set(KINDS)
+        assert not drawn or drawn >= set(KINDS) - {"asymmetric"}
+
+
+def test_real_noise_takes_no_rate() -> None:
+    with pytest.raises(ValueError, match=r"noise_rate: 0.2 given, expected None because noise 'real' .* leave it out$"):
+        load("webvision", root="nowhere", noise_rate=0.2)
+    with pytest.raises(ValueError, match="clothing1m: noise='symmetric' is unknown, expected one of real"):
+        load("clothing1m", root="nowhere", noise="symmetric", noise_rate=0.2)
+
+
+def test_the_documentation_lists_every_data_set_as_its_record_does() -> None:
+    text = DOCUMENTATION.read_text()
+    for record in DATASETS.values():
+        given = ", ".join(f"`{kind}`" for kind in record.noises if kind not in KINDS)
+        if not set(record.noises) & set(KINDS):
+            drawn = "none"
+        else:
+            drawn = "every kind" if record.flips is not None else "every kind but `asymmetric`"
+        assert f"| `{record.name}` | {record.description} | {given} | {drawn} | {record.source} |" in text
+        for file in record.files:
+            assert Path(file).name in text
+    for form in FORMATS:
+        assert f"| `{form}` |" in text
+
+
+# -- what is there -----------------------------------------------------------------------------------------
+
+
+def status(root: Path, name: str) -> DatasetStatus:
+    (found,) = (status for status in check(root) if status.name == name)
+    return found
+
+
+def test_an_empty_root_lacks_every_file_of_every_data_set(tmp_path: Path) -> None:
+    found = check(tmp_path)
+    assert [status.name for status in found] == list(DATASETS)
+    for status in found:
+        record = DATASETS[status.name]
+        assert (status.complete, status.found) == (False, ())
+        assert status.missing == tuple(f"{file}: not there" for file in record.files)
+        assert (status.source, status.note) == (record.source, record.note)
+
+
+def test_a_complete_data_set_lacks_nothing(cifar100_root: Path) -> None:
+    found = status(cifar100_root, "cifar100n")
+    assert (found.complete, found.missing) == (True, ())
+    assert found.found == ("cifar-100-python/", "CIFAR-100_human.pt")
+
+
+def test_a_file_that_is_missing_empty_or_damaged_is_named(cifar100_root: Path) -> None:
+    (cifar100_root / "CIFAR-100_human.pt").write_bytes(b"")
+    with open(cifar100_root / "cifar-100-python" / "test", "ab") as file:
+        file.write(b"!")
+    (cifar100_root / "cifar-100-python" / "meta").unlink()
+    found = status(cifar100_root, "cifar100n")
+    assert not found.complete
+    assert found.missing == (
+        "cifar-100-python/: test, meta missing or not the official file (MD5)",
+        "CIFAR-100_human.pt: empty",
+    )
+
+
+def test_folders_of_classes_are_counted(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / "imagenet" / "train" / name).mkdir(parents=True)
+    (tmp_path / "imagenet" / "val").write_text("")
+    assert status(tmp_path, "imagenet").missing == (
+        "imagenet/train/: 3 folders of classes, expected 1000",
+        "imagenet/val/: not a folder",
+    )
+
+
+def test_the_data_root_to_look_in_comes_from_the_environment(
+    cifar100_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALIGNPRUNE_DATA", str(cifar100_root))
+    assert check()[0].complete
+    monkeypatch.delenv("ALIGNPRUNE_DATA")
+    with pytest.raises(ValueError, match="root: no data root given"):
+        check()

@@ -1,0 +1,284 @@
+"""Tables say what the runs say: against scipy, against arithmetic by hand, and beside the paper's numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from alignprune.bench import paper, tables
+from alignprune.bench.experiments import Cell, Experiment, Protocol
+from alignprune.bench.store import Store, archive
+from alignprune.bench.tables import MEASURES, entries, render, statistics
+
+CPU = Protocol("cpu", "a small network", {})
+PAPER = Protocol("paper", "the paper's own", {})
+NOISES = ("clean", "real")
+
+
+def settings(row: str, column: str, block: str = "") -> dict[str, str]:
+    return {"method": "full" if row.startswith("Full") else row, "noise": column, "block": block}
+
+
+def experiment(cells: Sequence[Cell], name: str = "table-1") -> Experiment:
+    return Experiment(name, "CIFAR-100N", lambda protocol: tuple(cells))
+
+
+def write_run(root: Path, protocol: Protocol, cell: Cell, seed: int, **result: Any) -> None:
+    folder = root / protocol.name / f"made-{cell.key}" / f"seed{seed}"
+    folder.mkdir(parents=True)
+    job = {"key": cell.key, "protocol": protocol.name, "seed": seed, "settings": dict(cell.settings)}
+    for name, content in (("job", job), ("config", {}), ("result", result)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    archive(folder)
+
+
+def table_1(columns: Sequence[str] = NOISES) -> list[Cell]:
+    """Some of the paper's table 1."""
+    rows = [("0", "Full-training"), ("30", "InfoBatch"), ("30", "InfoBatch + Ours")]
+    return [
+        Cell(
+            block, row, noise, settings(row, noise, block), paper.find("1", prune_ratio=block, method=row, noise=noise)
+        )
+        for block, row in rows
+        for noise in columns
+    ]
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Callable[..., Store]:
+    """Make a store in which every cell has runs of these accuracies."""
+
+    def fill(accuracies: dict[tuple[str, str], Sequence[float]], cells: Sequence[Cell], **result: Any) -> Store:
+        for cell in cells:
+            for seed, accuracy in enumerate(accuracies.get((cell.row, cell.column), ())):
+                write_run(tmp_path, CPU, cell, seed, accuracy=accuracy, **result)
+        return Store(tmp_path)
+
+    return fill
+
+
+def lines_of(text: str, word: str) -> list[str]:
+    return [line for line in text.splitlines() if word in line]
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_statistics_are_scipys_mean_and_t_interval(n: int) -> None:
+    values = np.random.default_rng(n).normal(70, 2, n)
+    interval = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    found = statistics(values.tolist())
+    assert (found.n, found.value) == (n, pytest.approx(scipy.stats.tmean(values)))
+    assert (found.low, found.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+
+
+def test_one_seed_has_a_mean_and_no_interval_and_no_seed_nothing() -> None:
+    assert statistics([71.5]) == tables.Statistics(1, 71.5, None, None)
+    assert statistics([]) == tables.Statistics(0, None, None, None)
+
+
+def test_the_spread_is_the_sample_standard_deviation() -> None:
+    values = [70.0, 71.0, 74.0]
+    assert statistics(values, spread=True).value == pytest.approx(scipy.stats.tstd(values))
+    assert statistics([70.0], spread=True).value is None
+
+
+def test_a_cell_shows_mean_interval_paper_and_difference(filled: Callable[..., Store]) -> None:
+    cells = table_1()
+    store = filled({("InfoBatch + Ours", "real"): (0.60, 0.62, 0.64)}, cells)
+    half = scipy.stats.t.ppf(0.975, 2) * 2 / math.sqrt(3)
+    (row,) = lines_of(render(experiment(cells), CPU, store, "markdown"), "InfoBatch + Ours")
+    assert f"| 62.0 ± {half:.1f}<br>59.4 (+2.6) |" in row  # the paper prints 59.4
+    text = render(experiment(cells), CPU, store)
+    (first,) = lines_of(text, "InfoBatch + Ours")
+    assert f"62.0 ± {half:.1f}" in first
+    assert "59.4 (+2.6)" in text.splitlines()[text.splitlines().index(first) + 1]
+
+
+def test_mean_delta_is_the_mean_difference_to_full_training_beside_the_papers(filled: Callable[..., Store]) -> None:
+    cells = table_1()
+    accuracies = {
+        ("Full-training", "clean"): (0.70, 0.72),
+        ("Full-training", "real"): (0.50, 0.50),
+        ("InfoBatch", "clean"): (0.72, 0.74),
+        ("InfoBatch", "real"): (0.47, 0.49),
+        ("InfoBatch + Ours", "clean"): (0.75, 0.75),
+    }
+    text = render(experiment(cells), CPU, filled(accuracies, cells), "markdown")
+    (header,), (full,) = lines_of(text, "mean Δ"), lines_of(text, "Full-training")
+    assert header.endswith("| clean | real | mean Δ |")
+    assert full.endswith("|  |")
+    (plain,) = lines_of(text, "| InfoBatch |")
+    assert plain.endswith("| +0.0<br>+0.6 (-0.6) |")  # ((73 - 71) + (48 - 50)) / 2; the paper prints +0.6
+    (ours,) = lines_of(text, "| InfoBatch + Ours |")
+    assert ours.endswith("| -<br>+2.7 |")  # a column is missing: no mean, the paper's stays
+
+
+def test_blocks_with_their_own_full_training_are_compared_with_it(filled: Callable[..., Store]) -> None:
+    cells = [
+        Cell(noise, row, model, settings(row, model, noise))
+        for noise in NOISES
+        for row in ("Full-training", "InfoBatch")
+        for model in ("ConvNeXt-Tiny", "Swin-Base")
+    ]
+    accuracies = {"clean": {"Full-training": 0.7, "InfoBatch": 0.6}, "real": {"Full-training": 0.3, "InfoBatch": 0.5}}
+    root = filled({}, cells).root
+    for cell in cells:
+        write_run(root, CPU, cell, 0, accuracy=accuracies[cell.block][cell.row])
+    text = render(experiment(cells, "table-9"), CPU, Store(root), "markdown")
+    assert [line.split("|")[-2].strip() for line in lines_of(text, "| InfoBatch |")] == ["-10.0", "+20.0"]
+
+
+def test_tables_without_full_training_have_no_mean_delta(filled: Callable[..., Store]) -> None:
+    cells = table_1()[2:]
+    store = filled({("InfoBatch", "clean"): (0.7,)}, cells)
+    assert "mean Δ" not in render(experiment(cells), CPU, store)
+
+
+def test_cells_without_runs_are_marked_and_counted(filled: Callable[..., Store]) -> None:
+    cells = table_1()
+    store = filled({("InfoBatch", "clean"): (0.7, 0.7)}, cells)
+    text = render(experiment(cells), CPU, store)
+    assert text.splitlines()[-1] == "5 of 6 cells have no run: alignprune sweep table-1 --protocol cpu"
+    (row,) = lines_of(render(experiment(cells), CPU, store, "markdown"), "| InfoBatch |")
+    assert "| 70.0 ± 0.0<br>79.0 (-9.0) | -<br>56.1 |" in row
+
+
+def test_complete_tables_count_nothing(filled: Callable[..., Store]) -> None:
+    cells = table_1()
+    store = filled({(cell.row, cell.column): (0.7,) for cell in cells}, cells)
+    assert "no run" not in render(experiment(cells), CPU, store)
+
+
+def test_one_seed_is_said_once_and_other_numbers_of_seeds_beside_the_cell(filled: Callable[..., Store]) -> None:
+    cells = table_1()
+    every: dict[tuple[str, str], Sequence[float]] = {(cell.row, cell.column): (0.7,) for cell in cells}
+    text = render(experiment(cells), CPU, filled(every, cells), "markdown")
+    assert text.count("one seed, which gives no interval") == 1
+    assert "±" not in text
+    assert "(n=" not in text
+
+
+def test_other_numbers_of_seeds_stand_beside_the_cell(filled: Callable[..., Store]) -> None:
+    cells = table_1()
+    every: dict[tuple[str, str], Sequence[float]] = {(cell.row, cell.column): (0.7, 0.7, 0.7) for cell in cells}
+    every |= {("InfoBatch", "clean"): (0.7,), ("InfoBatch", "real"): (0.5, 0.5)}
+    text = render(experiment(cells), CPU, filled(every, cells), "markdown")
+    (row,) = lines_of(text, "| InfoBatch |")
+    assert "| 70.0 (n=1)<br>79.0 (-9.0) | 50.0 ± 0.0 (n=2)<br>56.1 (-6.1) |" in row
+    assert text.count("(n=") == 2
+    assert "over 3 seeds, no interval where there is one seed" in text
+
+
+def test_another_protocol_than_the_papers_is_said(filled: Callable[..., Store]) -> None:
+    cells = table_1()
+    store = filled({}, cells)
+    for cell in cells:
+        write_run(store.root, PAPER, cell, 0, accuracy=0.7)
+        write_run(store.root, CPU, cell, 0, accuracy=0.6)
+    assert "another protocol than 'cpu' (a small network)" in render(experiment(cells), CPU, store)
+    text = render(experiment(cells), PAPER, store)
+    assert "another protocol" not in text
+    assert "70.0" in text  # each protocol has its own runs
+    assert "60.0" not in text
+
+
+def test_measures_have_units_and_are_compared_in_them(filled: Callable[..., Store]) -> None:
+    cells = [
+        Cell("", "InfoBatch", "minutes", settings("InfoBatch", "real"), 23.9, "minutes"),
+        Cell("", "InfoBatch", "pruned", settings("InfoBatch", "real"), 28.77, "pruned_share"),
+    ]
+    store = filled({}, cells)
+    write_run(store.root, CPU, cells[0], 0, train_seconds=1500.0, pruned_share=0.2977)
+    text = render(experiment(cells, "table-3"), CPU, store, "markdown")
+    assert "| InfoBatch | 25.0<br>23.9 (+1.1) | 29.77<br>28.77 (+1.00) |" in text
+    assert "training time [min]; pruned samples [% of the data set]" in text
+
+
+def test_a_standard_deviation_is_shown_beside_the_papers(filled: Callable[..., Store]) -> None:
+    number = paper.find("I", value="std", method="SeTa", noise="asym_0.2")
+    cells = [Cell("30", "SeTa", "asym_0.2", settings("SeTa", "asym_0.2"), number, "accuracy_std")]
+    store = filled({("SeTa", "asym_0.2"): (0.70, 0.71, 0.74)}, cells)
+    deviation = scipy.stats.tstd([70, 71, 74])
+    text = render(experiment(cells, "table-I"), CPU, store, "markdown")
+    assert f"| {deviation:.2f}<br>0.20 (+{deviation - 0.2:.2f}) |" in text
+
+
+def test_every_measure_asked_for_has_its_line(filled: Callable[..., Store]) -> None:
+    cells = table_1()
+    every: dict[tuple[str, str], Sequence[float]] = {(cell.row, cell.column): (0.7, 0.8) for cell in cells}
+    store = filled(every, cells, forward_fraction=0.683, kept_noise=None)
+    text = render(experiment(cells), CPU, store, "markdown", measures=("accuracy", "forward_fraction", "kept_noise"))
+    accuracy, forward, kept = lines_of(text, "| InfoBatch + Ours |")
+    assert "| accuracy [%] | 75.0 ± " in accuracy
+    assert "<br>79.3 (-4.3)" in accuracy
+    assert "| forward passes [% of full training] | 68.3 ± 0.0 | 68.3 ± 0.0 |" in forward  # and no number of the paper
+    assert "| wrong labels among the kept [%] | n/a | n/a |" in kept
+    assert "n/a: these runs measured no such value" in text
+    assert "no run" not in text
+
+
+def test_cells_in_one_place_with_two_measures_are_two_lines(filled: Callable[..., Store]) -> None:
+    cells = [
+        Cell("", "SeTa", "real", settings("SeTa", "real"), 55.6, "accuracy"),
+        Cell("", "SeTa", "real", settings("SeTa", "real"), 0.2, "accuracy_std"),
+    ]
+    store = filled({}, cells)
+    for seed, accuracy in enumerate((0.5, 0.6)):
+        write_run(store.root, CPU, cells[0], seed, accuracy=accuracy)
+    first, second = lines_of(render(experiment(cells), CPU, store, "markdown"), "| SeTa |")
+    assert "55.0 ± " in first
+    assert "<br>55.6 (-0.6)" in first
+    assert "7.07<br>0.20 (+6.87)" in second
+
+
+def test_csv_has_a_line_a_cell_with_numbers_not_rounded(filled: Callable[..., Store]) -> None:
+    cells = table_1()
+    values = (0.60, 0.62, 0.65)
+    store = filled({("InfoBatch + Ours", "real"): values}, cells)
+    rows = list(csv.DictReader(io.StringIO(render(experiment(cells), CPU, store, "csv"))))
+    assert [(row["block"], row["row"], row["column"]) for row in rows] == [(c.block, c.row, c.column) for c in cells]
+    (row,) = (row for row in rows if row["n"] != "0")
+    interval = scipy.stats.ttest_1samp(100 * np.array(values), 0).confidence_interval()
+    assert (row["experiment"], row["protocol"], row["measure"]) == ("table-1", "cpu", "accuracy")
+    numbers = [float(row[name]) for name in ("n", "mean", "low", "high", "paper", "difference")]
+    mean = 100 * sum(values) / 3
+    assert numbers == pytest.approx([3, mean, interval.low, interval.high, 59.4, mean - 59.4], abs=1e-8)
+    assert rows[0] | {"mean": "", "low": "", "high": "", "difference": ""} == rows[0]
+
+
+def test_labels_that_look_like_markup_stay_whole(filled: Callable[..., Store]) -> None:
+    name = "InfoBatch [SOP+] | [red]a[/red] :smile:"
+    cells = [Cell("30", name, "x" * 300, settings(name, "real"))]
+    text = render(experiment(cells), CPU, filled({}, cells))
+    assert name in text
+    assert "x" * 300 in text
+    assert name.replace("|", "\\|") in render(experiment(cells), CPU, filled({}, cells), "markdown")
+
+
+def test_entries_keep_the_order_of_the_cells(filled: Callable[..., Store]) -> None:
+    cells = table_1()
+    assert [entry.cell for entry in entries(experiment(cells), CPU, filled({}, cells))] == cells
+
+
+def test_what_does_not_exist_is_refused(filled: Callable[..., Store]) -> None:
+    cells = table_1()
+    store = filled({}, cells)
+    with pytest.raises(ValueError, match="measure='acuracy' is unknown.*did you mean 'accuracy'"):
+        render(experiment(cells), CPU, store, measures=("acuracy",))
+    with pytest.raises(ValueError, match="form='html' is unknown"):
+        render(experiment(cells), CPU, store, "html")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="table-1 has no cells under protocol 'cpu'"):
+        render(experiment([]), CPU, store)
+
+
+def test_every_measure_reads_a_column_that_every_run_has(tmp_path: Path) -> None:
+    columns = {measure.column for measure in MEASURES.values()}
+    assert len(Store(tmp_path).values(["aaa"], columns, "cpu")) == len(columns)
