@@ -110,7 +110,7 @@ def test_bars_are_means_with_t_intervals_and_the_papers_numbers(tmp_path: Path, 
             (segments,) = (np.array(part.get_segments()) for part in bar.errorbar.lines[2])  # type: ignore[union-attr]
             assert segments[:, :, 1] == pytest.approx(np.array([(end.low, end.high) for end in ends]))
         full = [100 * values[cell.key].mean() for cell in cells if (cell.block, cell.row) == (block, METHODS[0])]
-        assert [y for _, y in lines(axes)["full training"]] == pytest.approx([[level, level] for level in full])
+        assert np.array([y for _, y in lines(axes)["full training"]]) == pytest.approx(np.array([full, full]).T)
         assert all(y == [60.0, 60.0] for _, y in lines(axes)["paper"])
         assert axes.get_ylim()[0] == 0
 
@@ -175,7 +175,8 @@ def test_measures_of_one_table_get_their_own_panels(tmp_path: Path, draw: Callab
     first, second = draw(cells).axes
     assert heights(bars(first)["SeTa"]) == pytest.approx([20.0])
     assert heights(bars(second)["SeTa"]) == pytest.approx([20.0])
-    assert (first.get_ylabel(), second.get_ylabel()) == ("accuracy [%]", "training time [min]")
+    assert first.get_ylabel() == "accuracy [%]"
+    assert second.get_ylabel().startswith("training time [min]")
 
 
 def test_lines_run_over_the_columns_as_numbers(tmp_path: Path, draw: Callable[..., Figure]) -> None:

@@ -140,6 +140,10 @@ class TrainConfig:
                 f"relabel is given with {self.method}, which chooses inside each batch by cross-entropy gradients: "
                 f"choose another method"
             )
+        if self.relabel is not None and self.precision == "16":
+            raise ValueError(
+                "precision='16' is given with relabel: its scaled gradients would move u and v; choose bf16 or 32"
+            )
 
     @property
     def folder(self) -> Path:

@@ -210,7 +210,7 @@ def _start(entries: Sequence[Entry]) -> int:
     """Where the vertical axis starts: at 0, or, where that would hide the differences, below the lowest value."""
     known = np.concatenate([_values(entries), _printed(entries)])
     low, high = float(np.nanmin(known)), float(np.nanmax(known))
-    return max(0, math.floor(low - 0.4 * (high - low) - 0.02 * high)) if 3 * low > 2 * high else 0
+    return max(0, math.floor(low - 0.4 * (high - low) - 0.02 * high)) if low < high < 1.5 * low else 0
 
 
 def _lines(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:

@@ -139,7 +139,9 @@ def _train_self_supervised(config: TrainConfig, data: ClassificationData) -> Ten
             f"ssp looks for self-supervised features, and {config.dataset} has no images to learn them from: choose "
             f"--coreset.features supervised, or give --self-supervised FILE"
         )
-    network = models.create(config.model_for(data.input_shape), data.num_classes, data.input_shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = models.create(config.model_for(data.input_shape), data.num_classes, data.input_shape)
     return ssl.simclr_features(
         network,
         data.contrastive,

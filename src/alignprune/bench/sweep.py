@@ -276,6 +276,7 @@ class _Sweep:
         self.retries = retries
         self.report = report
         self.waiting = dict(todo)
+        self.needs = {place: {_place(need) for need in job.needs} for place, job in todo.items()}
         self.incomplete = set(todo)
         self.running = 0
         self.held: dict[Path, Job] = {}  # another sweep works on them
@@ -313,8 +314,8 @@ class _Sweep:
         return Summary(tuple(self.done), tuple(self.skipped), tuple(self.failed), tuple(self.waiting.values()))
 
     def _next(self) -> Job | None:
-        for place, job in self.waiting.items():
-            if not any(_place(need) in self.incomplete for need in job.needs):
+        for place in self.waiting:
+            if self.needs[place].isdisjoint(self.incomplete):
                 return self.waiting.pop(place)
         return None
 
