@@ -244,6 +244,45 @@ def test_reduce_of_unit_weights_is_the_plain_mean() -> None:
     assert infobatch().reduce(torch.arange(8), losses).item() == pytest.approx(np.mean(losses.numpy()), rel=1e-6)
 
 
+def test_losses_to_rank_by_may_differ_from_those_to_learn_from() -> None:
+    pruner, plain = pruning(), pruning()
+    generator = torch.Generator().manual_seed(4)
+    for index in batches(pruner, 16):
+        losses = torch.rand(len(index), generator=generator, requires_grad=True)
+        ranked = torch.rand(len(index), generator=generator)
+        weights = pruner.selection.dense_weights()[index]  # type: ignore[index]
+        loss = pruner.reduce(index, losses, record=ranked)
+        loss.backward()
+        assert loss.item() == pytest.approx(float((weights * losses.detach()).sum()) / len(index), rel=1e-6)
+        torch.testing.assert_close(losses.grad, weights / len(index))
+        plain.reduce(index, ranked)
+    pruner.end_epoch()
+    plain.end_epoch()
+    assert torch.equal(pruner.scores, plain.scores)
+
+
+@pytest.mark.parametrize("where", ["losses", "record"])
+def test_a_sample_that_is_bad_in_either_loss_is_left_out_and_counted_once(where: str) -> None:
+    pruner = infobatch(epochs=4)
+    losses, ranked = torch.rand(N), torch.rand(N)
+    {"losses": losses, "record": ranked}[where][5] = math.nan
+    loss = pruner.reduce(torch.arange(N), losses, record=ranked)
+    others = [i for i in range(N) if i != 5]
+    assert loss.item() == pytest.approx(float(losses[others].mean()), rel=1e-6)
+    with pytest.warns(UserWarning, match="not finite"):
+        pruner.end_epoch()
+    assert pruner.nonfinite == 1
+    assert pruner.scores[5].isnan()
+
+
+@pytest.mark.parametrize("record", [torch.rand(7), torch.rand(8, 1), torch.arange(8)])
+def test_losses_to_rank_by_of_another_batch_are_refused_and_leave_no_trace(record: Tensor) -> None:
+    pruner = infobatch()
+    with pytest.raises(ValueError, match="record is"):
+        pruner.reduce(torch.arange(8), torch.rand(8), record=record)
+    assert pruner.state_dict()["position"] == 0
+
+
 def test_the_callers_tensors_are_left_alone() -> None:
     for faulty in (False, True):
         pruner = pruning()

@@ -1,6 +1,6 @@
 """AlignPrune: prune while training, robust to wrong labels, a few lines in anyone's loop."""
 
-from alignprune import alignment, batch_policies, noise, policies, presets, reference, scores
+from alignprune import alignment, batch_policies, coresets, noise, policies, presets, reference, relabel, scores
 from alignprune.dataset import Indexed, IndexedCollate
 from alignprune.policies import Selection
 from alignprune.presets import PRESETS
@@ -22,9 +22,11 @@ __all__ = [
     "TrajectoryBank",
     "alignment",
     "batch_policies",
+    "coresets",
     "noise",
     "policies",
     "presets",
     "reference",
+    "relabel",
     "scores",
 ]

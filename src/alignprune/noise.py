@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from alignprune._checks import choice, floor, integer, number
+from alignprune._files import replace_file
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -274,24 +275,14 @@ class NoisyLabels:
         Raises:
             OSError: If the file cannot be written.
         """
-        target = Path(path)
-        # In the same folder, because os.replace is atomic only inside one file system.
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(
-                    file,
-                    labels=self.labels.cpu().numpy(),
-                    clean=self.clean.cpu().numpy(),
-                    kind=np.array(self.kind),
-                    rate=np.array(self.rate, dtype=np.float64),
-                    seed=np.array([] if self.seed is None else [self.seed], dtype=np.int64),
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        arrays: dict[str, Any] = {
+            "labels": self.labels.cpu().numpy(),
+            "clean": self.clean.cpu().numpy(),
+            "kind": np.array(self.kind),
+            "rate": np.array(self.rate, dtype=np.float64),
+            "seed": np.array([] if self.seed is None else [self.seed], dtype=np.int64),
+        }
+        replace_file(path, lambda file: np.savez(file, **arrays))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NoisyLabels:

@@ -21,6 +21,7 @@ from alignprune.bench.experiments import Cell, Experiment, Protocol
 from alignprune.bench.store import Store, archive
 
 CPU = Protocol("cpu", "a small network", {})
+PAPER = Protocol("paper", "the paper's own", {})
 NOISES = ("clean", "real")
 METHODS = ("Full-training", "InfoBatch", "SeTa")
 
@@ -46,11 +47,12 @@ def write_run(
     seed: int,
     epochs: Sequence[dict[str, Any]] = (),
     losses: dict[str, Any] | None = None,
+    protocol: Protocol = CPU,
     **result: Any,
 ) -> None:
-    folder = root / "cpu" / f"made-{cell.key}" / f"seed{seed}"
+    folder = root / protocol.name / f"made-{cell.key}" / f"seed{seed}"
     folder.mkdir(parents=True)
-    job = {"key": cell.key, "protocol": "cpu", "seed": seed, "settings": dict(cell.settings)}
+    job = {"key": cell.key, "protocol": protocol.name, "seed": seed, "settings": dict(cell.settings)}
     for name, content in (("job", job), ("config", {}), ("result", result)):
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in epochs))
@@ -65,8 +67,8 @@ def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figur
     kept: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: kept.append(figure))
 
-    def drawn(cells: Sequence[Cell], kind: str | None = None) -> Figure:
-        figures.draw(experiment(cells, kind), CPU, Store(tmp_path), tmp_path / "picture.png")
+    def drawn(cells: Sequence[Cell], kind: str | None = None, protocol: Protocol = CPU) -> Figure:
+        figures.draw(experiment(cells, kind), protocol, Store(tmp_path), tmp_path / "picture.png")
         return kept[-1]
 
     return drawn
@@ -140,7 +142,14 @@ def test_missing_cells_are_left_out_and_named(tmp_path: Path, draw: Callable[...
     figure = draw(cells)
     assert len(heights(bars(figure.axes[0])["SeTa"])) == 1
     assert "Left out, without runs or without such a value: SeTa, real (prune ratio 30)." in caption(figure)
-    assert "another protocol than 'cpu' (a small network)" in caption(figure)
+
+
+def test_another_protocol_than_the_papers_is_said(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    (cell,) = grid(("30",), ("SeTa",), ("real",))
+    for protocol in (CPU, PAPER):
+        write_run(tmp_path, cell, 0, protocol=protocol, accuracy=0.5)
+    assert "another protocol than 'cpu' (a small network)" in caption(draw([cell]))
+    assert "another protocol" not in caption(draw([cell], protocol=PAPER))
 
 
 def test_a_picture_without_any_run_is_refused_with_the_command(draw: Callable[..., Figure]) -> None:

@@ -31,6 +31,8 @@ _RECIPE_OF = {
     "imagenet": "infobatch-imagenet",
     "news": "news",
     "news20": "news",
+    "news-document": "news",
+    "news20-document": "news",
 }
 
 # Where a run takes place and what it was made from by hand: a resumed run may differ in these.

@@ -37,7 +37,8 @@ class Cell:
         row: method or setting, as the paper prints it.
         column: noise, such as "sym_0.2", or the value on a figure's horizontal axis.
         settings: of the run, without the seed; see `alignprune.bench.training.configure`.
-        paper: the paper's number, in the units of `measure`; None where it has none.
+        paper: the paper's number, in the unit in which `alignprune.bench.tables.MEASURES` shows the measure (percent for
+            accuracies); None where it has none.
         measure: what is shown: a column of the stored runs.
     """
 
@@ -77,7 +78,7 @@ class Experiment:
     Attributes:
         name: "table-1", "figure-2", ...
         title: what it shows, in a few words.
-        cells: its cells under a protocol, in reading order; empty where the protocol lacks the data set.
+        cells: its cells under a protocol, in reading order; see `cells_of`.
         draw: a figure's kind: "bars", "lines" (a number on the horizontal axis), "losses" (distribution) or
             "trajectories"; None for a table.
         block_label, row_label, column_label: what blocks, rows and columns are.
@@ -94,7 +95,13 @@ class Experiment:
 
 # -- protocols ---------------------------------------------------------------------------------------------
 
-_CIFAR_PAPER = {"reference_size": 10_000, "workers": 4}
+_CIFAR_PAPER = {"reference_size": 10_000, "workers": 4, "proxy_epochs": 30}
+_CIFAR_SHORT = _CIFAR_PAPER | {
+    "proxy_epochs": 5,
+    "recipe.epochs": 30,
+    "precision": "bf16",
+    "evaluate_every": 10,
+}
 _CIFAR_CPU = {
     "model": "resnet-small",
     "limit": 4_000,
@@ -103,6 +110,7 @@ _CIFAR_CPU = {
     "evaluate_every": 30,
     "device": "cpu",
 }
+_NEWS_CPU = {"model": "newsnet-small", "recipe.epochs": 30, "evaluate_every": 30, "device": "cpu"}
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -123,18 +131,24 @@ PROTOCOLS: dict[str, Protocol] = {
             name="short",
             summary="the paper's networks and recipes, but 30 epochs on CIFAR, bfloat16; a GPU",
             settings={
-                "cifar100n": _CIFAR_PAPER | {"recipe.epochs": 30, "precision": "bf16", "evaluate_every": 10},
-                "cifar10n": _CIFAR_PAPER | {"recipe.epochs": 30, "precision": "bf16", "evaluate_every": 10},
+                "cifar100n": _CIFAR_SHORT,
+                "cifar10n": _CIFAR_SHORT,
             },
         ),
         Protocol(
             name="cpu",
-            summary="a residual network of 0.3 million parameters, 4,000 images, 30 epochs; NEWS with small features",
+            summary="30 epochs; CIFAR: a residual network of 0.3 million parameters, 4,000 images; NEWS: a small network, "
+            "the paper's features",
             settings={
                 "cifar100n": _CIFAR_CPU,
                 "cifar10n": _CIFAR_CPU,
-                "news": {"model": "newsnet-small", "recipe.epochs": 60, "evaluate_every": 60, "device": "cpu"},
+                "news": _NEWS_CPU,
             },
+        ),
+        Protocol(
+            name="document",
+            summary="NEWS with the mean word vector of each document, on a CPU, 30 epochs of the small network",
+            settings={"news": _NEWS_CPU | {"dataset": "news-document"}},
         ),
     )
 }
@@ -159,8 +173,8 @@ NOISES: dict[str, dict[str, Settings]] = {
     "imagenet": {"clean": {"noise": "clean"}, "asym_0.2": {"noise": "asymmetric", "noise_rate": 0.2}},
     "news": {
         "clean": {"noise": "clean"},
-        "sym_0.2": {"noise": "symmetric", "noise_rate": 0.2},
-        "sym_0.5": {"noise": "symmetric", "noise_rate": 0.5},
+        "sym_0.2": {"noise": "symmetric-independent", "noise_rate": 0.2},
+        "sym_0.5": {"noise": "symmetric-independent", "noise_rate": 0.5},
         "pairflip_0.45": {"noise": "pairflip", "noise_rate": 0.45},
     },
 }
@@ -190,6 +204,19 @@ def label(method: str) -> str:
     return coresets.get(method).label if method in coresets.CORESETS else presets.get(method).label
 
 
+# What the methods' own repositories set where the default is CIFAR-100's. Forgetting counts the warm-up alone, as it does
+# as Prune4ReL's baseline, where that is long enough to forget in.
+_CORESET_SETTINGS: dict[tuple[str, str, str], Settings] = {
+    ("paper", "cifar100n", "forgetting"): {"coreset.epochs": 30},
+    ("paper", "cifar10n", "forgetting"): {"coreset.epochs": 10},
+    **{
+        (protocol, "cifar10n", method): setting
+        for protocol in PROTOCOLS
+        for method, setting in (("prune4rel", {"coreset.tau": 0.975}), ("dual", {"coreset.c_d": 5.5}))
+    },
+}
+
+
 def full_training(settings: Settings) -> Settings:
     """The full training beside a cell: the same data and network, nothing pruned.
 
@@ -197,7 +224,7 @@ def full_training(settings: Settings) -> Settings:
     """
     own = {"method", "prune_ratio", "reference", "reference_size", "base_run", "budget"}
     rest = {name: value for name, value in settings.items() if name not in own and not name.startswith(_OWN)}
-    return {**rest, "method": "full", **({} if settings["dataset"] == "news" else {"collect": True})}
+    return {**rest, "method": "full", **({} if str(settings["dataset"]).startswith("news") else {"collect": True})}
 
 
 _OWN = ("score.", "policy.", "coreset.")
@@ -207,7 +234,7 @@ def _run(protocol: Protocol, dataset: str, method: str, **settings: Any) -> Sett
     base = {"dataset": dataset, "method": method, **protocol.settings[dataset]}
     if method in coresets.CORESETS or not presets.get(method).needs_reference:
         base = {name: value for name, value in base.items() if name not in ("reference_size", "score.window")}
-    found = {**base, **settings}
+    found = {**base, **_CORESET_SETTINGS.get((protocol.name, dataset, method), {}), **settings}
     return full_training(found) if method == "full" else found
 
 

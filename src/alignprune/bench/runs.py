@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
+
+from alignprune._files import replace_file
 
 
 class RunFolder:
@@ -71,7 +71,7 @@ class RunFolder:
     def save_epoch(self, metrics: list[dict[str, Any]], checkpoint: dict[str, Any]) -> None:
         """Store the metrics so far and the checkpoint that goes with them."""
         lines = "".join(json.dumps(_plain(row)) + "\n" for row in metrics)
-        _replace(self.path / "metrics.jsonl", lambda file: file.write(lines.encode()))
+        replace_file(self.path / "metrics.jsonl", lambda file: file.write(lines.encode()))
         save_tensors(self.path / "checkpoint.pt", checkpoint)
 
     def save_result(self, result: dict[str, Any]) -> None:
@@ -82,31 +82,19 @@ class RunFolder:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; NaN becomes null."""
     text = json.dumps(_plain(value), indent=2) + "\n"
-    _replace(path, lambda file: file.write(text.encode()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda file: file.write(text.encode()))
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write an .npz file whole or not at all."""
     save: Any = np.savez_compressed  # its stub takes every name for its own allow_pickle
-    _replace(path, lambda file: save(file, **arrays))
+    replace_file(path, lambda file: save(file, **arrays))
 
 
 def save_tensors(path: Path, value: Any) -> None:
     """Write with torch.save, whole or not at all."""
-    _replace(path, lambda file: torch.save(value, file))
-
-
-def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(path, lambda file: torch.save(value, file))
 
 
 def _plain(value: Any) -> Any:

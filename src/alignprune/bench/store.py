@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignprune._checks import choice
-from alignprune.bench.runs import _replace
+from alignprune._files import replace_file
 
 _Row = dict[str, Any]
 
@@ -248,4 +248,4 @@ def _write(view: str, rows: list[_Row], folder: Path) -> None:
         except pa.ArrowException as error:
             raise ValueError(f"{name}={values!r} in {folder} cannot be stored: {error}") from error
     table = pa.table(columns)
-    _replace(folder / _FILES[view], lambda file: pq.write_table(table, file))
+    replace_file(folder / _FILES[view], lambda file: pq.write_table(table, file))

@@ -71,6 +71,7 @@ MEASURES: dict[str, Measure] = {
         Measure("accuracy_std", "standard deviation of the accuracy", "%", 100, 2, column="accuracy", spread=True),
         _measure("test_loss", "test loss", digits=3),
         _measure("forward_fraction", "forward passes", "% of full training", 100),
+        _measure("trained_fraction", "samples trained on", "% of full training", 100),
         _measure("pruned_share", "pruned samples", "% of the data set", 100, digits=2),
         _measure("kept_noise", "wrong labels among the kept", "%", 100),
         _measure("score_auroc", "AUROC of the score for wrong labels", digits=3),
@@ -174,7 +175,7 @@ def entries(experiment: Experiment, protocol: Protocol, store: Store, measures: 
         )
     printed = {(cell.block, cell.row, cell.column, cell.measure): cell.paper for cell in cells}
     if measures:  # cells in the same place differ in their measure alone
-        cells = tuple({(cell.block, cell.row, cell.column): cell for cell in reversed(cells)}.values())[::-1]
+        cells = tuple({(cell.block, cell.row, cell.column): cell for cell in cells}.values())
     wanted = [(cell, name) for cell in cells for name in (measures or (cell.measure,))]
     for name in dict.fromkeys(name for _, name in wanted):
         choice("measure", name, MEASURES)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from alignprune._checks import integer
+from alignprune._files import replace_file
 
 _FLOAT = (torch.float32,)
 _HALF_OR_FLOAT = (torch.float16, torch.float32)
@@ -121,17 +121,8 @@ class Proxy:
             OSError: If the file cannot be written.
         """
         arrays: dict[str, Any] = {name: value.detach().numpy() for name, value in self._tensors()}
-        target = Path(path)
-        # In the same folder, because os.replace is atomic only inside one file system.
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, num_classes=np.array(self.num_classes), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        count = np.array(self.num_classes)
+        replace_file(path, lambda file: np.savez(file, num_classes=count, **arrays))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Proxy:

@@ -103,7 +103,7 @@ def inputs(data: ClassificationData) -> np.ndarray:
 def test_the_views_are_consistent(root: Path, check_consistent: Callable[[ClassificationData], None]) -> None:
     data = news(root, "symmetric", 0.5, pooling="document")
     check_consistent(data)
-    assert (data.name, data.num_classes, data.input_shape) == ("news", 7, (300,))
+    assert (data.name, data.num_classes, data.input_shape) == ("news-document", 7, (300,))
     assert data.strong is None
     assert data.contrastive is None
     assert data.reference is None

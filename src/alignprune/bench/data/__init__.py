@@ -18,7 +18,7 @@ from alignprune.bench.data.clothing1m import CLOTHING1M, clothing1m
 from alignprune.bench.data.folder import FOLDER, image_folder
 from alignprune.bench.data.huggingface import HUGGINGFACE, PREFIX, huggingface
 from alignprune.bench.data.imagenet import IMAGENET, imagenet
-from alignprune.bench.data.news import NEWS, NEWS20, news
+from alignprune.bench.data.news import NEWS, NEWS20, NEWS20_DOCUMENT, NEWS_DOCUMENT, news
 from alignprune.bench.data.records import DATA_ROOT, DatasetRecord, DatasetStatus, check_noise, data_root, status
 from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
 from alignprune.bench.data.views import ClassificationData, ImageFiles, PathLike, Samples, TensorData, limit, subset
@@ -64,6 +64,8 @@ _LOADERS: tuple[tuple[DatasetRecord, Loader], ...] = (
     (IMAGENET, imagenet),
     (NEWS, news),
     (NEWS20, partial(news, groups=20)),
+    (NEWS_DOCUMENT, partial(news, pooling="document")),
+    (NEWS20_DOCUMENT, partial(news, groups=20, pooling="document")),
 )
 
 DATASETS: dict[str, DatasetRecord] = {record.name: record for record, _ in _LOADERS}

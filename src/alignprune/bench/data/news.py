@@ -48,11 +48,11 @@ FLAT_FEATURES = 4800
 _HIERARCHIES = (0, 1, 1, 1, 1, 1, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 6, 6, 6, 6)  # alt comp misc rec sci soc talk
 
 
-def _record(name: str, classes: str) -> DatasetRecord:
+def _record(name: str, classes: str, features: str) -> DatasetRecord:
     return DatasetRecord(
         name=name,
-        description=f"20 Newsgroups (18,846 documents, the first 70 % for training, {classes}) as features made of "
-        "frozen word vectors, with clean labels or synthetic noise",
+        description=f"20 Newsgroups (18,846 documents, the first 70 % for training, {classes}) as {features}, with "
+        "clean labels or synthetic noise",
         files=(FILE,),
         source="scikit-learn: fetch_20newsgroups(data_home=ROOT) downloads the documents and writes the file",
         noises=("clean", *ANY_CLASSES),
@@ -61,9 +61,15 @@ def _record(name: str, classes: str) -> DatasetRecord:
     )
 
 
-NEWS = _record("news", "7 classes as in Co-teaching+")
-NEWS20 = _record("news20", "20 classes")
-RECORDS = (NEWS, NEWS20)
+_FLAT = "4,800 averages of frozen word vectors"
+_DOCUMENT = "the mean of their frozen word vectors"
+_RECORD_OF: dict[tuple[int, str], DatasetRecord] = {
+    (7, "flat"): _record("news", "7 classes as in Co-teaching+", _FLAT),
+    (20, "flat"): _record("news20", "20 classes", _FLAT),
+    (7, "document"): _record("news-document", "7 classes as in Co-teaching+", _DOCUMENT),
+    (20, "document"): _record("news20-document", "20 classes", _DOCUMENT),
+}
+NEWS, NEWS20, NEWS_DOCUMENT, NEWS20_DOCUMENT = RECORDS = tuple(_RECORD_OF.values())
 
 
 def news(
@@ -108,11 +114,11 @@ def news(
     Source: AlignPrune, Table H; Yu et al. (ICML 2019), Co-teaching+, whose network reads GloVe vectors of documents
         in a file that is not public: its tokens, its vocabulary and its order of the documents may differ.
     """
-    record = {7: NEWS, 20: NEWS20}.get(groups)
+    size = _check_features(pooling, features)
+    record = _RECORD_OF.get((groups, pooling))
     if record is None:
         raise ValueError(f"groups={groups!r} is unknown, expected 7 (hierarchies) or 20 (newsgroups)")
     check_noise(record, noise, noise_rate)
-    size = _check_features(pooling, features)
     folder = data_root(root)
     check_exists(folder, folder / FILE, record.source)
     glove = None if embeddings is None else Path(embeddings)
