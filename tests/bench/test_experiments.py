@@ -60,6 +60,13 @@ def test_a_protocol_without_the_data_set_says_so() -> None:
         cells_of(EXPERIMENTS["table-4"], CPU)
 
 
+def test_a_figure_of_several_parts_is_asked_for_as_one() -> None:
+    assert [part.name for part in experiments.get("figure-2")] == ["figure-2a", "figure-2b", "figure-2c"]
+    assert [part.name for part in experiments.get("figure-2b")] == ["figure-2b"]
+    assert [part.name for part in experiments.get("table-B")] == ["table-B"]
+    assert len(experiments.get("all")) == len(EXPERIMENTS)
+
+
 def test_unknown_names_tell_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'table-1'"):
         experiments.get("table1")

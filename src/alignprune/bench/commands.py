@@ -115,18 +115,14 @@ class FigureConfig(Which):
 
 def check_data(config: DataConfig) -> int:
     """Print the state of every data set; 0 if one at least is complete."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console, table = Console(), Table(show_lines=True)
-    for name in ("data set", "state", "missing", "source"):
-        table.add_column(name, overflow="fold")
     found = data.check(config.data_root)
     for status in found:
-        state = "complete" if status.complete else "partly there" if status.found else "absent"
-        missing = "\n".join(status.missing) + (f"\n{status.note}" if status.note else "")
-        table.add_row(status.name, state, missing.strip() or "-", "" if status.complete else status.source)
-    console.print(table)
+        print(f"{status.name}: {'complete' if status.complete else 'incomplete' if status.found else 'absent'}")
+        lines = [("there", name) for name in status.found] + [("missing", name) for name in status.missing]
+        if not status.complete:
+            lines += [("note", status.note)] * bool(status.note) + [("source", status.source)]
+        for label, text in lines:
+            print(f"    {label:<9}{text}")
     return 0 if any(status.complete for status in found) else 1
 
 
@@ -193,8 +189,8 @@ def chosen_cells(which: Which, protocol: Protocol) -> list[tuple[Experiment, tup
     """
     if not which.names:
         raise ValueError("NAME is missing, such as table-1 or figure-3; --list tells all")
-    names = list(experiments.EXPERIMENTS) if "all" in which.names else list(which.names)
-    chosen = [(experiments.get(name), experiments.cells_of(experiments.get(name), protocol)) for name in names]
+    wanted = {experiment.name: experiment for name in which.names for experiment in experiments.get(name)}
+    chosen = [(experiment, experiments.cells_of(experiment, protocol)) for experiment in wanted.values()]
     every = [cell for _, cells in chosen for cell in cells]
     known_rows = {name for cell in every for name in (cell.row, str(cell.settings["method"]))}
     for option, given, known in (
@@ -228,17 +224,15 @@ def _list(config: SweepConfig, protocol: Protocol, seeds: int) -> None:
     for name in ("name", "what it shows", "cells", "runs", "complete"):
         table.add_column(name, justify="left" if name in ("name", "what it shows") else "right")
     every: dict[Path, Job] = {}
-    names = config.names if config.names and "all" not in config.names else tuple(experiments.EXPERIMENTS)
-    for name in names:
-        experiment = experiments.get(name)
+    for experiment in [part for name in config.names or ("all",) for part in experiments.get(name)]:
         try:
             cells = experiments.cells_of(experiment, protocol)
         except ValueError:
-            table.add_row(name, experiment.title, "-", "-", "-")
+            table.add_row(experiment.name, experiment.title, "-", "-", "-")
             continue
         jobs = {job.folder: job for job in plan.jobs(cells, protocol, range(seeds), config.runs)}
         every |= jobs
-        table.add_row(name, experiment.title, str(len(cells)), str(len(jobs)), str(_complete(jobs)))
+        table.add_row(experiment.name, experiment.title, str(len(cells)), str(len(jobs)), str(_complete(jobs)))
     table.add_section()
     table.add_row("all", "runs that experiments share counted once", "", str(len(every)), str(_complete(every)))
     Console().print(table)

@@ -36,10 +36,9 @@ class Cell:
         block: group of rows, such as the prune ratio in percent ("50"), the model or the reference; "" without groups.
         row: method or setting, as the paper prints it.
         column: noise, such as "sym_0.2", or the value on a figure's horizontal axis.
-        settings: of the run, without the seed; see `alignprune.bench.training.configure`.
-        paper: the paper's number, in the unit in which `alignprune.bench.tables.MEASURES` shows the measure (percent for
-            accuracies); None where it has none.
-        measure: what is shown: a column of the stored runs.
+        settings: of the run, without the seed; see `alignprune.bench.config.configure`.
+        paper: the paper's number, in the measure's unit (percent for accuracies); None where it has none.
+        measure: what is shown, a name of `alignprune.bench.tables.MEASURES`.
     """
 
     block: str
@@ -137,8 +136,8 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             name="cpu",
-            summary="30 epochs; CIFAR: a residual network of 0.3 million parameters, 4,000 images; NEWS: a small network, "
-            "the paper's features",
+            summary="30 epochs; CIFAR: a residual network of 0.3 million parameters, 4,000 images; NEWS: a smaller "
+            "network on the paper's features",
             settings={
                 "cifar100n": _CIFAR_CPU,
                 "cifar10n": _CIFAR_CPU,
@@ -204,8 +203,8 @@ def label(method: str) -> str:
     return coresets.get(method).label if method in coresets.CORESETS else presets.get(method).label
 
 
-# What the methods' own repositories set where the default is CIFAR-100's. Forgetting counts the warm-up alone, as it does
-# as Prune4ReL's baseline, where that is long enough to forget in.
+# What the methods' own repositories set where the default is CIFAR-100's. Forgetting counts the warm-up alone, as where
+# it is Prune4ReL's baseline, if that is long enough to forget in.
 _CORESET_SETTINGS: dict[tuple[str, str, str], Settings] = {
     ("paper", "cifar100n", "forgetting"): {"coreset.epochs": 30},
     ("paper", "cifar10n", "forgetting"): {"coreset.epochs": 10},
@@ -555,10 +554,16 @@ EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment
 """The paper's tables and figures with runs, by name."""
 
 
-def get(name: str) -> Experiment:
-    """The experiment of that name; an unknown one raises ValueError with the known ones and the nearest."""
-    choice("experiment", name, EXPERIMENTS)
-    return EXPERIMENTS[name]
+def get(name: str) -> tuple[Experiment, ...]:
+    """The experiments of that name: one, the parts of a figure ("figure-2"), or all of them ("all").
+
+    Raises:
+        ValueError: for an unknown name, with the known ones and the nearest.
+    """
+    parts = tuple(part for part in _REGISTRY if name == "all" or part.name.rstrip("abc") == name)
+    if not parts:
+        choice("experiment", name, EXPERIMENTS)
+    return parts or (EXPERIMENTS[name],)
 
 
 def protocol(name: str) -> Protocol:

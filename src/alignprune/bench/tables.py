@@ -321,7 +321,7 @@ def _mean_delta(
         return ""
     row, base = ([_value(entries.get(column)) for column in columns] for entries in (line, full))
     mean = float(np.mean(row)) - float(np.mean(base))
-    printed = _printed_mean_delta(experiment.name, first.cell.block, first.cell.row)
+    printed = _printed_mean_delta(experiment.name, first.cell.block, first.cell.row, columns)
     if math.isnan(mean):
         return _stack(NO_RUN, printed, None, 1, "+")
     return _stack(_number(mean, 1, "+"), printed, None if printed is None else mean - printed, 1, "+")
@@ -331,10 +331,16 @@ def _value(entry: Entry | None) -> float:
     return math.nan if entry is None or entry.measured.value is None else entry.measured.value
 
 
-def _printed_mean_delta(name: str, block: str, row: str) -> float | None:
-    """What the paper prints in the column "Mean Δ" of the table "table-1", ..., if it has one that can be read."""
+def _printed_mean_delta(name: str, block: str, row: str, columns: Sequence[str]) -> float | None:
+    """What the paper prints in the column "Mean Δ" of the table "table-1", ..., if it has one that can be read.
+
+    A part of the columns has another mean, which the paper does not print.
+    """
     table = name.removeprefix("table-")
     if table not in paper.TABLES or "noise" not in paper.rows(table)[0]:
+        return None
+    averaged = {number.noise for number in paper.numbers(table) if not number.noise.endswith("mean_delta")}
+    if table != "4" and not averaged <= set(columns):
         return None
     by_ratio, by_noise = (block, "mean_delta"), ("not_stated", f"{block}_mean_delta")  # the latter in table 4
     found = [n for n in paper.numbers(table) if n.method == row and (n.prune_ratio, n.noise) in (by_ratio, by_noise)]
