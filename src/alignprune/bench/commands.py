@@ -10,7 +10,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from alignprune._checks import choice, integer
-from alignprune.bench import data, experiments, figures, plan, sweep, tables
+from alignprune.bench import data, experiments, figures, plan, store, sweep, tables
 from alignprune.bench.experiments import Cell, Experiment, Protocol
 from alignprune.bench.store import Store
 from alignprune.bench.sweep import Job, Report, Summary
@@ -149,17 +149,20 @@ def run_sweep(config: SweepConfig, report: Report) -> int:
         address=config.address,
         report=report,
     )
+    for job in summary.skipped:
+        if not (job.folder / store.RUN).exists():  # a run that was stopped between its result and its archive
+            store.archive(job.folder)
     print(_told(summary, time.perf_counter() - started))
     return 1 if summary.failed else 0
 
 
 def show_tables(config: TableConfig) -> int:
     """Print or write the chosen tables."""
-    protocol, store = experiments.protocol(config.protocol), Store(config.runs)
+    protocol, runs = experiments.protocol(config.protocol), Store(config.runs)
     suffix = {"text": ".txt", "markdown": ".md", "csv": ".csv"}[config.form]
     chosen = chosen_cells(config, protocol)
     for experiment, cells in chosen:
-        text = tables.render(_narrowed(experiment, cells), protocol, store, config.form, config.measures)
+        text = tables.render(_narrowed(experiment, cells), protocol, runs, config.form, config.measures)
         if config.out is None:
             print(text)
         else:
@@ -172,11 +175,11 @@ def show_tables(config: TableConfig) -> int:
 
 def draw_figures(config: FigureConfig) -> int:
     """Draw the chosen figures."""
-    protocol, store = experiments.protocol(config.protocol), Store(config.runs)
+    protocol, runs = experiments.protocol(config.protocol), Store(config.runs)
     config.out.mkdir(parents=True, exist_ok=True)
     for experiment, cells in chosen_cells(config, protocol):
         path = config.out / f"{experiment.name}-{protocol.name}.{config.suffix}"
-        for file in figures.draw(_narrowed(experiment, cells), protocol, store, path):
+        for file in figures.draw(_narrowed(experiment, cells), protocol, runs, path):
             print(f"written to {file}")
     return 0
 
@@ -245,7 +248,8 @@ def _complete(jobs: dict[Path, Job]) -> int:
 
 
 def _told(summary: Summary, seconds: float) -> str:
-    lines = [f"{summary.done} runs done in {seconds / 60:.1f} minutes, {summary.skipped} were complete before"]
+    done, before = len(summary.done), len(summary.skipped)
+    lines = [f"{done} runs done in {seconds / 60:.1f} minutes, {before} were complete before"]
     lines += [f"failed: {job.name}: {error} ({job.folder / 'log.txt'})" for job, error in summary.failed]
     lines += [f"not run, since it needs a failed one: {job.name}" for job in summary.blocked]
     if summary.failed or summary.blocked:

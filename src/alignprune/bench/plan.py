@@ -76,7 +76,7 @@ def jobs(
 
 def folder_of(settings: Settings, seed: int, protocol: Protocol, root: Path) -> Path:
     """Where the run of these settings and this seed is kept."""
-    parts = [str(settings["dataset"]), str(settings.get("noise", "given"))]
+    parts = [Path(str(settings["dataset"])).stem, str(settings.get("noise", "given"))]
     if "noise_rate" in settings:
         parts[-1] += f"{100 * settings['noise_rate']:g}"
     parts.append(str(settings["method"]))

@@ -47,7 +47,8 @@ _SCHEMAS = {
         flags="annealing",
     ),
 }
-_FILES = {"runs": "run.parquet", "epochs": "epochs.parquet"}
+RUN, EPOCHS = "run.parquet", "epochs.parquet"
+_FILES = {"runs": RUN, "epochs": EPOCHS}
 
 
 def archive(folder: Path) -> None:

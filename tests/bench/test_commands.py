@@ -1,0 +1,149 @@
+"""The benchmark's commands on a tiny protocol: sweep, kill, go on, table and figure."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alignprune.bench import commands, experiments, plan
+from alignprune.bench.commands import FigureConfig, SweepConfig, TableConfig
+from alignprune.bench.experiments import Cell, Experiment, Protocol
+from alignprune.bench.store import Store
+from alignprune.bench.sweep import Report
+from alignprune.cli import main
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 90)
+    x = (rng.normal(size=(90, 6)) + 2 * np.eye(3, 6)[y]).astype(np.float32)
+    path = tmp_path_factory.mktemp("data") / "blobs.npz"
+    np.savez(path, x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    return str(path)
+
+
+def cells(dataset: str) -> tuple[Cell, ...]:
+    shared = {"dataset": dataset, "noise": "symmetric", "noise_rate": 0.3, "recipe.epochs": 4, "device": "cpu"}
+    full = {**shared, "method": "full"}
+    half = {**shared, "method": "infobatch", "prune_ratio": 0.5}
+    return (
+        Cell("0", "Full-training", "sym_0.3", full, 60.0),
+        Cell("50", "InfoBatch", "sym_0.3", half, 55.0),
+        Cell("50", "Dynamic Random", "sym_0.3", {**half, "method": "dynamic-random"}),
+    )
+
+
+@pytest.fixture
+def tiny(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An experiment and a protocol that take seconds, in the registries for the time of a test."""
+    monkeypatch.setitem(experiments.PROTOCOLS, "tiny", Protocol("tiny", "seconds", {}, seeds=2))
+    experiment = Experiment("table-tiny", "a test", lambda _: cells(dataset))
+    monkeypatch.setitem(experiments.EXPERIMENTS, "table-tiny", experiment)
+
+
+def sweep(runs: Path, **changes: object) -> int:
+    config = SweepConfig(names=("table-tiny",), protocol="tiny", runs=runs, threads=1)
+    return commands.run_sweep(replace(config, **changes), Report())  # type: ignore[arg-type]
+
+
+def table(runs: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    commands.show_tables(TableConfig(names=("table-tiny",), protocol="tiny", runs=runs, form="csv"))
+    return capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_sweep_that_lost_runs_fills_them_in_and_gives_the_same_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(tmp_path) == 0
+    first = table(tmp_path, capsys)
+    assert first.count("table-tiny,tiny") == 3
+    assert ",2," in first.splitlines()[1]  # two seeds
+    runs = sorted(tmp_path.glob("tiny/*/seed*"))
+    assert len(runs) == 7  # three cells of two seeds, and one base run
+    # stopped in the middle of an epoch, before it began, and between the result and the archive
+    (runs[0] / "result.json").unlink()
+    (runs[0] / "run.parquet").unlink()
+    shutil.rmtree(runs[1])
+    (runs[2] / "run.parquet").unlink()
+    untouched = {run: (run / "result.json").stat().st_mtime_ns for run in runs[3:]}
+    assert sweep(tmp_path) == 0
+    assert table(tmp_path, capsys) == first
+    assert untouched == {run: (run / "result.json").stat().st_mtime_ns for run in runs[3:]}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_base_run_calibrates_and_the_stored_rows_say_what_ran(tmp_path: Path, dataset: str) -> None:
+    sweep(tmp_path, seeds=1)
+    rows = Store(tmp_path).query("SELECT method, prune_ratio, epochs, pruned_share, seed FROM runs")
+    base = next(row for row in rows if row["method"] == "infobatch" and row["prune_ratio"] is None)
+    half = next(row for row in rows if row["method"] == "infobatch" and row["prune_ratio"] == 0.5)
+    assert base["epochs"] == 4
+    assert half["epochs"] == round(4 * 0.5 / (1 - base["pruned_share"]))
+
+
+@pytest.mark.usefixtures("tiny")
+def test_pictures_and_lists_are_made_from_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep(tmp_path, seeds=1, rows=("Dynamic Random",))
+    capsys.readouterr()
+    commands.run_sweep(SweepConfig(names=("table-tiny",), protocol="tiny", runs=tmp_path, list=True, seeds=1), Report())
+    listed = capsys.readouterr().out
+    assert "table-tiny" in listed
+    assert " 4 │        2 " in listed  # of four runs two are there
+    commands.draw_figures(FigureConfig(names=("table-tiny",), protocol="tiny", runs=tmp_path, out=tmp_path / "out"))
+    assert [file.suffix for file in (tmp_path / "out").iterdir()] == [".png"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_rows_columns_and_blocks_choose_cells_and_misspelt_ones_are_told(tmp_path: Path, dataset: str) -> None:
+    which = SweepConfig(names=("table-tiny",), protocol="tiny")
+    protocol = experiments.PROTOCOLS["tiny"]
+    ((_, chosen),) = commands.chosen_cells(replace(which, rows=("infobatch",)), protocol)
+    assert [cell.row for cell in chosen] == ["Full-training", "InfoBatch"]
+    with pytest.raises(ValueError, match="did you mean 'InfoBatch'"):
+        commands.chosen_cells(replace(which, rows=("InfoBath",)), protocol)
+    with pytest.raises(ValueError, match="columns='sym_0.5' is unknown"):
+        commands.chosen_cells(replace(which, columns=("sym_0.5",)), protocol)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_settings_that_no_run_can_have_are_refused_with_their_cell(tmp_path: Path) -> None:
+    wrong = Cell("50", "InfoBatch", "real", {"dataset": "x.npz", "method": "infobach", "prune_ratio": 0.5})
+    with pytest.raises(ValueError, match="50 InfoBatch real: .*infobatch"):
+        plan.jobs([wrong], experiments.PROTOCOLS["tiny"], [0], tmp_path)
+
+
+def test_the_command_line_lists_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "--list", "--protocol", "cpu"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in experiments.EXPERIMENTS)
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["sweep", "tabel-1"], "did you mean 'table-1'"),
+        (["table", "table-4", "--protocol", "cpu"], "needs the data set 'imagenet'"),
+        (["figure", "figure-9"], "experiment='figure-9' is unknown"),
+        (["table"], "NAME is missing"),
+    ],
+)
+def test_what_cannot_be_is_told_without_a_traceback(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_data_check_tells_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "--data-root", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "cifar100n: absent" in said
+    assert "missing  cifar-100-python/" in said
+    assert "University of Toronto" in said
