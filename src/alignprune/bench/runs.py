@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -82,19 +83,23 @@ class RunFolder:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; NaN becomes null."""
     text = json.dumps(_plain(value), indent=2) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda file: file.write(text.encode()))
+    _write(path, lambda file: file.write(text.encode()))
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write an .npz file whole or not at all."""
     save: Any = np.savez_compressed  # its stub takes every name for its own allow_pickle
-    replace_file(path, lambda file: save(file, **arrays))
+    _write(path, lambda file: save(file, **arrays))
 
 
 def save_tensors(path: Path, value: Any) -> None:
     """Write with torch.save, whole or not at all."""
-    replace_file(path, lambda file: torch.save(value, file))
+    _write(path, lambda file: torch.save(value, file))
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, write)
 
 
 def _plain(value: Any) -> Any:
