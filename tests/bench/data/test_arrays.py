@@ -114,6 +114,13 @@ def test_the_users_own_reference_keeps_its_labels_and_the_evaluation_transform(t
     assert y == [0, 1, 2, 3, 0, 1]
 
 
+def test_a_reference_that_overlaps_the_test_set_is_refused(tmp_path: Path) -> None:
+    content = image_arrays()
+    mixed = np.concatenate([content["x_train"][:3], content["x_test"][1:3]])
+    with pytest.raises(ValueError, match=r"2 of its 5 samples are in the test set, too \(3, 4, ...\)"):
+        arrays(save(tmp_path, content, x_reference=mixed, y_reference=np.array([0, 1, 2, 3, 0])))
+
+
 def test_arrays_that_nothing_reads_are_reported(tmp_path: Path) -> None:
     path = save(tmp_path, feature_arrays(), y_train_clen=np.arange(40) % 4)
     with pytest.warns(UserWarning, match="also holds y_train_clen, which nothing reads; .*y_train_clean"):

@@ -47,6 +47,15 @@ def test_a_reference_folder_keeps_the_class_ids_of_train(folder: Path, items: It
     assert items(data.reference)[1] == [2, 2]
 
 
+def test_a_reference_folder_with_a_copy_of_a_test_image_is_refused(folder: Path) -> None:
+    (folder / "reference" / "cat").mkdir(parents=True)
+    copied, own = sorted((folder / "test" / "cat").iterdir())[0], sorted((folder / "train" / "cat").iterdir())[0]
+    (folder / "reference" / "cat" / "other_name.png").write_bytes(copied.read_bytes())
+    (folder / "reference" / "cat" / "own.png").write_bytes(own.read_bytes())
+    with pytest.raises(ValueError, match=r"1 of its 2 samples are in the test set, too .*other_name\.png"):
+        load(folder, image_size=16)
+
+
 def test_a_corrupt_image_names_its_file(folder: Path) -> None:
     file = folder / "train" / "bee" / "3.png"
     file.write_bytes(file.read_bytes()[:200])

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, as_noise, check_noise, draw
 from alignprune.bench.data.transforms import Transforms, tensor_transforms
-from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, assemble, channels_first
+from alignprune.bench.data.views import (
+    ClassificationData,
+    PathLike,
+    TensorData,
+    assemble,
+    channels_first,
+    refuse_overlap,
+)
 
 ARRAYS = DatasetRecord(
     name="FILE.npz",
@@ -67,7 +74,11 @@ def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None,
     def view(labels: Tensor, augment: nn.Module | None) -> TensorData:
         return TensorData(inputs["x_train"], labels, augment, finish)
 
-    has_reference = "x_reference" in found
+    test = TensorData(inputs["x_test"], as_labels(found["y_test"]), None, finish)
+    reference = None
+    if "x_reference" in found:
+        reference = TensorData(inputs["x_reference"], as_labels(found["y_reference"]), None, finish)
+    refuse_overlap(reference, test)
     return assemble(
         name=Path(path).stem,
         view=view,
@@ -75,10 +86,8 @@ def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None,
         given=given,
         noise=noisy,
         truth=given if noise != "none" else None,
-        test=TensorData(inputs["x_test"], as_labels(found["y_test"]), None, finish),
-        reference=TensorData(inputs["x_reference"], as_labels(found["y_reference"]), None, finish)
-        if has_reference
-        else None,
+        test=test,
+        reference=reference,
         num_classes=num_classes,
         input_shape=tuple(inputs["x_train"].shape[1:]),
     )

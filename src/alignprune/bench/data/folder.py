@@ -11,7 +11,7 @@ from torchvision import datasets
 
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, check_noise, draw
 from alignprune.bench.data.transforms import photo_transforms
-from alignprune.bench.data.views import ClassificationData, FileNames, ImageFiles, PathLike, assemble
+from alignprune.bench.data.views import ClassificationData, FileNames, ImageFiles, PathLike, assemble, refuse_overlap
 
 FOLDER = DatasetRecord(
     name="FOLDER",
@@ -60,8 +60,11 @@ def image_folder(
         raise ValueError(f"path: {str(folder / 'train')!r} holds {len(classes)} class, expected at least two")
     noisy = draw(FOLDER, given, noise, noise_rate, len(classes), seed)
 
-    test = folder / "test" if (folder / "test").is_dir() or not (folder / "val").is_dir() else folder / "val"
-    reference = folder / "reference"
+    tested = folder / "test" if (folder / "test").is_dir() or not (folder / "val").is_dir() else folder / "val"
+    test, reference = split_by_class(_existing(tested), classes, transforms.plain), None
+    if (folder / "reference").is_dir():
+        reference = split_by_class(folder / "reference", classes, transforms.plain)
+    refuse_overlap(reference, test)
     return assemble(
         name=folder.resolve().name,
         view=partial(ImageFiles, files),
@@ -69,8 +72,8 @@ def image_folder(
         given=given,
         noise=noisy,
         truth=given if noisy is not None else None,
-        test=split_by_class(_existing(test), classes, transforms.plain),
-        reference=split_by_class(reference, classes, transforms.plain) if reference.is_dir() else None,
+        test=test,
+        reference=reference,
         num_classes=len(classes),
         input_shape=(3, image_size, image_size),
     )

@@ -6,6 +6,8 @@ where these are known; `assemble` makes all of these from one function of (label
 
 from __future__ import annotations
 
+import filecmp
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -161,6 +163,43 @@ class ClassificationData:
     num_classes: int
     input_shape: tuple[int, ...]
     noise: NoisyLabels | None
+
+
+def refuse_overlap(reference: TensorData | ImageFiles | None, test: TensorData | ImageFiles) -> None:
+    """Refuse a reference of the user's that shares samples with the test set: it would steer the training by test data.
+
+    Args:
+        reference: Clean reference samples; None for none.
+        test: Test samples, of the same kind. Files are compared by content, those of equal size only.
+
+    Raises:
+        ValueError: If a sample is in both, with its place in the reference.
+    """
+    if isinstance(reference, TensorData) and isinstance(test, TensorData):
+        tested = {_digest(row.tobytes()) for row in test.inputs.numpy()}
+        shared = [str(i) for i, row in enumerate(reference.inputs.numpy()) if _digest(row.tobytes()) in tested]
+    elif isinstance(reference, ImageFiles) and isinstance(test, ImageFiles):
+        by_size: dict[int, list[str]] = {}
+        for i in range(len(test)):
+            by_size.setdefault(os.path.getsize(test.files[i]), []).append(test.files[i])
+        names = [reference.files[i] for i in range(len(reference))]
+        shared = [
+            name
+            for name in names
+            if any(filecmp.cmp(name, other, shallow=False) for other in by_size.get(os.path.getsize(name), ()))
+        ]
+    else:
+        return
+    if shared:
+        first = ", ".join(shared[:3])
+        raise ValueError(
+            f"reference: {len(shared)} of its {len(reference)} samples are in the test set, too ({first}, ...), "
+            "expected none, since the training would be steered by test data. Take them out of one of the two"
+        )
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def assemble(
