@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignprune import presets
+from alignprune import coresets, presets
 from alignprune.cli import main, parse_train
 from alignprune.policies import InfoBatch
 from alignprune.scores import Alignment
@@ -90,6 +90,17 @@ def test_every_setting_of_score_policy_and_recipe_is_an_option() -> None:
     assert config.score == Alignment(window=7)
     assert config.policy == InfoBatch(prune_prob=0.75, rescale=False)
     assert (config.recipe.name, config.recipe.epochs, config.recipe.lr, config.delta) == ("sgd", 9, 0.2, 0.5)
+
+
+def test_settings_of_a_static_method_and_of_relabelling_are_options() -> None:
+    words = ["cifar100n", "--method", "dual", "--prune-ratio", "0.7", "--coreset.c-d", "5.5"]
+    config = parse_train([*words, "--relabel", "cifar100n", "--relabel.balance", "0.3"])
+    assert config.coreset == coresets.DUAL(c_d=5.5)
+    assert config.prune_ratio == 0.7
+    assert config.relabel is not None
+    assert (config.relabel.consistency, config.relabel.balance) == (0.9, 0.3)
+    plain = parse_train(["cifar100n", "--method", "infobatch"])
+    assert (plain.coreset, plain.relabel, plain.prune_ratio) == (None, None, None)
 
 
 def test_the_recipe_follows_the_data_set() -> None:

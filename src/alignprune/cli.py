@@ -129,6 +129,7 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
         default=default,
         prog="alignprune train",
         description=_TRAIN_HELP,
+        config=(tyro.conf.AvoidSubcommands,),  # method and --relabel have said which settings there are
     )
 
 
