@@ -113,6 +113,16 @@ def test_rows_columns_and_blocks_choose_cells_and_misspelt_ones_are_told(tmp_pat
 
 
 @pytest.mark.usefixtures("tiny")
+def test_the_equal_budget_gives_every_method_as_many_samples_and_runs_of_its_own(tmp_path: Path) -> None:
+    sweep(tmp_path, seeds=1, budget="equal")
+    sweep(tmp_path, seeds=1)
+    rows = Store(tmp_path).query("SELECT method, trained_fraction FROM runs WHERE \"config.budget\" = 'equal'")
+    assert {row["method"] for row in rows} == {"infobatch", "dynamic-random"}
+    assert {row["trained_fraction"] for row in rows} == {0.5}
+    assert len(Store(tmp_path).query("SELECT 1 FROM runs WHERE prune_ratio = 0.5")) == 4
+
+
+@pytest.mark.usefixtures("tiny")
 def test_settings_that_no_run_can_have_are_refused_with_their_cell(tmp_path: Path) -> None:
     wrong = Cell("50", "InfoBatch", "real", {"dataset": "x.npz", "method": "infobach", "prune_ratio": 0.5})
     with pytest.raises(ValueError, match="50 InfoBatch real: .*infobatch"):

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from alignprune._checks import choice, integer
 from alignprune.bench import data, experiments, figures, plan, store, sweep, tables
+from alignprune.bench.budget import Budget
 from alignprune.bench.experiments import Cell, Experiment, Protocol
 from alignprune.bench.store import Store
 from alignprune.bench.sweep import Job, Report, Summary
@@ -39,6 +40,7 @@ class Which:
         rows: only these rows, as the paper prints them, or methods by name; empty = all.
         columns: only these columns, such as real or sym_0.2; empty = all.
         blocks: only these blocks, such as 50; empty = all. Full training is always there.
+        budget: "calibrated" as the paper, or "equal": at a prune ratio every method trains on as many samples.
         runs: folder of all sweeps' runs.
     """
 
@@ -47,6 +49,7 @@ class Which:
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
+    budget: Budget = "calibrated"
     runs: Path = plan.ROOT
 
 
@@ -203,7 +206,16 @@ def chosen_cells(which: Which, protocol: Protocol) -> list[tuple[Experiment, tup
     ):
         for name in given:
             choice(option, name, sorted(known))
-    return [(experiment, tuple(cell for cell in cells if _wanted(cell, which))) for experiment, cells in chosen]
+    return [
+        (experiment, tuple(_budgeted(cell, which.budget) for cell in cells if _wanted(cell, which)))
+        for experiment, cells in chosen
+    ]
+
+
+def _budgeted(cell: Cell, budget: Budget) -> Cell:
+    if budget == "calibrated" or "prune_ratio" not in cell.settings:
+        return cell
+    return replace(cell, settings={**cell.settings, "budget": budget})
 
 
 def _wanted(cell: Cell, which: Which) -> bool:
