@@ -316,6 +316,9 @@ class _SweepDisplay(_Display):
     def failed(self, job: Any, error: str, attempt: int, final: bool) -> None:
         self._tell(job, f"failed, attempt {attempt}{'' if final else ', will be tried again'}: {error}")
 
+    def skipped(self, job: Any) -> None:
+        """It was complete: the last line counts those."""
+
     def _tell(self, job: Any, what: str) -> None:
         self.bars.console.print(f"{time.strftime('%H:%M:%S')}  {job.name}: {what}", highlight=False, soft_wrap=True)
 

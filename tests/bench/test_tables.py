@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from alignprune.bench import paper, tables
+from alignprune.bench import experiments, paper, tables
 from alignprune.bench.experiments import Cell, Experiment, Protocol
 from alignprune.bench.store import Store, archive
 from alignprune.bench.tables import MEASURES, entries, render, statistics
@@ -103,22 +103,22 @@ def test_a_cell_shows_mean_interval_paper_and_difference(filled: Callable[..., S
 
 
 def test_mean_delta_is_the_mean_difference_to_full_training_beside_the_papers(filled: Callable[..., Store]) -> None:
-    cells = table_1()
-    accuracies = {
-        ("Full-training", "clean"): (0.70, 0.72),
-        ("Full-training", "real"): (0.50, 0.50),
-        ("InfoBatch", "clean"): (0.72, 0.74),
-        ("InfoBatch", "real"): (0.47, 0.49),
-        ("InfoBatch + Ours", "clean"): (0.75, 0.75),
-    }
-    text = render(experiment(cells), CPU, filled(accuracies, cells), "markdown")
+    cells = table_1(tuple(experiments.NOISES["cifar100n"]))
+    accuracies = {("Full-training", cell.column): (0.50, 0.52) for cell in cells}
+    accuracies |= {("InfoBatch", cell.column): (0.51, 0.51) for cell in cells}
+    accuracies |= {("InfoBatch", "clean"): (0.70, 0.74), ("InfoBatch + Ours", "clean"): (0.75, 0.75)}
+    store = filled(accuracies, cells)
+    text = render(experiment(cells), CPU, store, "markdown")
     (header,), (full,) = lines_of(text, "mean Δ"), lines_of(text, "Full-training")
-    assert header.endswith("| clean | real | mean Δ |")
+    assert header.endswith("| asym_0.4 | mean Δ |")
     assert full.endswith("|  |")
     (plain,) = lines_of(text, "| InfoBatch |")
-    assert plain.endswith("| +0.0<br>+0.6 (-0.6) |")  # ((73 - 71) + (48 - 50)) / 2; the paper prints +0.6
+    assert plain.endswith("| +3.0<br>+0.6 (+2.4) |")  # (72 - 51) / 7 columns; the paper prints +0.6
     (ours,) = lines_of(text, "| InfoBatch + Ours |")
-    assert ours.endswith("| -<br>+2.7 |")  # a column is missing: no mean, the paper's stays
+    assert ours.endswith("| -<br>+2.7 |")  # columns are missing: no mean, the paper's stays
+    part = [cell for cell in cells if cell.column in ("clean", "real")]
+    (plain,) = lines_of(render(experiment(part), CPU, store, "markdown"), "| InfoBatch |")
+    assert plain.endswith("| +10.5 |")  # of two columns, which the paper has no mean of
 
 
 def test_blocks_with_their_own_full_training_are_compared_with_it(filled: Callable[..., Store]) -> None:

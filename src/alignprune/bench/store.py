@@ -36,8 +36,8 @@ _SCHEMAS = {
     "runs": _schema(
         texts="key protocol dataset noise method model device versions.alignprune versions.torch versions.python",
         integers="seed epochs train_size forward_passes reference_forward_passes proxy_forward_passes",
-        numbers="noise_rate prune_ratio accuracy test_loss forward_fraction pruned_share kept_noise score_auroc "
-        "images_per_second train_seconds seconds",
+        numbers="noise_rate prune_ratio accuracy test_loss forward_fraction trained_fraction pruned_share kept_noise "
+        "score_auroc images_per_second train_seconds seconds",
     ),
     "epochs": _schema(
         texts="key protocol",

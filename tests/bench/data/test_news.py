@@ -184,7 +184,7 @@ def test_noise_is_drawn_on_the_training_labels(root: Path, glove: Path, noise: s
 
 
 def test_the_records_offer_every_noise_that_needs_no_table() -> None:
-    assert [record.name for record in RECORDS] == ["news", "news20"]
+    assert [record.name for record in RECORDS] == ["news", "news20", "news-document", "news20-document"]
     for record in (NEWS, NEWS20):
         assert record.default_noise == "clean"
         assert set(record.noises) == {"clean", *KINDS} - {"asymmetric"}
