@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -13,7 +14,7 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def told_by(*words: str | Path) -> str:
-    run = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=240, env=ONE_THREAD)
+    run = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120, env=ONE_THREAD)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -29,7 +30,12 @@ def test_the_plain_loop_prunes_more_wrong_than_right_labels() -> None:
 
 
 def test_ranks_end_with_the_same_scores() -> None:
-    told = told_by("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", EXAMPLES / "distributed.py")
+    words = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", EXAMPLES / "distributed.py")
+    try:
+        told = told_by(*words)
+    except subprocess.TimeoutExpired as hung:  # gloo of torch 2.4 was seen to hang once; what hangs twice is our fault
+        warnings.warn(f"the ranks hung and were started again: {hung}", stacklevel=1)
+        told = told_by(*words)
     ends = re.findall(r"rank (\d): (\d+)% of the forward passes, last scores sum to ([\d.-]+)", told)
     assert sorted(rank for rank, _, _ in ends) == ["0", "1"]
     assert ends[0][1:] == ends[1][1:]
