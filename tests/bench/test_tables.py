@@ -121,6 +121,40 @@ def test_mean_delta_is_the_mean_difference_to_full_training_beside_the_papers(fi
     assert plain.endswith("| +10.5 |")  # of two columns, which the paper has no mean of
 
 
+def test_differences_to_a_row_are_taken_seed_by_seed(tmp_path: Path) -> None:
+    cells = table_1()
+    accuracy = {
+        "Full-training": {0: 0.50, 1: 0.60, 2: 0.70},
+        "InfoBatch": {0: 0.51, 1: 0.62, 2: 0.73, 3: 0.10},  # the last seed has nothing to be compared with
+        "InfoBatch + Ours": {1: 0.55},
+    }
+    for cell in cells:
+        for seed, value in accuracy[cell.row].items():
+            write_run(tmp_path, CPU, cell, seed, accuracy=value)
+    shown = entries(experiment(cells), CPU, Store(tmp_path), against="Full-training")
+    assert {entry.cell.row for entry in shown} == {"InfoBatch", "InfoBatch + Ours"}
+    found = {(entry.cell.row, entry.cell.column): entry for entry in shown}
+    plain = found["InfoBatch", "clean"]
+    interval = scipy.stats.ttest_rel([51, 62, 73], [50, 60, 70]).confidence_interval(0.95)
+    assert plain.measured.n == 3
+    assert plain.measured.value == pytest.approx(2.0)
+    assert (plain.measured.low, plain.measured.high) == pytest.approx((interval.low, interval.high))
+    assert plain.paper == pytest.approx(79.0 - 78.2)
+    single = found["InfoBatch + Ours", "real"].measured
+    assert (single.n, single.value, single.high) == (1, pytest.approx(-5.0), None)
+    text = render(experiment(cells), CPU, Store(tmp_path), "markdown", against="Full-training")
+    assert "+2.00 ± 2.48" in text
+    assert "accuracy minus that of Full-training [points]" in text
+
+
+def test_a_row_to_compare_with_that_is_not_there_is_refused(filled: Callable[..., Store]) -> None:
+    cells = table_1()
+    with pytest.raises(ValueError, match="did you mean 'InfoBatch'"):
+        entries(experiment(cells), CPU, filled({}, cells), against="InfoBach")
+    with pytest.raises(ValueError, match="no value for a single seed"):
+        entries(experiment(cells), CPU, filled({}, cells), ["accuracy_std"], against="InfoBatch")
+
+
 def test_blocks_with_their_own_full_training_are_compared_with_it(filled: Callable[..., Store]) -> None:
     cells = [
         Cell(noise, row, model, settings(row, model, noise))

@@ -95,11 +95,13 @@ class TableConfig(Which):
     Attributes:
         form: text, markdown or csv.
         measures: what to show of each cell, such as accuracy, forward_fraction, kept_noise; empty = the cell's own.
+        against: a row, such as InfoBatch or Full-training; all others are shown as the difference to it, seed by seed.
         out: write to this file, or, with several tables, into this folder, instead of printing.
     """
 
     form: Literal["text", "markdown", "csv"] = "text"
     measures: tuple[str, ...] = ()
+    against: str | None = None
     out: Path | None = None
 
 
@@ -165,7 +167,8 @@ def show_tables(config: TableConfig) -> int:
     suffix = {"text": ".txt", "markdown": ".md", "csv": ".csv"}[config.form]
     chosen = chosen_cells(config, protocol)
     for experiment, cells in chosen:
-        text = tables.render(_narrowed(experiment, cells), protocol, runs, config.form, config.measures)
+        narrowed = _narrowed(experiment, cells)
+        text = tables.render(narrowed, protocol, runs, config.form, config.measures, config.against)
         if config.out is None:
             print(text)
         else:

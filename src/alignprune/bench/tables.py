@@ -11,7 +11,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Literal, get_args
 
@@ -32,6 +32,8 @@ CONFIDENCE = 0.95
 MEAN_DELTA = "mean Δ"
 NO_RUN, NO_VALUE = "-", "n/a"
 
+_Seeds = Mapping[int, float | None]
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -45,6 +47,7 @@ class Measure:
         digits: after the point.
         column: of the stored runs.
         spread: show the standard deviation over the seeds, n - 1 in the denominator, instead of the mean.
+        sign: "+" to write it in front of what is not negative.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Measure:
     digits: int
     column: str
     spread: bool = False
+    sign: Literal["", "+"] = ""
 
     @property
     def label(self) -> str:
@@ -155,7 +159,9 @@ class Entry:
         return self.cell.settings.get("method") == "full"
 
 
-def entries(experiment: Experiment, protocol: Protocol, store: Store, measures: Sequence[str] = ()) -> list[Entry]:
+def entries(
+    experiment: Experiment, protocol: Protocol, store: Store, measures: Sequence[str] = (), against: str | None = None
+) -> list[Entry]:
     """What the store holds of an experiment, in the order of its cells.
 
     Args:
@@ -163,9 +169,11 @@ def entries(experiment: Experiment, protocol: Protocol, store: Store, measures: 
         protocol: that its runs were made under.
         store: where they are.
         measures: names of `MEASURES`, all of them for every cell; empty = the cell's own.
+        against: a row; every other row is shown as its difference to this one, seed by seed, in the same column and
+            block, or where the block lacks it, in the first that has it.
 
     Raises:
-        ValueError: for an unknown measure, and where the experiment has no cells under the protocol.
+        ValueError: for an unknown measure or row, and where the experiment has no cells under the protocol.
     """
     cells = experiment.cells(protocol)
     if not cells:
@@ -184,12 +192,43 @@ def entries(experiment: Experiment, protocol: Protocol, store: Store, measures: 
     made = []
     for cell, name in wanted:
         measure = MEASURES[name]
-        seeds = found[cell.key, measure.column]
+        seeds: _Seeds = found[cell.key, measure.column]
+        number = printed.get((cell.block, cell.row, cell.column, name))
+        if against is not None:
+            if cell.row == against:
+                continue
+            other = _counterpart(cell, cells, against)
+            seeds = _differences(seeds, found[other.key, measure.column])
+            base = printed.get((other.block, other.row, other.column, name))
+            number = None if number is None or base is None else number - base
+            measure = _difference(measure, against)
         known = [value * measure.factor for value in seeds.values() if value is not None]
         measured = statistics(known, spread=measure.spread)
-        number = printed.get((cell.block, cell.row, cell.column, name))
         made.append(Entry(cell, measure, len(seeds), measured, number))
     return made
+
+
+def _counterpart(cell: Cell, cells: Sequence[Cell], row: str) -> Cell:
+    """The cell of another row in the same column: of the same block, or else of the first block that has the row."""
+    choice("against", row, dict.fromkeys(other.row for other in cells))
+    column = [other for other in cells if other.row == row and other.column == cell.column]
+    if not column:
+        raise ValueError(f"against={row!r} has no cell in the column {cell.column!r}, expected a row that fills it")
+    return next((other for other in column if other.block == cell.block), column[0])
+
+
+def _differences(seeds: _Seeds, base: _Seeds) -> _Seeds:
+    """Seed by seed, of the seeds that both have: noise and samples that a seed decides are the same in both."""
+    pairs = {seed: (value, base.get(seed)) for seed, value in seeds.items() if seed in base}
+    return {seed: None if a is None or b is None else a - b for seed, (a, b) in pairs.items()}
+
+
+def _difference(measure: Measure, against: str) -> Measure:
+    if measure.spread:
+        raise ValueError(f"against={against!r} is given with {measure.name}, which has no value for a single seed")
+    title = f"{measure.title} minus that of {against}"
+    unit = "points" if measure.unit == "%" else measure.unit
+    return replace(measure, title=title, unit=unit, digits=measure.digits + 1, sign="+")
 
 
 def render(
@@ -198,6 +237,7 @@ def render(
     store: Store,
     form: Form = "text",
     measures: Sequence[str] = (),
+    against: str | None = None,
 ) -> str:
     """Write a table.
 
@@ -207,12 +247,13 @@ def render(
         store: where they are.
         form: "text" for the terminal, "markdown", or "csv": one line a cell and measure, numbers not rounded.
         measures: names of `MEASURES`, one line each in every row; empty = the cells' own.
+        against: a row that every other is compared with, seed by seed; see `entries`.
 
     Raises:
-        ValueError: for an unknown form or measure, and where the experiment has no cells under the protocol.
+        ValueError: for an unknown form, measure or row, and where the experiment has no cells under the protocol.
     """
     choice("form", form, get_args(Form))
-    shown = entries(experiment, protocol, store, measures)
+    shown = entries(experiment, protocol, store, measures, against)
     if form == "csv":
         return _csv(experiment, protocol, shown)
     title = f"{experiment.name}: {experiment.title} (protocol {protocol.name})"
@@ -289,7 +330,8 @@ def _usual_n(shown: Sequence[Entry]) -> int:
 
 def _cell(entry: Entry, usual: int) -> str:
     """Two lines: the measured; the paper's and the difference."""
-    return _stack(_measured(entry, usual), entry.paper, entry.difference, entry.measure.digits)
+    digits = entry.measure.digits - bool(entry.measure.sign)  # the paper's differences have the digits of its numbers
+    return _stack(_measured(entry, usual), entry.paper, entry.difference, digits, entry.measure.sign)
 
 
 def _stack(measured: str, printed: float | None, difference: float | None, digits: int, sign: str = "") -> str:
@@ -305,7 +347,7 @@ def _measured(entry: Entry, usual: int) -> str:
     found, digits = entry.measured, entry.measure.digits
     if found.value is None:
         return NO_VALUE
-    text = _number(found.value, digits)
+    text = _number(found.value, digits, entry.measure.sign)
     if found.high is not None:
         text += f" ± {_number(found.high - found.value, digits)}"
     return text if found.n == usual else f"{text} (n={found.n})"
@@ -317,7 +359,8 @@ def _mean_delta(
     """The text under "mean Δ"; nothing for full training itself and where there is none to compare with."""
     first = next(iter(line.values()))
     full = full_training(shown, first.cell.block, first.measure)
-    if {entry.measure.name for entry in line.values()} != {"accuracy"} or first.is_full_training or not full:
+    only_accuracies = {(entry.measure.name, entry.measure.sign) for entry in line.values()} == {("accuracy", "")}
+    if not only_accuracies or first.is_full_training or not full:
         return ""
     row, base = ([_value(entries.get(column)) for column in columns] for entries in (line, full))
     mean = float(np.mean(row)) - float(np.mean(base))
