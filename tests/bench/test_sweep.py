@@ -393,5 +393,7 @@ def test_ray_runs_jobs_on_all_nodes_and_survives_what_fails_and_dies(
 
 
 if __name__ == "__main__":
+    # As a terminal starts it: what a script runs in the background inherits that SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     root, workers, plan = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     run([job(name, root, *needs, **settings) for name, needs, settings in plan], work, workers=workers)
