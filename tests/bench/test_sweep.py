@@ -352,10 +352,14 @@ def cluster(importable: Work) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        nodes = Cluster(initialize_head=True, head_node_args=node)
+        nodes = Cluster()
         try:
-            nodes.add_node(**node)
-            nodes.wait_for_nodes()
+            try:
+                for _ in range(2):
+                    nodes.add_node(**node)
+                nodes.wait_for_nodes()
+            except Exception as error:  # Ray's own start: too little shared memory, no free ports, ...
+                pytest.skip(f"Ray cannot start two nodes on this machine: {type(error).__name__}: {error}")
             yield nodes.address
         finally:
             nodes.shutdown()
