@@ -129,6 +129,19 @@ def test_settings_that_no_run_can_have_are_refused_with_their_cell(tmp_path: Pat
         plan.jobs([wrong], experiments.PROTOCOLS["tiny"], [0], tmp_path)
 
 
+@pytest.mark.usefixtures("tiny")
+def test_a_comparison_between_two_rows_is_asked_for_with_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["table", "table-tiny", "--protocol", "tiny", "--runs", str(tmp_path), "--between", "Full-training"]
+    assert main([*words, "Dynamic Random"]) == 0
+    told = capsys.readouterr().out
+    assert "InfoBatch" in told
+    assert "Dynamic Random" not in told  # compared with, so no row of its own
+    assert main([*words, "Oracle"]) == 2
+    assert "between='Oracle' is unknown" in capsys.readouterr().err
+
+
 def test_the_command_line_lists_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "--list", "--protocol", "cpu"]) == 0
     listed = capsys.readouterr().out

@@ -121,3 +121,36 @@ def test_impossible_combinations_are_refused() -> None:
         configure({"dataset": "cifar100n", "method": "infobatch", "collect": True})
     with pytest.raises(ValueError, match="chooses inside each batch"):
         configure({"dataset": "cifar100n", "method": "divbs", "relabel": "cifar100n"})
+    with pytest.raises(ValueError, match="trace is given on 2 devices"):
+        configure({"dataset": "cifar100n", "method": "full", "trace": True, "devices": 2})
+    for share in (0.0, 1.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="holdout=.* in \\(0, 1\\)"):
+            configure({"dataset": "cifar100n", "method": "full", "holdout": share})
+
+
+def test_a_ratio_that_a_method_cannot_realise_is_refused_with_the_budget_that_can() -> None:
+    settings = {"dataset": "cifar100n", "method": "full", "prune_ratio": 0.5}
+    with pytest.raises(ValueError, match="full, which has no share of its own .* --budget equal"):
+        configure(settings)
+    assert configure({**settings, "prune_ratio": 0.0}).epochs == 200
+    assert configure({**settings, "budget": "equal"}).epochs == 101  # half of 200, and one to be cut inside of
+
+
+def test_the_oracle_goes_with_dynamic_methods_and_the_equal_budget_only() -> None:
+    settings = {"dataset": "cifar100n", "oracle": True}
+    with pytest.raises(ValueError, match="oracle is given with dual, expected a dynamic method"):
+        configure({**settings, "method": "dual"})
+    with pytest.raises(ValueError, match="oracle .* calibrated epochs.* --budget equal"):
+        configure({**settings, "method": "dynamic-random", "prune_ratio": 0.5})
+    with pytest.raises(ValueError, match="without prune ratio and oracle"):
+        configure({**settings, "method": "full", "collect": True})
+
+
+def test_the_equal_budget_takes_more_epochs_on_a_part_of_the_data(tmp_path: Path) -> None:
+    equal = {"dataset": "cifar100n", "prune_ratio": 0.4, "budget": "equal", "oracle": True}
+    # 200 * 0.6 = 120 epochs of the whole set: 200 of its 60 %, 400 of their half, and one to be cut inside of
+    assert configure({**equal, "method": "full"}).epochs_on(0.6) == 201
+    run = base_run(tmp_path / "own", pruned_share=0.5)
+    assert configure({**equal, "method": "infobatch", "base_run": str(run)}).epochs_on(0.6) == 401
+    # dynamic-random leaves out 40 % itself
+    assert configure({**equal, "method": "dynamic-random"}).epochs_on(0.5) == 401

@@ -15,10 +15,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
 
 from alignprune.bench import figures
 from alignprune.bench.experiments import Cell, Experiment, Protocol
 from alignprune.bench.store import Store, archive
+from alignprune.bench.suspicion import STATISTICS, History
 
 CPU = Protocol("cpu", "a small network", {})
 PAPER = Protocol("paper", "the paper's own", {})
@@ -283,3 +285,61 @@ def test_the_pictures_of_one_run_need_no_store(tmp_path: Path) -> None:
     figures.loss_distribution(losses[2], is_noisy, 3, tmp_path / "distribution.png")
     figures.trajectories(losses, losses[:, 20], is_noisy, tmp_path / "trajectories.png")
     assert all((tmp_path / f"{name}.png").stat().st_size > 0 for name in ("distribution", "trajectories"))
+
+
+def memorised(epochs: int, samples: int, reference: bool) -> History:
+    """A run that learns right labels first and wrong ones later; some samples are not seen in some epochs."""
+    rng = np.random.default_rng(0)
+    is_noisy = rng.random(samples) < 0.4
+    losses = rng.gamma(2, 1, (epochs, samples)) * np.where(is_noisy, 2.0, 1.0) / np.arange(1, epochs + 1)[:, None]
+    losses[rng.random(losses.shape) < 0.2] = np.nan
+    return History(losses, -losses, np.geomspace(2, 1, epochs) if reference else None, is_noisy)
+
+
+def test_suspicion_is_drawn_above_the_losses_of_both_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: kept.append(figure))
+    runs = {"a run": memorised(12, 50, True), "stored": memorised(9, 60, False), "c": memorised(5, 40, True)}
+    stored = runs["stored"]
+    np.savez(
+        tmp_path / "trace.npz",
+        losses=stored.losses,
+        margins=stored.margins,
+        reference=np.full(9, np.nan),
+        is_noisy=stored.is_noisy,
+    )
+    figures.suspicion({**runs, "stored": tmp_path / "trace.npz", "d": runs["c"]}, tmp_path / "picture.png")
+    (figure,) = kept
+    titled = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert list(titled) == ["a run", "stored", "c", "d"]
+    assert len(figure.axes) == 8  # each with the losses below it, and no empty ones
+    for title, run in runs.items():
+        above = lines(titled[title])
+        ((epochs, drawn),) = above["mean loss since the start"]
+        means = np.nanmean(run.losses, axis=0)
+        seen = ~np.isnan(means)
+        assert drawn[-1] == pytest.approx(roc_auc_score(run.is_noisy[seen], means[seen]))
+        assert epochs == list(range(1, len(run.losses) + 1))
+        assert above["chance"][0][1] == [0.5, 0.5]
+        assert ("alignment, window 25" in above) == (run.reference is not None)
+        below = lines(figure.axes[figure.axes.index(titled[title]) + 3])  # of the first line of three
+        for kind, mask in (("right", ~run.is_noisy), ("wrong", run.is_noisy)):
+            assert below[f"mean loss of {kind} labels"][0][1] == pytest.approx(
+                np.nanmean(run.losses[:, mask], axis=1).tolist()
+            )
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "chance",
+        *STATISTICS,
+        "mean loss of right labels",
+        "mean loss of wrong labels",
+    ]
+    looks = {(line.get_color(), line.get_linestyle()) for line in titled["a run"].lines}
+    assert len(looks) == len(STATISTICS) + 1
+
+
+def test_suspicion_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="panels is empty, expected a run at least"):
+        figures.suspicion({}, tmp_path / "picture.png")
+    with pytest.raises(FileNotFoundError, match="trace.npz does not exist"):
+        figures.suspicion({"lost": tmp_path / "trace.npz"}, tmp_path / "picture.png")

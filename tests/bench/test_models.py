@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from timm.models import is_model_pretrained
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from alignprune.bench.models import MODELS, Mlp, create, features_and_logits
 
@@ -116,6 +117,18 @@ def test_the_small_resnet_is_small() -> None:
     assert 250_000 < parameters(create("resnet-small", 10, (3, 32, 32))) < 350_000
 
 
+def test_the_tiny_resnet_does_a_quarter_of_the_small_ones_arithmetic() -> None:
+    def operations(name: str) -> int:
+        model = meta(name, 10, (3, 32, 32))
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, 32, 32, device="meta"))
+        return counter.get_total_flops() - 2 * 128 * 10  # the classifier is the same
+
+    assert 4 * operations("resnet-tiny") == operations("resnet-small")
+    assert parameters(meta("resnet-tiny", 10, (3, 32, 32))) == parameters(meta("resnet-small", 10, (3, 32, 32)))
+    assert last_map("resnet-tiny", 32) == (1, 128, 2, 2)
+
+
 def test_the_mlp_has_three_layers_of_256() -> None:
     model = create("mlp", 7, (20,))
     shapes = [(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)]
@@ -127,6 +140,7 @@ def test_the_mlp_has_three_layers_of_256() -> None:
     [
         ("resnet18", (3, 32, 32), 512),
         ("resnet-small", (1, 28, 28), 128),
+        ("resnet-tiny", (3, 32, 32), 128),
         ("preactresnet18", (3, 32, 32), 512),
         ("inception-resnet-v2", (3, 75, 75), 1536),
         ("deit-s", (3, 32, 32), 384),

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 
 from alignprune.bench import experiments, paper, tables
 from alignprune.bench.experiments import Cell, Experiment, Protocol
+from alignprune.bench.measures import MEASURES, Statistics, statistics
 from alignprune.bench.store import Store, archive
-from alignprune.bench.tables import MEASURES, entries, render, statistics
+from alignprune.bench.tables import entries, render
 
 CPU = Protocol("cpu", "a small network", {})
 PAPER = Protocol("paper", "the paper's own", {})
@@ -80,8 +82,8 @@ def test_statistics_are_scipys_mean_and_t_interval(n: int) -> None:
 
 
 def test_one_seed_has_a_mean_and_no_interval_and_no_seed_nothing() -> None:
-    assert statistics([71.5]) == tables.Statistics(1, 71.5, None, None)
-    assert statistics([]) == tables.Statistics(0, None, None, None)
+    assert statistics([71.5]) == Statistics(1, 71.5, None, None)
+    assert statistics([]) == Statistics(0, None, None, None)
 
 
 def test_the_spread_is_the_sample_standard_deviation() -> None:
@@ -153,6 +155,132 @@ def test_a_row_to_compare_with_that_is_not_there_is_refused(filled: Callable[...
         entries(experiment(cells), CPU, filled({}, cells), against="InfoBach")
     with pytest.raises(ValueError, match="no value for a single seed"):
         entries(experiment(cells), CPU, filled({}, cells), ["accuracy_std"], against="InfoBatch")
+
+
+ORACLE = "Oracle"
+
+
+def table_with_an_oracle() -> list[Cell]:
+    """Full training in a block of its own; the oracle lacks the column "real"."""
+    places = [("0", "Full-training", noise) for noise in NOISES]
+    places += [("30", row, noise) for row in ("InfoBatch", "SeTa") for noise in NOISES]
+    places += [("30", ORACLE, "clean")]
+    return [Cell(block, row, noise, settings(row, noise, block)) for block, row, noise in places]
+
+
+def fill_by_seed(root: Path, cells: Sequence[Cell], accuracy: dict[str, dict[int, float | None]]) -> Store:
+    for cell in cells:
+        for seed, value in accuracy.get(cell.row, {}).items():
+            write_run(root, CPU, cell, seed, accuracy=value)
+    return Store(root)
+
+
+def fiellers_ends(own: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[float]:
+    """The ratios at which scipy's paired test of x - a = ratio (b - a) just reaches 5 %, searched for."""
+
+    def excess(ratio: float) -> float:
+        line = [a + ratio * (b - a) for a, b in zip(low, high, strict=True)]
+        return float(scipy.stats.ttest_rel(own, line).pvalue) - 0.05
+
+    ratio = (np.mean(own) - np.mean(low)) / (np.mean(high) - np.mean(low))
+    return [100 * float(scipy.optimize.brentq(excess, ratio, ratio + side)) for side in (-20, 20)]
+
+
+def test_the_gap_closed_is_the_ratio_of_mean_differences_with_fiellers_interval(tmp_path: Path) -> None:
+    cells = table_with_an_oracle()
+    low, own, high = [0.50, 0.53, 0.49, 0.51], [0.57, 0.58, 0.55, 0.60], [0.61, 0.63, 0.58, 0.62]
+    accuracy: dict[str, dict[int, float | None]] = {
+        "Full-training": {**dict(enumerate(low)), 7: 0.9, 9: 0.9},
+        "InfoBatch": {**dict(enumerate(own)), 7: 0.1, 8: 0.1, 9: 0.1},
+        ORACLE: {**dict(enumerate(high)), 8: 0.9, 9: None},
+    }
+    store = fill_by_seed(tmp_path, cells, accuracy)
+    shown = entries(experiment(cells), CPU, store, between=("Full-training", ORACLE))
+    assert [entry.place for entry in shown] == [("30", "InfoBatch", "clean"), ("30", "SeTa", "clean")]
+    found = shown[0].measured
+    assert found.n == 4  # the seeds that all three have
+    assert found.value == pytest.approx(100 * (sum(own) - sum(low)) / (sum(high) - sum(low)))
+    assert [found.low, found.high] == pytest.approx(fiellers_ends(own, low, high))
+    backwards = entries(experiment(cells), CPU, store, between=(ORACLE, "Full-training"))[0].measured
+    assert found.low is not None
+    assert found.high is not None
+    assert (backwards.low, backwards.high) == pytest.approx((100 - found.high, 100 - found.low))
+
+
+def test_the_gap_closed_is_shown_with_both_ends_and_says_what_is_left_out(tmp_path: Path) -> None:
+    cells = table_with_an_oracle()
+    accuracy: dict[str, dict[int, float | None]] = {
+        "Full-training": {0: 0.50, 1: 0.50, 2: 0.50},
+        "InfoBatch": {0: 0.53, 1: 0.55, 2: 0.57},
+        "SeTa": {0: 0.60, 1: 0.60, 2: 0.60},
+        ORACLE: {0: 0.60, 1: 0.60, 2: 0.60},
+    }
+    store = fill_by_seed(tmp_path, cells, accuracy)
+    text = render(experiment(cells), CPU, store, "markdown", between=("Full-training", ORACLE))
+    half = 10 * scipy.stats.t.ppf(0.975, 2) * 2 / math.sqrt(3)  # a gap of exactly 10 points: the t-interval
+    assert f"| 50.0 [{50 - half:.1f}, {50 + half:.1f}] |" in text
+    assert "| 100.0 [100.0, 100.0] |" in text
+    assert "accuracy, gap closed from Full-training to Oracle [%]: ratio of the mean differences" in text
+    assert "Left out, without the rows to compare with: real." in text
+    assert "±" not in text
+    beside_full = render(experiment(cells), CPU, store, between=("InfoBatch", ORACLE))
+    assert all("mean Δ" not in shown for shown in (text, beside_full))  # shares of gaps are no accuracies
+
+
+def test_a_comparison_takes_the_rows_of_the_same_block_where_it_has_them(tmp_path: Path) -> None:
+    accuracies = {"30": {"InfoBatch": 0.6, "SeTa": 0.7}, "50": {"InfoBatch": 0.5, "SeTa": 0.8}, "70": {"SeTa": 0.9}}
+    cells = [Cell(b, row, "real", settings(row, "real", b)) for b, rows in accuracies.items() for row in rows]
+    for cell in cells:
+        write_run(tmp_path, CPU, cell, 0, accuracy=accuracies[cell.block][cell.row])
+    shown = entries(experiment(cells), CPU, Store(tmp_path), against="InfoBatch")
+    assert [entry.measured.value for entry in shown] == pytest.approx([10, 30, 30])  # 70 has none: the first block's
+
+
+def test_a_gap_that_may_be_none_gives_no_interval_and_says_why(tmp_path: Path) -> None:
+    cells = table_with_an_oracle()
+    accuracy: dict[str, dict[int, float | None]] = {
+        "Full-training": {0: 0.50, 1: 0.50},
+        "InfoBatch": {0: 0.51, 1: 0.52},
+        "SeTa": {0: 0.52},
+        ORACLE: {0: 0.49, 1: 0.55},
+    }
+    store = fill_by_seed(tmp_path, cells, accuracy)
+    between = ("Full-training", ORACLE)
+    found, single = (entry.measured for entry in entries(experiment(cells), CPU, store, between=between))
+    assert (found.n, found.value, found.low, found.high) == (2, pytest.approx(75.0), None, None)
+    assert (single.n, single.value, single.low) == (1, pytest.approx(-200.0), None)
+    text = render(experiment(cells), CPU, store, between=between)
+    assert "No interval where that of the gap itself contains 0" in text
+    assert "-200.0 (n=1)" in text
+
+
+def test_rows_that_do_not_differ_have_no_gap_to_close(tmp_path: Path) -> None:
+    cells = table_with_an_oracle()
+    same: dict[int, float | None] = {0: 0.5, 1: 0.6}
+    store = fill_by_seed(tmp_path, cells, dict.fromkeys(("Full-training", "InfoBatch", "SeTa", ORACLE), same))
+    text = render(experiment(cells), CPU, store, "markdown", between=("Full-training", ORACLE))
+    assert "| InfoBatch | n/a |" in text
+    assert "or there is no gap" in text
+
+
+def test_comparisons_that_cannot_be_made_are_refused(filled: Callable[..., Store]) -> None:
+    cells = table_with_an_oracle()
+    store = filled({}, cells)
+
+    def compare(measures: Sequence[str] = (), cells: Sequence[Cell] = cells, **options: Any) -> list[tables.Entry]:
+        return entries(experiment(cells), CPU, store, measures, **options)
+
+    with pytest.raises(ValueError, match="against='SeTa' and between=.* are both given"):
+        compare(against="SeTa", between=("Full-training", ORACLE))
+    with pytest.raises(ValueError, match="between='Orakle' is unknown, .* did you mean 'Oracle'"):
+        compare(between=("Full-training", "Orakle"))
+    with pytest.raises(ValueError, match="names one row twice"):
+        compare(between=(ORACLE, ORACLE))
+    with pytest.raises(ValueError, match="accuracy_std, which has no value for a single seed"):
+        compare(["accuracy_std"], between=("Full-training", ORACLE))
+    apart = [Cell("", row, column, settings(row, column)) for row, column in (("InfoBatch", "real"), (ORACLE, "clean"))]
+    with pytest.raises(ValueError, match="no column of table-1 has Oracle and a further row"):
+        compare(cells=apart, against=ORACLE)
 
 
 def test_blocks_with_their_own_full_training_are_compared_with_it(filled: Callable[..., Store]) -> None:

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from alignprune import coresets, presets, relabel
-from alignprune.bench.config import TrainConfig, default_config
+from alignprune.bench import data as datasets
+from alignprune.bench.config import TrainConfig, configure, default_config
 from alignprune.bench.runs import RunFolder, write_json
+from alignprune.bench.trace import Trace
 from alignprune.bench.training import Progress, train
 
 
@@ -268,3 +270,136 @@ def test_the_losses_of_right_and_wrong_labels_are_kept_for_figures(images: str, 
     assert stored["epochs"].tolist() == [3, 6]
     assert stored["losses"].shape == (2, 150)
     assert stored["is_noisy"].mean() == pytest.approx(0.3, abs=0.02)
+
+
+# -- holdout, oracle, trace --------------------------------------------------------------------------------
+
+
+def digits(method: str, out: Path, **settings: Any) -> TrainConfig:
+    """200 digits with 40 % wrong labels, a run of a second."""
+    shared = {"dataset": "digits", "noise": "symmetric", "noise_rate": 0.4, "limit": 200, "device": "cpu"}
+    recipe = {"recipe.epochs": 6, "recipe.batch_size": 32, "evaluate_every": 6}
+    return configure({**shared, **recipe, "method": method, "out": str(out), **settings})
+
+
+def test_a_holdout_is_judged_in_place_of_the_test_set_and_never_trained_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 64)).astype(np.float32), rng.integers(0, 2, 200)  # nothing to learn but by heart
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    settings = {"dataset": str(tmp_path / "x.npz"), "noise": "none", "noise_rate": None, "limit": None}
+    settings |= {"recipe.epochs": 25, "evaluate_every": 25}
+    whole = train(digits("full", tmp_path / "whole", **settings))
+    assert (whole["evaluated_on"], whole["train_size"]) == ("test", 200)
+    assert whole["accuracy"] > 0.95
+    held = train(digits("full", tmp_path / "held", holdout=0.4, **settings))
+    assert (held["evaluated_on"], held["train_size"]) == ("holdout", 120)
+    assert held["accuracy"] < 0.7
+
+
+def test_the_holdout_follows_from_the_seed_alone_and_leaves_the_rest_consistent(tmp_path: Path) -> None:
+    def kept(name: str, **settings: Any) -> dict[str, np.ndarray]:
+        method = str(settings.pop("method", "full"))
+        train(digits(method, tmp_path / name, holdout=0.25, limit=None, **{"recipe.epochs": 2}, **settings))
+        with np.load(tmp_path / name / "noise.npz") as stored:
+            return {key: stored[key] for key in ("labels", "clean")}
+
+    full, other = kept("full"), kept("other", method="infobatch+das")
+    assert all(np.array_equal(full[name], other[name]) for name in full)
+    assert len(full["labels"]) == 1437 - 359
+    assert (full["labels"] != full["clean"]).mean() == pytest.approx(0.4, abs=0.05)
+    assert not np.array_equal(kept("seed", seed=1)["clean"], full["clean"])
+
+
+def test_a_coreset_of_what_the_holdout_leaves_is_chosen_by_a_proxy_of_the_same(tmp_path: Path) -> None:
+    result = train(digits("small-loss", tmp_path / "run", holdout=0.25, prune_ratio=0.5))
+    assert (result["train_size"], result["evaluated_on"]) == (75, "holdout")
+    with pytest.raises(ValueError, match="same data set, noise, seed, limit and holdout"):
+        train(digits("small-loss", tmp_path / "other", prune_ratio=0.5, proxy=str(tmp_path / "run-proxy")))
+
+
+def test_a_holdout_without_a_sample_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds out 0 of the 200 training samples"):
+        train(digits("full", tmp_path / "run", holdout=0.004))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["full", "dynamic-random", "infobatch"])
+def test_the_oracle_spends_the_same_budget_on_right_labels_alone(method: str, tmp_path: Path) -> None:
+    data = datasets.limit(datasets.load("digits", noise="symmetric", noise_rate=0.4, seed=0), 200, seed=0)
+    settings: dict[str, Any] = {"oracle": True, "prune_ratio": 0.25, "budget": "equal"}
+    if method == "infobatch":
+        train(digits(method, tmp_path / "own", oracle=True))
+        settings["base_run"] = str(tmp_path / "own")
+    result = train(digits(method, tmp_path / "run", **settings))
+    assert result["train_size"] == int((data.labels == data.clean_labels).sum())
+    assert result["kept_noise"] == 0
+    assert result["trained_fraction"] * 6 * 200 == pytest.approx(900)  # floor(0.75 * 6 * 200)
+    assert result["epochs"] >= 8  # 900 samples of about 120 right ones
+    with np.load(tmp_path / "run/noise.npz") as stored:
+        assert np.array_equal(stored["labels"], stored["clean"])
+
+
+def test_an_oracle_without_truth_is_refused_before_training(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32), np.arange(60) % 2
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
+    settings = {"noise": "none", "noise_rate": None, "limit": None, "oracle": True}
+    with pytest.raises(ValueError, match="nobody knows which labels"):
+        train(digits("full", tmp_path / "run", dataset=str(tmp_path / "x.npz"), **settings))
+    with pytest.raises(ValueError, match="none of the 200 labels is right"):
+        train(digits("full", tmp_path / "run", noise_rate=1.0, oracle=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pseudo_clean_reference_of_the_oracle_is_chosen_from_all_samples(tmp_path: Path) -> None:
+    result = train(digits("infobatch+das", tmp_path / "run", oracle=True, reference="small-loss", reference_size=20))
+    assert result["reference_forward_passes"] == 6 * 20
+    assert json.loads((tmp_path / "run-proxy/result.json").read_text())["train_size"] == 200
+
+
+def test_a_coreset_spends_the_equal_budget_to_the_last_sample(tmp_path: Path) -> None:
+    # round(0.61 * 150) = 92 samples by 6 epochs are 552, more than floor(0.61 * 6 * 150) = 549 pay for;
+    # round(0.662 * 150) = 99 samples by 6 epochs are 594, one less than floor(0.662 * 6 * 150) = 595
+    for ratio, budget in ((0.39, 549), (0.338, 595)):
+        result = train(digits("static-random", tmp_path / f"{ratio}", limit=150, prune_ratio=ratio, budget="equal"))
+        assert result["trained_fraction"] * 6 * 150 == pytest.approx(budget)
+
+
+def test_the_trace_is_what_a_proxy_run_and_the_stored_losses_say(tmp_path: Path) -> None:
+    train(digits("full", tmp_path / "run", collect=True, trace=True))
+    trace, proxy = Trace.load(tmp_path / "run/trace.npz"), coresets.Proxy.load(tmp_path / "run/proxy.npz")
+    assert trace.losses.shape == trace.margins.shape == (6, 200)
+    torch.testing.assert_close(trace.losses.float(), -proxy.label_probabilities.log(), rtol=2e-3, atol=2e-3)
+    assert torch.equal(trace.margins > 0, proxy.correct)
+    with np.load(tmp_path / "run/noise.npz") as stored:
+        assert np.array_equal(trace.is_noisy, stored["labels"] != stored["clean"])
+    assert trace.reference.isnan().all()
+
+
+@pytest.mark.parametrize("method", ["infobatch+das", "seta", "ies"])
+def test_a_trace_is_the_same_after_a_resume_and_changes_nothing(method: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"recipe.epochs": 8} | ({"policy.threshold": 0.1} if method == "ies" else {})
+    plain = train(digits(method, tmp_path / "plain", **settings))
+    assert plain["pruned_share"] > 0
+    whole = train(digits(method, tmp_path / "whole", trace=True, **settings))
+    assert comparable(whole) == comparable(plain)
+    with pytest.raises(Stop):
+        train(digits(method, tmp_path / "cut", trace=True, **settings), StopAfter(4))
+    train(digits(method, tmp_path / "cut", trace=True, resume=True, **settings))
+    with np.load(tmp_path / "whole/trace.npz") as ours, np.load(tmp_path / "cut/trace.npz") as theirs:
+        assert sorted(ours.files) == sorted(theirs.files) == ["is_noisy", "losses", "margins", "reference"]
+        for name in ours.files:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+        seen = np.isfinite(ours["losses"])
+        assert np.array_equal(seen, np.isfinite(ours["margins"]))
+        rows = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+        shares = [0.0 if method == "ies" else row["pruned_share"] for row in rows]  # ies records what it leaves out
+        assert (1 - seen.mean(1)).tolist() == pytest.approx(shares, abs=1e-9)
+        references = [np.nan if row["reference_loss"] is None else row["reference_loss"] for row in rows]
+        np.testing.assert_allclose(ours["reference"], references, rtol=1e-6)
+
+
+def test_the_losses_shown_are_of_their_epoch_also_in_runs_longer_than_the_window(tmp_path: Path) -> None:
+    train(digits("infobatch+das", tmp_path / "run", trace=True, **{"score.window": 4}))
+    stored, trace = np.load(tmp_path / "run/losses.npz"), Trace.load(tmp_path / "run/trace.npz")
+    assert stored["epochs"].tolist() == [3, 6]
+    np.testing.assert_array_equal(stored["losses"], trace.losses[[2, 5]].numpy())

@@ -96,12 +96,15 @@ class TableConfig(Which):
         form: text, markdown or csv.
         measures: what to show of each cell, such as accuracy, forward_fraction, kept_noise; empty = the cell's own.
         against: a row, such as InfoBatch or Full-training; all others are shown as the difference to it, seed by seed.
+        between: two rows, such as Full-training and Oracle; all others are shown as the share, in percent, of the way
+            from the first to the second that they close, seed by seed.
         out: write to this file, or, with several tables, into this folder, instead of printing.
     """
 
     form: Literal["text", "markdown", "csv"] = "text"
     measures: tuple[str, ...] = ()
     against: str | None = None
+    between: tuple[str, str] | None = None
     out: Path | None = None
 
 
@@ -119,7 +122,7 @@ class FigureConfig(Which):
 
 
 def check_data(config: DataConfig) -> int:
-    """Print the state of every data set; 0 if one at least is complete."""
+    """Print the state of every data set; 0 if one at least whose files have to be fetched is complete."""
     found = data.check(config.data_root)
     for status in found:
         print(f"{status.name}: {'complete' if status.complete else 'incomplete' if status.found else 'absent'}")
@@ -128,7 +131,7 @@ def check_data(config: DataConfig) -> int:
             lines += [("note", status.note)] * bool(status.note) + [("source", status.source)]
         for label, text in lines:
             print(f"    {label:<9}{text}")
-    return 0 if any(status.complete for status in found) else 1
+    return 0 if any(status.complete and status.found for status in found) else 1
 
 
 def run_sweep(config: SweepConfig, report: Report) -> int:
@@ -168,7 +171,7 @@ def show_tables(config: TableConfig) -> int:
     chosen = chosen_cells(config, protocol)
     for experiment, cells in chosen:
         narrowed = _narrowed(experiment, cells)
-        text = tables.render(narrowed, protocol, runs, config.form, config.measures, config.against)
+        text = tables.render(narrowed, protocol, runs, config.form, config.measures, config.against, config.between)
         if config.out is None:
             print(text)
         else:

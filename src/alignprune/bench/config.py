@@ -66,12 +66,17 @@ class TrainConfig:
             trains one first.
         self_supervised: file of features (.pt, float [N, d]) for the coreset method ssp; None trains them first.
         collect: also store the statistics that coreset methods need (proxy.npz).
+        trace: also store every sample's loss and margin in every epoch (trace.npz), for explanations.
+        oracle: train on the samples with right labels only: a bound that no method can know. Shares of forward passes
+            and the equal budget stay those of the whole data set.
         proxy_epochs: after how many epochs of the proxy run these are taken; None = 15 % of them.
         reference: "auto" takes "clean" where the method needs a reference; "clean", "noisy" (random training samples
             with their given labels, the paper's control), "none", a coreset method that chooses a pseudo-clean set
             ("small-loss", "moderate", ...), or a file of training indices (.npy, .pt or .txt).
         reference_size: samples of the reference, at most; at least 10.
         limit: train on a random, class-balanced subset of this size.
+        holdout: share of the training set, in (0, 1), that is held out and takes the place of the test set, with its
+            given (noisy) labels: for choosing settings without looking at the test set.
         seed: of noise, subset, network, order and draws.
         device: where to train.
         precision: of the forward and backward pass.
@@ -102,10 +107,13 @@ class TrainConfig:
     proxy: Path | None = None
     self_supervised: Path | None = None
     collect: bool = False
+    trace: bool = False
+    oracle: bool = False
     proxy_epochs: int | None = None
     reference: str = "auto"
     reference_size: int = 10_000
     limit: int | None = None
+    holdout: float | None = None
     seed: int = 0
     device: Device = "auto"
     precision: Precision = "32"
@@ -125,6 +133,10 @@ class TrainConfig:
         integer("evaluate_every", self.evaluate_every, at_least=1, remedy="1 evaluates after every epoch")
         if self.limit is not None:
             integer("limit", self.limit, at_least=1, remedy="training samples")
+        if self.holdout is not None and not 0 < self.holdout < 1:
+            raise ValueError(
+                f"holdout={self.holdout!r} is out of range, expected a share in (0, 1): 0.1 holds out a tenth"
+            )
         if self.prune_ratio is not None:
             number("prune_ratio", self.prune_ratio, low=0, high=1, open_high=True, remedy="0.5 saves half")
         if self.coreset is not None and self.prune_ratio is None:
@@ -132,10 +144,30 @@ class TrainConfig:
                 f"prune_ratio is missing: {self.method} keeps a share of the samples for good, say which with "
                 f"--prune-ratio 0.5"
             )
-        if self.collect and (self.coreset is not None or self.method != "full" or self.devices > 1):
+        if self.prune_ratio and self.budget == "calibrated" and not self._realises_ratio:
             raise ValueError(
-                f"collect is given with {self.method!r} on {self.devices} devices, expected method full on one device: "
-                f"the proxy run sees every sample in every epoch"
+                f"prune_ratio={self.prune_ratio:g} is given with {self.method}, which has no share of its own and no "
+                f"base to calibrate its epochs by: stop it at as many training samples with --budget equal"
+            )
+        if self.oracle and self.coreset is not None:
+            raise ValueError(
+                f"oracle is given with {self.method}, expected a dynamic method: each chooses the samples to train on "
+                f"for good. Leave one of them out"
+            )
+        if self.oracle and self.prune_ratio is not None and self.budget == "calibrated":
+            raise ValueError(
+                f"oracle is given with prune_ratio={self.prune_ratio:g} and calibrated epochs, which are those of the "
+                f"whole data set: add --budget equal"
+            )
+        if self.trace and self.devices > 1:
+            raise ValueError(
+                f"trace is given on {self.devices} devices, expected one: each would see a part of the samples only"
+            )
+        whole = self.method == "full" and self.prune_ratio is None and not self.oracle
+        if self.collect and (not whole or self.devices > 1):
+            raise ValueError(
+                f"collect is given with {self.method!r} on {self.devices} devices, expected method full on one device, "
+                f"without prune ratio and oracle: the proxy run sees every sample in every epoch"
             )
         if self.relabel is not None and self.policy.in_batch:
             raise ValueError(
@@ -186,24 +218,44 @@ class TrainConfig:
         return self.method if base is not None and self.budget == "equal" else base
 
     @property
-    def epochs(self) -> int:
-        """Epochs to train.
+    def base_pruned_share(self) -> float | None:
+        """The mean share of its samples that an epoch of the base run left out; None without a base.
 
         Raises:
-            ValueError: if a prune ratio asks for a calibration and `base_run` is missing.
+            ValueError: if `base_run` is missing, or another run than the base.
             FileNotFoundError: if the base run is not complete.
         """
-        if self.base is None or self.prune_ratio is None:
-            return self.recipe.epochs
+        if self.base is None:
+            return None
         if self.base_run is None:
             raise ValueError(
                 f"base_run is missing: with a prune ratio {self.method} runs as many epochs as the pruned share of "
                 f"{self.base} says. Run {self.base} without --prune-ratio on the same data, then add --base-run with "
                 f"its folder (alignprune sweep does both)"
             )
-        share = _pruned_share(self.base_run, self.base, self.recipe.epochs)
-        count = budget.equal_epochs if self.budget == "equal" else budget.calibrated_epochs
-        return count(self.recipe.epochs, self.prune_ratio, share)
+        return _pruned_share(self.base_run, self.base, self.recipe.epochs)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs to train on the whole data set; see `epochs_on`."""
+        return self.epochs_on(1.0)
+
+    def epochs_on(self, share: float) -> int:
+        """Epochs to train on a part of the data set, which the equal budget makes more of the smaller it is.
+
+        Args:
+            share: of the samples that the part has, in (0, 1].
+
+        Raises:
+            ValueError, FileNotFoundError: as `base_pruned_share`.
+        """
+        epochs, measured = self.recipe.epochs, self.base_pruned_share
+        if self.prune_ratio is None:
+            return epochs
+        if self.budget == "equal":
+            own = measured if measured is not None else getattr(self.chosen_policy, "prune_ratio", 0.0)
+            return budget.equal_epochs(epochs, self.prune_ratio, 1 - share + share * own)
+        return epochs if measured is None else budget.calibrated_epochs(epochs, self.prune_ratio, measured)
 
     def model_for(self, input_shape: tuple[int, ...]) -> str:
         """The network's name: as given, the recipe's, or what fits samples of this shape."""
@@ -219,8 +271,13 @@ class TrainConfig:
                 for name, record in named.items()
             },
             "recipe": asdict(self.recipe),
-            "training_epochs": self.epochs,
+            "base_pruned_share": self.base_pruned_share,
         }
+
+    @property
+    def _realises_ratio(self) -> bool:
+        """Whether a prune ratio is saved by a share of the samples, or by epochs that a base calibrates."""
+        return self.coreset is not None or self.base is not None or hasattr(self.policy, "prune_ratio")
 
 
 def default_config(dataset: str, method: str, recipe: str | None = None) -> TrainConfig:

@@ -38,7 +38,7 @@ class Cell:
         column: noise, such as "sym_0.2", or the value on a figure's horizontal axis.
         settings: of the run, without the seed; see `alignprune.bench.config.configure`.
         paper: the paper's number, in the measure's unit (percent for accuracies); None where it has none.
-        measure: what is shown, a name of `alignprune.bench.tables.MEASURES`.
+        measure: what is shown, a name of `alignprune.bench.measures.MEASURES`.
     """
 
     block: str

@@ -1,4 +1,4 @@
-"""Pictures: the paper's figures and tables from the store, and what noise does to the losses of one run.
+"""Pictures: the paper's figures and tables from the store, and what noise does to the losses of single runs.
 
 A panel shows a block. Bars and points are means over seeds with their 95 % intervals, hollow diamonds the paper's
 numbers; a cell without runs is left out and named below. No picture changes matplotlib's settings.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -22,9 +23,12 @@ from torch import Tensor
 
 from alignprune._checks import choice
 from alignprune.bench import tables
+from alignprune.bench.diagnosis import mean_losses
 from alignprune.bench.experiments import Experiment, Protocol
+from alignprune.bench.measures import Measure
 from alignprune.bench.store import Store
-from alignprune.bench.tables import Entry, Measure
+from alignprune.bench.suspicion import STATISTICS, History, auroc_by_epoch, load
+from alignprune.bench.tables import Entry
 
 _CLEAN, _NOISY, _REFERENCE = "#2b6cb0", "#c05621", "#1a202c"
 
@@ -32,6 +36,7 @@ _CLEAN, _NOISY, _REFERENCE = "#2b6cb0", "#c05621", "#1a202c"
 _PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#f0e442", "#999999")
 _HATCHES = ("", "////", "....")
 _MARKERS = "os^vDXP"
+_SHADES, _STROKES = 6, ("-", "--")  # of thin lines: yellow is too pale and grey stands for nothing
 
 _FULL, _PAPER = "full training", "paper"
 _LAST_IN_LEGEND = ("", _FULL, _PAPER)
@@ -88,6 +93,64 @@ def trajectories(losses: Tensor, reference: Tensor, is_noisy: Tensor, path: Path
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     _save(figure, path)
+
+
+def suspicion(panels: Mapping[str, Path | History], path: Path) -> None:
+    """Draw how well statistics of the losses find wrong labels, epoch by epoch, above the losses of both kinds.
+
+    Where the mean loss of the wrong labels falls to that of the right ones, the network has memorised them.
+
+    Args:
+        panels: by title the history of a run, or the trace.npz that it stored.
+        path: the picture to write: .png, .svg or .pdf.
+
+    Raises:
+        ValueError: without panels, and as `alignprune.bench.suspicion.load`.
+        FileNotFoundError: where a trace is not there.
+    """
+    if not panels:
+        raise ValueError("panels is empty, expected a run at least: give its trace.npz by its title")
+    histories = {title: load(run) if isinstance(run, Path) else run for title, run in panels.items()}
+    abreast = min(len(histories), 3)
+    lines = math.ceil(len(histories) / abreast)
+    figure = Figure(figsize=(_WIDTH, 1.3 + 4.2 * lines), layout="constrained")
+    grid = figure.subplots(2 * lines, abreast, squeeze=False, sharey="row", height_ratios=(3, 1) * lines)
+    for place, (title, history) in enumerate(histories.items()):
+        line, column = divmod(place, abreast)
+        above, below = grid[2 * line : 2 * line + 2, column]
+        _paint_auroc(above, auroc_by_epoch(history))
+        _paint_mean_losses(below, history)
+        above.set_title(textwrap.fill(title, _LETTERS // abreast - 3), fontsize=10)
+        above.sharex(below)
+        above.tick_params(labelbottom=False)
+        if column == 0:
+            above.set_ylabel("AUROC for wrong labels")
+            below.set_ylabel("mean loss")
+    for axes in grid[-2:, (len(histories) - 1) % abreast + 1 :].ravel():
+        axes.remove()
+    labels = _handles(figure.axes)
+    figure.legend(labels.values(), labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def _paint_auroc(axes: Axes, found: Mapping[str, _Array]) -> None:
+    """A line a statistic, in the colour and the stroke that it has in every picture."""
+    axes.axhline(0.5, color=_REFERENCE, linewidth=0.8, linestyle=":", label="chance")
+    for place, name in enumerate(STATISTICS):
+        if name in found:
+            stroke, shade = divmod(place, _SHADES)
+            epochs = range(1, len(found[name]) + 1)
+            axes.plot(epochs, found[name], _STROKES[stroke], color=_PALETTE[shade], linewidth=1.4, label=name)
+
+
+def _paint_mean_losses(axes: Axes, history: History) -> None:
+    truth = torch.from_numpy(history.is_noisy)
+    means = [mean_losses(torch.from_numpy(row), truth) for row in history.losses]
+    epochs = range(1, len(means) + 1)
+    for name, stroke, losses in zip(("right", "wrong"), ("-", "--"), zip(*means, strict=True), strict=True):
+        axes.plot(epochs, losses, stroke, color=_REFERENCE, linewidth=1.2, label=f"mean loss of {name} labels")
+    axes.set_xlabel("epoch")
+    axes.set_ylim(bottom=0)
 
 
 def draw(experiment: Experiment, protocol: Protocol, store: Store, path: Path) -> list[Path]:
@@ -328,7 +391,7 @@ def _figure(picture: _Picture, title: str) -> Figure:
     for axes in grid[len(picture.panels) :]:
         axes.remove()
     shared = [axes for axes in figure.axes if axes.get_legend() is None]
-    labels = {label: handle for axes in shared for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    labels = _handles(shared)
     names = sorted(labels, key=lambda name: _LAST_IN_LEGEND.index(name) if name in _LAST_IN_LEGEND else 0)
     if not names:
         figure.suptitle(title, fontsize=12)
@@ -345,6 +408,11 @@ def _figure(picture: _Picture, title: str) -> Figure:
         fontsize=9,
     )
     return figure
+
+
+def _handles(every: Iterable[Axes]) -> dict[str, Any]:
+    """What a legend of all these axes shows, by label, each once."""
+    return {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
 
 
 def _caption(experiment: Experiment, protocol: Protocol, picture: _Picture, shown: Sequence[Entry]) -> str:

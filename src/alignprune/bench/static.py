@@ -1,4 +1,4 @@
-"""Static pruning inside a run: the proxy that a coreset is chosen by, and the part of the data that it keeps."""
+"""Static selection inside a run: the part of the data that is trained on, and the proxy that a coreset is chosen by."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def statistics(config: TrainConfig, data: ClassificationData, train: Callable[[T
     if not torch.equal(found.labels, data.labels):
         raise ValueError(
             f"proxy={str(folder)!r} was trained on other samples or labels than this run: give one of the same data "
-            f"set, noise, seed and limit"
+            f"set, noise, seed, limit and holdout"
         )
     if getattr(config.coreset, "features", None) == "self-supervised":
         found = replace(found, self_supervised=_self_supervised(config, data))
@@ -67,7 +67,12 @@ def statistics(config: TrainConfig, data: ClassificationData, train: Callable[[T
 
 
 def subset(config: TrainConfig, data: ClassificationData, found: Proxy | None) -> ClassificationData:
-    """The part of the training set that the coreset method keeps: round((1 - P) N) samples; all without one."""
+    """The part of the training set that the run sees: all of it, or what the oracle or the coreset method keeps.
+
+    A coreset method keeps round((1 - P) N) samples.
+    """
+    if config.oracle:
+        return datasets.subset(data, right_labels(config, data))
     if config.coreset is None or config.prune_ratio is None:
         return data
     total = len(data.labels)
@@ -75,6 +80,25 @@ def subset(config: TrainConfig, data: ClassificationData, found: Proxy | None) -
     if found is None:  # it draws without looking at anything
         return datasets.subset(data, torch.randperm(total, generator=torch.Generator().manual_seed(config.seed))[:size])
     return datasets.subset(data, coresets.select(config.coreset, found, size, config.seed))
+
+
+def right_labels(config: TrainConfig, data: ClassificationData) -> Tensor:
+    """The samples that the oracle keeps: those whose given label is the true one, int64 [n], ascending.
+
+    Raises:
+        ValueError: if the truth is not known, or no label is right.
+    """
+    if data.clean_labels is None:
+        raise ValueError(
+            f"oracle is given, but nobody knows which labels of {config.dataset} are right: choose a data set with "
+            f"clean labels, draw noise with --noise and --noise-rate, or add y_train_clean to the .npz"
+        )
+    right = (data.labels == data.clean_labels).nonzero().squeeze(1)
+    if not len(right):
+        raise ValueError(
+            f"oracle is given, but none of the {len(data.labels)} labels is right: choose a smaller --noise-rate"
+        )
+    return right
 
 
 def cost(config: TrainConfig) -> int:
@@ -109,6 +133,8 @@ def _proxy_run(config: TrainConfig, folder: Path) -> TrainConfig:
         base_run=None,
         proxy=None,
         collect=True,
+        trace=False,
+        oracle=False,
         reference="none",
         out=folder,
         resume=(folder / "config.json").exists(),

@@ -11,120 +11,26 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import compress
 from typing import Literal, get_args
 
 import numpy as np
-import scipy.stats
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
 from alignprune._checks import choice
 from alignprune.bench import paper
+from alignprune.bench.comparisons import Comparison, comparison
 from alignprune.bench.experiments import Cell, Experiment, Protocol
+from alignprune.bench.measures import MEASURES, Measure, Statistics, statistics
 from alignprune.bench.store import Store
 
 Form = Literal["text", "markdown", "csv"]
 
-CONFIDENCE = 0.95
 MEAN_DELTA = "mean Δ"
 NO_RUN, NO_VALUE = "-", "n/a"
-
-_Seeds = Mapping[int, float | None]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """How a stored column is shown, and what the paper's numbers beside it are in.
-
-    Attributes:
-        name: what a cell calls it.
-        title: in words.
-        unit: that it is shown in, "" for a bare number.
-        factor: stored value times factor = shown value.
-        digits: after the point.
-        column: of the stored runs.
-        spread: show the standard deviation over the seeds, n - 1 in the denominator, instead of the mean.
-        sign: "+" to write it in front of what is not negative.
-    """
-
-    name: str
-    title: str
-    unit: str
-    factor: float
-    digits: int
-    column: str
-    spread: bool = False
-    sign: Literal["", "+"] = ""
-
-    @property
-    def label(self) -> str:
-        return f"{self.title} [{self.unit}]" if self.unit else self.title
-
-
-def _measure(name: str, title: str, unit: str = "", factor: float = 1, digits: int = 1) -> Measure:
-    return Measure(name, title, unit, factor, digits, column=name)
-
-
-MEASURES: dict[str, Measure] = {
-    measure.name: measure
-    for measure in (
-        _measure("accuracy", "accuracy", "%", 100),
-        Measure("accuracy_std", "standard deviation of the accuracy", "%", 100, 2, column="accuracy", spread=True),
-        _measure("test_loss", "test loss", digits=3),
-        _measure("forward_fraction", "forward passes", "% of full training", 100),
-        _measure("trained_fraction", "samples trained on", "% of full training", 100),
-        _measure("pruned_share", "pruned samples", "% of the data set", 100, digits=2),
-        _measure("kept_noise", "wrong labels among the kept", "%", 100),
-        _measure("score_auroc", "AUROC of the score for wrong labels", digits=3),
-        _measure("noise_rate", "wrong labels", "%", 100),
-        Measure("minutes", "training time", "min", 1 / 60, 1, column="train_seconds"),
-        _measure("train_seconds", "training time", "s", digits=0),
-        _measure("seconds", "time with evaluation", "s", digits=0),
-        _measure("images_per_second", "throughput", "images/s", digits=0),
-        _measure("forward_passes", "forward passes", "millions", 1e-6, digits=2),
-        _measure("reference_forward_passes", "forward passes of the reference", "millions", 1e-6, digits=2),
-        _measure("proxy_forward_passes", "forward passes of the proxy", "millions", 1e-6, digits=2),
-    )
-}
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What some seeds say together, in the unit of their measure.
-
-    Attributes:
-        n: number of seeds with a value.
-        value: their mean, or their standard deviation; None where there are too few.
-        low, high: 95 % interval of the mean; None for fewer than two seeds and for a standard deviation.
-    """
-
-    n: int
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-
-
-def statistics(values: Sequence[float], *, spread: bool = False) -> Statistics:
-    """The mean of a measurement over seeds, with the interval that Student's t gives it; or its standard deviation.
-
-    Args:
-        values: one a seed.
-        spread: return the standard deviation, n - 1 in the denominator, in place of the mean.
-    """
-    n = len(values)
-    if n == 0 or (spread and n == 1):
-        return Statistics(n, None)
-    mean = float(np.mean(values))
-    if n == 1:
-        return Statistics(n, mean)
-    deviation = float(np.std(values, ddof=1))
-    if spread:
-        return Statistics(n, deviation)
-    half = float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
-    return Statistics(n, mean, mean - half, mean + half)
 
 
 @dataclass(frozen=True)
@@ -160,7 +66,12 @@ class Entry:
 
 
 def entries(
-    experiment: Experiment, protocol: Protocol, store: Store, measures: Sequence[str] = (), against: str | None = None
+    experiment: Experiment,
+    protocol: Protocol,
+    store: Store,
+    measures: Sequence[str] = (),
+    against: str | None = None,
+    between: tuple[str, str] | None = None,
 ) -> list[Entry]:
     """What the store holds of an experiment, in the order of its cells.
 
@@ -170,10 +81,13 @@ def entries(
         store: where they are.
         measures: names of `MEASURES`, all of them for every cell; empty = the cell's own.
         against: a row; every other row is shown as its difference to this one, seed by seed, in the same column and
-            block, or where the block lacks it, in the first that has it.
+            block, or where the block lacks it, in the first that has it. A column that lacks it is left out.
+        between: two rows; every other row is shown as the share of the way from the first to the second, found as
+            for ``against``, over the seeds that all three have.
 
     Raises:
-        ValueError: for an unknown measure or row, and where the experiment has no cells under the protocol.
+        ValueError: for an unknown measure or row, for a comparison that cannot be made, and where the experiment has no
+            cells under the protocol.
     """
     cells = experiment.cells(protocol)
     if not cells:
@@ -185,50 +99,54 @@ def entries(
     if measures:  # cells in the same place differ in their measure alone
         cells = tuple({(cell.block, cell.row, cell.column): cell for cell in cells}.values())
     wanted = [(cell, name) for cell in cells for name in (measures or (cell.measure,))]
-    for name in dict.fromkeys(name for _, name in wanted):
+    names = list(dict.fromkeys(name for _, name in wanted))
+    for name in names:
         choice("measure", name, MEASURES)
-    columns = {MEASURES[name].column for _, name in wanted}
-    found = store.values({cell.key for cell in cells}, columns, protocol.name)
+    rows = list(dict.fromkeys(cell.row for cell in cells))
+    compared = comparison(rows, [MEASURES[name] for name in names], against, between)
+    found = store.values({cell.key for cell in cells}, {MEASURES[name].column for name in names}, protocol.name)
     made = []
     for cell, name in wanted:
-        measure = MEASURES[name]
-        seeds: _Seeds = found[cell.key, measure.column]
-        number = printed.get((cell.block, cell.row, cell.column, name))
-        if against is not None:
-            if cell.row == against:
-                continue
-            other = _counterpart(cell, cells, against)
-            seeds = _differences(seeds, found[other.key, measure.column])
-            base = printed.get((other.block, other.row, other.column, name))
-            number = None if number is None or base is None else number - base
-            measure = _difference(measure, against)
-        known = [value * measure.factor for value in seeds.values() if value is not None]
-        measured = statistics(known, spread=measure.spread)
-        made.append(Entry(cell, measure, len(seeds), measured, number))
+        group = [cell] if compared is None else compared.group(cell, cells)
+        if group:
+            seeds = _shared([found[other.key, MEASURES[name].column] for other in group])
+            numbers = [printed.get((other.block, other.row, other.column, name)) for other in group]
+            made.append(_entry(cell, MEASURES[name], compared, seeds, numbers))
+    if compared is not None and not made:
+        raise ValueError(
+            f"no column of {experiment.name} has {' and '.join(compared.rows)} and a further row, expected one at "
+            f"least: choose rows that stand in the same columns"
+        )
     return made
 
 
-def _counterpart(cell: Cell, cells: Sequence[Cell], row: str) -> Cell:
-    """The cell of another row in the same column: of the same block, or else of the first block that has the row."""
-    choice("against", row, dict.fromkeys(other.row for other in cells))
-    column = [other for other in cells if other.row == row and other.column == cell.column]
-    if not column:
-        raise ValueError(f"against={row!r} has no cell in the column {cell.column!r}, expected a row that fills it")
-    return next((other for other in column if other.block == cell.block), column[0])
+def _shared(values: Sequence[Mapping[int, float | None]]) -> list[list[float | None]]:
+    """By seed, of those that all have, the values of each."""
+    seeds = [seed for seed in values[0] if all(seed in others for others in values)]
+    return [[of_seed[seed] for of_seed in values] for seed in seeds]
 
 
-def _differences(seeds: _Seeds, base: _Seeds) -> _Seeds:
-    """Seed by seed, of the seeds that both have: noise and samples that a seed decides are the same in both."""
-    pairs = {seed: (value, base.get(seed)) for seed, value in seeds.items() if seed in base}
-    return {seed: None if a is None or b is None else a - b for seed, (a, b) in pairs.items()}
+def _entry(
+    cell: Cell,
+    measure: Measure,
+    compared: Comparison | None,
+    seeds: Sequence[Sequence[float | None]],
+    numbers: Sequence[float | None],
+) -> Entry:
+    """An entry from the values by seed, and the paper's numbers, of the cell and of those it is compared with."""
+    values = [[value * measure.factor for value in known] for of_seed in seeds if (known := _complete(of_seed))]
+    if compared is None:
+        measured = statistics([own for (own,) in values], spread=measure.spread)
+        return Entry(cell, measure, len(seeds), measured, numbers[0])
+    known = _complete(numbers)
+    number = compared.number(*known) if known else None
+    return Entry(cell, compared.measure(measure), len(seeds), compared.over_seeds(values), number)
 
 
-def _difference(measure: Measure, against: str) -> Measure:
-    if measure.spread:
-        raise ValueError(f"against={against!r} is given with {measure.name}, which has no value for a single seed")
-    title = f"{measure.title} minus that of {against}"
-    unit = "points" if measure.unit == "%" else measure.unit
-    return replace(measure, title=title, unit=unit, digits=measure.digits + 1, sign="+")
+def _complete(values: Sequence[float | None]) -> list[float]:
+    """The values, or nothing where one of them is missing."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
 
 
 def render(
@@ -238,6 +156,7 @@ def render(
     form: Form = "text",
     measures: Sequence[str] = (),
     against: str | None = None,
+    between: tuple[str, str] | None = None,
 ) -> str:
     """Write a table.
 
@@ -248,12 +167,13 @@ def render(
         form: "text" for the terminal, "markdown", or "csv": one line a cell and measure, numbers not rounded.
         measures: names of `MEASURES`, one line each in every row; empty = the cells' own.
         against: a row that every other is compared with, seed by seed; see `entries`.
+        between: two rows whose gap every other closes in part, seed by seed; see `entries`.
 
     Raises:
-        ValueError: for an unknown form, measure or row, and where the experiment has no cells under the protocol.
+        ValueError: for an unknown form, and as `entries`.
     """
     choice("form", form, get_args(Form))
-    shown = entries(experiment, protocol, store, measures, against)
+    shown = entries(experiment, protocol, store, measures, against, between)
     if form == "csv":
         return _csv(experiment, protocol, shown)
     title = f"{experiment.name}: {experiment.title} (protocol {protocol.name})"
@@ -348,8 +268,9 @@ def _measured(entry: Entry, usual: int) -> str:
     if found.value is None:
         return NO_VALUE
     text = _number(found.value, digits, entry.measure.sign)
-    if found.high is not None:
-        text += f" ± {_number(found.high - found.value, digits)}"
+    if found.low is not None and found.high is not None:
+        both = f" [{_number(found.low, digits)}, {_number(found.high, digits)}]"
+        text += both if entry.measure.ratio else f" ± {_number(found.high - found.value, digits)}"
     return text if found.n == usual else f"{text} (n={found.n})"
 
 
@@ -359,7 +280,7 @@ def _mean_delta(
     """The text under "mean Δ"; nothing for full training itself and where there is none to compare with."""
     first = next(iter(line.values()))
     full = full_training(shown, first.cell.block, first.measure)
-    only_accuracies = {(entry.measure.name, entry.measure.sign) for entry in line.values()} == {("accuracy", "")}
+    only_accuracies = all(entry.measure == MEASURES["accuracy"] for entry in line.values())
     if not only_accuracies or first.is_full_training or not full:
         return ""
     row, base = ([_value(entries.get(column)) for column in columns] for entries in (line, full))
@@ -397,7 +318,16 @@ def _number(value: float, digits: int, sign: str = "") -> str:
 def _notes(experiment: Experiment, protocol: Protocol, shown: Sequence[Entry]) -> list[str]:
     notes = [_legend(shown)] if any(entry.measured.n for entry in shown) else []
     if any(entry.runs and entry.measured.value is None for entry in shown):
-        notes.append(f"{NO_VALUE}: these runs measured no such value, or too few of them did.")
+        no_gap = ", or there is no gap" if shown[0].measure.ratio else ""
+        notes.append(f"{NO_VALUE}: these runs measured no such value, or too few of them did{no_gap}.")
+    if any(entry.measure.ratio and entry.measured.n > 1 and entry.measured.low is None for entry in shown):
+        notes.append(
+            "No interval where that of the gap itself contains 0: more seeds, or rows further apart, give one."
+        )
+    columns = [cell.column for cell in experiment.cells(protocol)]
+    left_out = [column for column in dict.fromkeys(columns) if column not in {entry.cell.column for entry in shown}]
+    if left_out:
+        notes.append(f"Left out, without the rows to compare with: {', '.join(left_out)}.")
     if protocol.name != "paper" and any(entry.paper is not None for entry in shown):
         notes.append(protocol_note(protocol))
     absent, cells = len(missing(shown)), len({entry.place for entry in shown})
@@ -416,7 +346,9 @@ def _legend(shown: Sequence[Entry]) -> str:
     elif usual == 1:
         how = "one seed, which gives no interval"
     else:
-        how = f"mean ± half of the 95 % t-interval over {usual} seeds"
+        mean = "mean ± half of the 95 % t-interval"
+        ratio = "ratio of the mean differences [95 % interval by Fieller's theorem]"
+        how = f"{ratio if shown[0].measure.ratio else mean} over {usual} seeds"
         if any(entry.measured.n == 1 for entry in shown):
             how += ", no interval where there is one seed"
     below = (

@@ -12,6 +12,7 @@ import random
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ import torch
 import torch.nn.functional as F
 from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import alignprune
 from alignprune import Pruner
-from alignprune.bench import budget, models, proxy, recipes, references, static
+from alignprune._checks import floor
+from alignprune.bench import budget, models, proxy, recipes, references, static, trace
 from alignprune.bench import data as datasets
 from alignprune.bench.config import TrainConfig
 from alignprune.bench.data import ClassificationData, Samples
@@ -32,6 +34,7 @@ from alignprune.bench.diagnosis import kept_noise, mean_losses, mean_of_known, n
 from alignprune.bench.runs import RunFolder, save_arrays
 from alignprune.coresets import Proxy
 from alignprune.relabel import SOP
+from alignprune.sampler import keyed_generator
 
 _FABRIC_PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 _EVALUATION_BATCH = 512
@@ -87,9 +90,9 @@ class _Run:
         recipe, device = config.recipe, fabric.device
         self.whole_size = len(whole.labels)
         self.data = data = static.subset(config, whole, proxy_of)
-        self.pruner = Pruner(
-            len(data.labels), config.epochs, config.score, config.chosen_policy, delta=config.delta, seed=config.seed
-        )
+        size = len(data.labels)
+        epochs = config.epochs_on(size / self.whole_size)
+        self.pruner = Pruner(size, epochs, config.score, config.chosen_policy, delta=config.delta, seed=config.seed)
         self.reference = references.make(config, whole, device, proxy_of)
         network = models.create(
             config.model_for(data.input_shape),
@@ -110,16 +113,18 @@ class _Run:
         self.optimizer: torch.optim.Optimizer = optimizer
         self.sop = self.sop_optimizer = None
         if config.relabel is not None:
-            self.sop = SOP(len(data.labels), data.num_classes, config.relabel, seed=config.seed).to(device)
+            self.sop = SOP(size, data.num_classes, config.relabel, seed=config.seed).to(device)
             self.sop_optimizer = self.sop.make_optimizer()
         self.train_loader = self._loader(pruned=False)
         self.pruned_loader = self._loader(pruned=True) if self.pruner.score.needs_pruned else None
         self.test_loader = DataLoader(data.test, batch_size=_EVALUATION_BATCH, num_workers=config.workers)
         self.collector = (
-            proxy.Collector(data, config.epochs, config.proxy_epochs, device, _EVALUATION_BATCH, config.workers)
+            proxy.Collector(data, epochs, config.proxy_epochs, device, _EVALUATION_BATCH, config.workers)
             if config.collect
             else None
         )
+        is_noisy = None if data.noise is None else data.noise.is_noisy
+        self.trace = trace.Trace(size, epochs, is_noisy, device) if config.trace else None
         self.trained = 0  # samples trained on, with repetition, on all devices
         self.budget = (
             budget.training_samples(recipe.epochs, config.prune_ratio, self.whole_size)
@@ -197,6 +202,8 @@ class _Run:
             self.sop.sync()
         reference_loss = self.reference.loss(self.model) if self.reference is not None else None
         pruner.end_epoch(reference_loss)
+        if self.trace is not None:
+            self.trace.end_epoch(reference_loss)
         if self.collector is not None:
             self.collector.end_epoch(epoch, self.model)
         last = pruner.epoch == pruner.epochs or self.spent
@@ -223,19 +230,22 @@ class _Run:
         recipe, pruner, fabric = self.config.recipe, self.pruner, self.fabric
         if self.sop is None:
             logits = self.model(x)
-            losses = F.cross_entropy(logits, y, reduction="none", label_smoothing=recipe.label_smoothing)
-            loss = pruner.reduce(index, losses)
+            recorded = F.cross_entropy(logits, y, reduction="none", label_smoothing=recipe.label_smoothing)
+            loss = pruner.reduce(index, recorded)
         else:
             if isinstance(x, (list, tuple)):
                 logits, strong = self.model(torch.cat(list(x))).chunk(2)
             else:
                 logits, strong = self.model(x), None
             out = self.sop(index, y, logits, strong)
-            loss = pruner.reduce(index, out.losses, record=out.recorded) + out.balance
+            recorded = out.recorded
+            loss = pruner.reduce(index, out.losses, record=recorded) + out.balance
             assert self.sop_optimizer is not None
             self.sop_optimizer.zero_grad()
         if self.collector is not None:
             self.collector.step(index, logits, y)
+        if self.trace is not None:
+            self.trace.step(index, recorded, logits, y)
         self.optimizer.zero_grad()
         fabric.backward(loss)
         if recipe.clip:
@@ -288,8 +298,11 @@ class _Run:
         with torch.no_grad():
             for index, x, y in self._batches(loader):
                 weak = x[0] if isinstance(x, list) else x
-                losses = F.cross_entropy(self.model(weak), y, reduction="none", label_smoothing=smoothing)
+                logits = self.model(weak)
+                losses = F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
                 self.pruner.record(index, losses)
+                if self.trace is not None:
+                    self.trace.step(index, losses, logits, y)
 
     @torch.no_grad()
     def _evaluate(self) -> tuple[float, float]:
@@ -310,7 +323,7 @@ class _Run:
         truth = self.data.noise
         if truth is None:
             return dict.fromkeys(("kept_noise", "score_auroc", "clean_loss", "noisy_loss"))
-        losses = self.pruner.bank.losses[epoch % self.pruner.bank.window]
+        losses = self.pruner.bank.recent(1)[0]
         if last or epoch + 1 == max(1, self.pruner.epochs // 2):
             self.shown_losses[epoch + 1] = losses.half()
         clean, noisy = mean_losses(losses, truth.is_noisy)
@@ -333,6 +346,8 @@ class _Run:
             )
         if self.collector is not None:
             self.collector.proxy().save(folder / proxy.FILE)
+        if self.trace is not None:
+            self.trace.save(folder / trace.FILE)
 
     def _checkpoint(self) -> dict[str, Any]:
         return {
@@ -345,6 +360,7 @@ class _Run:
             "losses": self.shown_losses,
             "sop": None if self.sop is None else self.sop.state_dict(),
             "collector": None if self.collector is None else self.collector.state_dict(),
+            "trace": None if self.trace is None else self.trace.state_dict(),
         }
 
     def _restore(self) -> None:
@@ -359,6 +375,8 @@ class _Run:
             self.sop.load_state_dict(state["sop"])
         if self.collector is not None:
             self.collector.load_state_dict(state["collector"])
+        if self.trace is not None:
+            self.trace.load_state_dict(state["trace"])
         _set_random_state(state["random"])
 
     def _result(self) -> dict[str, Any]:
@@ -377,6 +395,7 @@ class _Run:
             "model": config.model_for(self.data.input_shape),
             "epochs": len(self.metrics),
             "train_size": pruner.num_samples,
+            "evaluated_on": "test" if config.holdout is None else "holdout",
             "accuracy": last["accuracy"],
             "test_loss": last["test_loss"],
             "forward_passes": pruner.forward_passes,
@@ -434,7 +453,23 @@ def _data(config: TrainConfig) -> ClassificationData:
         seed=config.seed,
         image_size=config.image_size,
     )
-    return data if config.limit is None else datasets.limit(data, config.limit, config.seed)
+    if config.limit is not None:
+        data = datasets.limit(data, config.limit, config.seed)
+    return data if config.holdout is None else _held_out(data, config.holdout, config.seed)
+
+
+def _held_out(data: ClassificationData, share: float, seed: int) -> ClassificationData:
+    """Take a random share of the training samples for the test set, as they are without augmentation."""
+    total = len(data.labels)
+    size = floor(share * total)
+    if not 1 <= size < total:
+        raise ValueError(
+            f"holdout={share:g} holds out {size} of the {total} training samples, expected one at least, and one at "
+            f"least to be left: choose another share"
+        )
+    order = torch.randperm(total, generator=keyed_generator(seed, 0, "holdout"))
+    held, rest = order[:size].sort().values, order[size:].sort().values
+    return replace(datasets.subset(data, rest), test=Subset(data.train_eval, held.tolist()))
 
 
 def _check(config: TrainConfig, data: ClassificationData) -> None:
@@ -445,6 +480,8 @@ def _check(config: TrainConfig, data: ClassificationData) -> None:
             f"and {config.dataset} has no second view: SOP without consistency takes features "
             f"(--relabel.consistency 0 --relabel.balance 0)"
         )
+    if config.oracle:
+        static.right_labels(config, data)
     if config.collect:
         proxy.warmup_epochs(config.epochs, config.proxy_epochs)
     config.chosen_policy.check(len(data.labels))

@@ -15,6 +15,8 @@ from alignprune._checks import choice
 from alignprune.bench.data.arrays import ARRAYS, arrays
 from alignprune.bench.data.cifar import CIFAR10N, CIFAR100N, cifar10n, cifar100n
 from alignprune.bench.data.clothing1m import CLOTHING1M, clothing1m
+from alignprune.bench.data.digits import DIGITS, digits
+from alignprune.bench.data.features import CIFAR100N_FEATURES, cifar100n_features
 from alignprune.bench.data.folder import FOLDER, image_folder
 from alignprune.bench.data.huggingface import HUGGINGFACE, PREFIX, huggingface
 from alignprune.bench.data.imagenet import IMAGENET, imagenet
@@ -43,7 +45,9 @@ __all__ = [
     "check",
     "cifar10n",
     "cifar100n",
+    "cifar100n_features",
     "clothing1m",
+    "digits",
     "huggingface",
     "image_folder",
     "imagenet",
@@ -66,6 +70,8 @@ _LOADERS: tuple[tuple[DatasetRecord, Loader], ...] = (
     (NEWS20, partial(news, groups=20)),
     (NEWS_DOCUMENT, partial(news, pooling="document")),
     (NEWS20_DOCUMENT, partial(news, groups=20, pooling="document")),
+    (DIGITS, digits),
+    (CIFAR100N_FEATURES, cifar100n_features),
 )
 
 DATASETS: dict[str, DatasetRecord] = {record.name: record for record, _ in _LOADERS}
@@ -90,7 +96,7 @@ def load(
         dataset: A key of `DATASETS`, a path ending in .npz, a folder of image files, or "hf:" and the name or
             folder of a Hugging Face data set.
         root: Data root of the named data sets, None for the environment variable ALIGNPRUNE_DATA; paths
-            ignore it.
+            and data sets without files ignore it.
         noise: Kind of noise, None for the data set's default.
         noise_rate: Nominal rate of synthetic noise in [0, 1]; None for other kinds.
         seed: Seed of synthetic noise.
@@ -112,7 +118,7 @@ def load(
         settings |= {"noise": kind, "noise_rate": noise_rate, "seed": seed}
     if record.image_size is not None:
         settings["image_size"] = record.image_size if image_size is None else image_size
-    return loader(place, **settings)
+    return loader(place, **settings) if record.files else loader(**settings)
 
 
 def _find(name: str, root: PathLike | None) -> tuple[DatasetRecord, Loader, PathLike | None]:

@@ -49,7 +49,8 @@ class DatasetRecord:
     Args:
         name: What to write for it.
         description: What it is, one line.
-        files: Files needed, folders ending in "/": under the data root, or in the given path.
+        files: Files needed, folders ending in "/": under the data root, or in the given path; none where a library
+            brings the data along.
         source: Where they come from.
         noises: Kinds of noise it can be loaded with.
         default_noise: The kind without a choice, in `noises`.
