@@ -39,6 +39,7 @@ METHODS: dict[str, Callable[[], ap.Pruner]] = {
     "infobatch+das": lambda: ap.Pruner.from_preset("infobatch+das", num_samples=N, epochs=EPOCHS, window=4),
     "seta+das": lambda: ap.Pruner.from_preset("seta+das", num_samples=N, epochs=EPOCHS, window=4, groups=3, alpha=0.7),
     "ies": lambda: ap.Pruner(N, EPOCHS, ap.scores.SecondDifference(smoothing=1), ap.policies.IES(threshold=0.5)),
+    "robust": lambda: ap.Pruner.from_preset("robust", num_samples=N, epochs=EPOCHS, ramp=1),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -66,6 +67,7 @@ def train(pruner: ap.Pruner, size: int, stop: tuple[int, int] | None = None) -> 
             "batches": [index.tolist() for index in parts],
             "indices": selection.indices.tolist(),
             "weights": None if selection.weights is None else selection.weights.tolist(),
+            "suspects": None if selection.suspects is None else selection.suspects.tolist(),
             "scores": pruner.scores.nan_to_num(-9.0).tolist(),
             "nonfinite": pruner.nonfinite,
             "forward_passes": pruner.forward_passes,
@@ -245,7 +247,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
-SHOWN = ("indices", "weights", "scores", "nonfinite")
+SHOWN = ("indices", "weights", "suspects", "scores", "nonfinite")
 
 
 @every_method
@@ -298,7 +300,8 @@ def test_forward_passes_count_what_all_ranks_read(ranks: list[dict[str, Any]], n
 
 
 def tensors_of(state: dict[str, Any]) -> dict[str, Tensor]:
-    return {key: value for key, value in (state | state["bank"]).items() if isinstance(value, Tensor)}
+    every = state | state["bank"] | (state["ledger"] or {})
+    return {key: value for key, value in every.items() if isinstance(value, Tensor)}
 
 
 def bits(tensor: Tensor) -> Tensor:

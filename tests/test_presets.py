@@ -8,13 +8,13 @@ import pytest
 
 from alignprune import PRESETS, presets
 from alignprune.batch_policies import DivBS
-from alignprune.policies import IES, DynamicRandom, Full, InfoBatch, SeTa
-from alignprune.scores import Alignment, Loss, SecondDifference
+from alignprune.policies import IES, DynamicRandom, Full, InfoBatch, Robust, SeTa
+from alignprune.scores import Alignment, ExposureLoss, Loss, SecondDifference
 
-NAMES = ["full", "dynamic-random", "infobatch", "seta", "ies", "divbs", "infobatch+das", "seta+das"]
+NAMES = ["full", "dynamic-random", "infobatch", "seta", "ies", "divbs", "infobatch+das", "seta+das", "robust"]
 
 
-def test_the_registry_has_the_eight_methods() -> None:
+def test_the_registry_has_the_nine_methods() -> None:
     assert sorted(PRESETS) == sorted(NAMES)
     for name in NAMES:
         assert presets.get(name) is PRESETS[name]
@@ -42,6 +42,12 @@ def test_the_registry_has_the_eight_methods() -> None:
 def test_a_preset_carries_the_papers_hyper_parameters(name: str, score: object, policy: object, delta: float) -> None:
     preset = presets.get(name)
     assert (preset.score, preset.policy, preset.delta) == (score, policy, delta)
+
+
+def test_the_librarys_own_method_prunes_half_by_exposure_loss_and_never_anneals() -> None:
+    preset = presets.get("robust")
+    assert (preset.score, preset.policy, preset.delta) == (ExposureLoss(), Robust(prune_ratio=0.5), 1.0)
+    assert preset.with_knobs(noise_rate=0.4, exponent=0).policy == Robust(prune_ratio=0.5, noise_rate=0.4)
 
 
 def test_alignment_presets_use_what_the_specification_defaults_to() -> None:

@@ -658,8 +658,8 @@ OTHER_STATES: list[tuple[Callable[[], dict[str, Any]], str]] = [
     (lambda: state_of(infobatch(seed=5)), r"seed=5, this pruner has seed=0"),
     (lambda: state_of(infobatch(epochs=11)), r"epochs=11, this pruner has epochs=10"),
     (lambda: state_of(infobatch(delta=0.5)), r"delta=0.5, this pruner has delta=0.875"),
-    (lambda: state_of(infobatch(), version=0), r"format version 0, expected 1"),
-    (lambda: {}, r"format version None, expected 1"),
+    (lambda: state_of(infobatch(), version=0), r"format version 0, expected 2"),
+    (lambda: {}, r"format version None, expected 2"),
     (
         lambda: state_of(ap.Pruner(N, 10, ap.scores.Loss(), ap.policies.InfoBatch(0.75))),
         r"policy=InfoBatch\(prune_prob=0.75.*this pruner has policy=InfoBatch\(prune_prob=0.5",

@@ -44,6 +44,7 @@ METHODS: dict[str, Callable[[], ap.Pruner]] = {
     "ies": lambda: ap.Pruner(
         N, EPOCHS, ap.scores.SecondDifference(smoothing=1), ap.policies.IES(threshold=0.5), seed=1
     ),
+    "robust": lambda: ap.Pruner.from_preset("robust", num_samples=N, epochs=EPOCHS, seed=1, prune_ratio=0.3, ramp=1),
 }
 every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alignprune._checks import choice, floor, number
+from alignprune.ledger import Ledger
 from alignprune.policies import Policy, Selection
 
 Pick = Literal["multinomial", "argmax"]
@@ -49,7 +50,7 @@ class DivBS(Policy):
         number("prune_ratio", self.prune_ratio, low=0, high=1, open_high=True, remedy="0.3 trains on 70 % of a batch")
         choice("pick", self.pick, get_args(Pick))
 
-    def select(self, score: Tensor, epoch: int, generator: torch.Generator) -> Selection:
+    def select(self, score: Tensor, epoch: int, generator: torch.Generator, ledger: Ledger | None = None) -> Selection:
         return Selection.full(len(score))
 
     def size(self, batch_size: int) -> int:

@@ -29,7 +29,7 @@ from alignprune.sampler import EpochSampler, keyed_generator, rank_and_world
 from alignprune.scores import Score
 from alignprune.trajectory import TrajectoryBank
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 _FULL_PRECISION = (torch.float32, torch.float64)  # losses of other dtypes are averaged in float32
 
@@ -88,6 +88,7 @@ class Pruner:
 
         window, gaps = score.memory
         self.bank = TrajectoryBank(self.num_samples, window, gaps=gaps, device=self.device, path=bank_path)
+        self.ledger = score.ledger(self.num_samples, self.epochs) if score.needs_ledger or policy.needs_ledger else None
         self.reference = torch.full((self.epochs + 1,), math.nan, dtype=torch.float64)
         self.scores = torch.full((self.num_samples,), math.nan)
         self.epoch = 0
@@ -290,10 +291,11 @@ class Pruner:
         self._refuse_stale(totals)
         self._warn_once(totals)
         self.bank.write(self.epoch, row)
+        self._write_ledger(row)
         self.reference[self.epoch + 1] = totals["reference"]
         self.nonfinite += int(totals["nonfinite"])
         self.forward_passes += int(totals["consumed"] + totals["refreshed"])
-        self.scores = self.score(self.bank, self.reference).cpu()
+        self.scores = self.score(self.bank, self.reference, self.ledger).cpu()
         self.epoch += 1
         self._start_epoch()
 
@@ -304,7 +306,16 @@ class Pruner:
         generator = keyed_generator(self.seed, self.epoch, "select")
         if self.annealing:
             return self.policy.anneal(self.num_samples, generator)
-        return self.policy.select(self.scores, self.epoch, generator)
+        return self.policy.select(self.scores, self.epoch, generator, self.ledger)
+
+    def _write_ledger(self, row: Tensor) -> None:
+        if self.ledger is None:
+            return
+        selection = self.selection
+        learned = selection.indices if selection.weights is None else selection.indices[selection.weights > 0]
+        trained = torch.zeros(self.num_samples, dtype=torch.bool).index_fill_(0, learned, True)
+        uniform = selection.suspects is None and selection.weights is None
+        self.ledger.write(self.epoch, row, trained, uniform=uniform)
 
     def _plan(self, selection: Selection | None, start: int = 0) -> None:
         self._selection = selection
@@ -345,9 +356,12 @@ class Pruner:
             "refreshed": self._refreshed * world,
             "indices": None if whole or selection is None else selection.indices,
             "weights": None if selection is None else selection.weights,
+            "suspects": None if selection is None else selection.suspects,
+            "noise_rate": None if selection is None else selection.noise_rate,
             "row": row,
             "faults": faults,
             "bank": self.bank.state_dict(),
+            "ledger": None if self.ledger is None else self.ledger.state_dict(),
             "reference": self.reference.clone(),
             "scores": self.scores.clone(),
             "nonfinite": self.nonfinite,
@@ -380,16 +394,23 @@ class Pruner:
         rank, world = rank_and_world()
         self.epoch = state["epoch"]
         self.bank.load_state_dict(state["bank"])
+        if self.ledger is not None:
+            self.ledger.load_state_dict(state["ledger"])
         self.reference.copy_(state["reference"])
         self.scores = state["scores"].clone()
         self.nonfinite, self.forward_passes = state["nonfinite"], state["forward_passes"]
         self._warned = state["warned"]
         if self.epoch >= self.epochs:
             selection = None
-        elif state["indices"] is None:
-            selection = Selection(torch.arange(self.num_samples), state["weights"], self.num_samples)
         else:
-            selection = Selection(state["indices"].clone(), state["weights"], self.num_samples)
+            whole = state["indices"] is None
+            selection = Selection(
+                indices=torch.arange(self.num_samples) if whole else state["indices"].clone(),
+                weights=state["weights"],
+                num_samples=self.num_samples,
+                suspects=state["suspects"],
+                noise_rate=state["noise_rate"],
+            )
         self._plan(selection, start=_share(state["position"], 0 if selection is None else len(selection), world))
         if selection is not None and self._reads_pruned and state["refreshed"]:
             pruned = self.num_samples - len(selection)

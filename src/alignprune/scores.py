@@ -1,4 +1,4 @@
-"""Scores: how much a sample is trusted. A trajectory bank (and a reference) go in, one number a sample comes out.
+"""Scores: how much a sample is trusted. A trajectory bank (reference, ledger) goes in, one number a sample comes out.
 
 Higher = kept; NaN = no score yet: the sample is kept, with weight 1, and enters no statistic. A score also says how
 long a memory it needs (``window``) and how the bank treats the epochs in which a sample was not seen (``gaps``).
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from alignprune import alignment
-from alignprune._checks import choice, integer
+from alignprune._checks import choice, integer, number
 from alignprune.alignment import CorrelationName, FlatRule
+from alignprune.ledger import Ledger
 from alignprune.trajectory import Gaps, TrajectoryBank
 
 ReferenceTiming = Literal["after", "before"]
@@ -31,6 +32,8 @@ class Score(ABC):
     """Whether `Pruner.end_epoch` must be given the reference loss."""
     needs_pruned: ClassVar[bool] = False
     """Whether the losses of pruned samples must be refreshed every epoch (`Pruner.record`)."""
+    needs_ledger: ClassVar[bool] = False
+    """Whether it reads the ledger, which remembers the whole run."""
     high_is_suspect: ClassVar[bool] = True
     """Which end the wrong labels gather at, for diagnosis: high losses, but low alignment."""
 
@@ -39,13 +42,18 @@ class Score(ABC):
     def memory(self) -> tuple[int, Gaps]:
         """The bank this score reads: (window, gaps)."""
 
+    def ledger(self, num_samples: int, epochs: int) -> Ledger:
+        """The ledger that it reads, empty."""
+        return Ledger(num_samples, epochs)
+
     @abstractmethod
-    def __call__(self, bank: TrajectoryBank, reference: Tensor) -> Tensor:
+    def __call__(self, bank: TrajectoryBank, reference: Tensor, ledger: Ledger | None = None) -> Tensor:
         """Score all samples.
 
         Args:
             bank: the trajectories, at least one epoch.
             reference: float64 [epochs + 1], the reference loss before training and after every epoch, NaN = unknown.
+            ledger: what the whole run has told; for scores that need it.
 
         Returns:
             float32 [num_samples], NaN where a sample has no score yet.
@@ -63,7 +71,7 @@ class Loss(Score):
     def memory(self) -> tuple[int, Gaps]:
         return 1, "carry"
 
-    def __call__(self, bank: TrajectoryBank, reference: Tensor) -> Tensor:
+    def __call__(self, bank: TrajectoryBank, reference: Tensor, ledger: Ledger | None = None) -> Tensor:
         return bank.recent(1)[0]
 
 
@@ -105,7 +113,7 @@ class Alignment(Score):
     def memory(self) -> tuple[int, Gaps]:
         return self.window, self.gaps
 
-    def __call__(self, bank: TrajectoryBank, reference: Tensor) -> Tensor:
+    def __call__(self, bank: TrajectoryBank, reference: Tensor, ledger: Ledger | None = None) -> Tensor:
         by_epoch = reference[1:] if self.reference_timing == "after" else reference[:-1]
         fewest = min(self.min_observations, self.window)
         if self.gaps != "last_obs" and not by_epoch[bank.row_epochs].isnan().any():
@@ -155,13 +163,53 @@ class SecondDifference(Score):
     def memory(self) -> tuple[int, Gaps]:
         return self.smoothing + 3, "paired"
 
-    def __call__(self, bank: TrajectoryBank, reference: Tensor) -> Tensor:
+    def __call__(self, bank: TrajectoryBank, reference: Tensor, ledger: Ledger | None = None) -> Tensor:
         if bank.written < self.smoothing + 3:  # one second difference more than are averaged, as in the authors' code
             return torch.full((bank.num_samples,), torch.nan, device=bank.device)
         losses = bank.recent(self.smoothing + 2)
         return (losses[2:] - 2 * losses[1:-1] + losses[:-2]).abs_().mean(0)
 
 
-SCORES: dict[str, type[Score]] = {"loss": Loss, "alignment": Alignment, "second-difference": SecondDifference}
+@dataclass(frozen=True)
+class ExposureLoss(Score):
+    """The mean loss since the start, in which a loss counts as far as the sample was held out.
 
-__all__ = ["SCORES", "Alignment", "Loss", "Score", "SecondDifference"]
+    Sum over the epochs t of ``(1 + n_t) ** -exponent * (l_t - m_t)`` over the sum of the weights: n_t is how often the
+    sample had been trained on since memorisation began, m_t the mean loss of the samples trained on in that epoch.
+    Where the network does not memorise this is a plain mean; where it does, the early epochs and the losses of samples
+    that are looked at without training count most. Needs no reference.
+
+    Args:
+        exponent: 0 gives every epoch the same weight, 1 a single exposure half of it.
+
+    Source: this library, `docs/beyond.md`.
+    """
+
+    needs_ledger: ClassVar[bool] = True
+
+    exponent: float = 0.5
+
+    def __post_init__(self) -> None:
+        number("exponent", self.exponent, low=0, high=10, remedy="0 counts all losses alike, 1 as 1 / (1 + exposures)")
+
+    @property
+    def memory(self) -> tuple[int, Gaps]:
+        return 1, "paired"
+
+    def ledger(self, num_samples: int, epochs: int) -> Ledger:
+        return Ledger(num_samples, epochs, exponent=self.exponent)
+
+    def __call__(self, bank: TrajectoryBank, reference: Tensor, ledger: Ledger | None = None) -> Tensor:
+        if ledger is None:
+            raise ValueError("ledger is missing, expected a Ledger: ExposureLoss reads what the whole run has told")
+        return ledger.mean_loss()
+
+
+SCORES: dict[str, type[Score]] = {
+    "loss": Loss,
+    "alignment": Alignment,
+    "second-difference": SecondDifference,
+    "exposure-loss": ExposureLoss,
+}
+
+__all__ = ["SCORES", "Alignment", "ExposureLoss", "Loss", "Score", "SecondDifference"]

@@ -11,7 +11,7 @@ import pytest
 
 from alignprune.bench import commands, experiments, plan
 from alignprune.bench.commands import FigureConfig, SweepConfig, TableConfig
-from alignprune.bench.experiments import Cell, Experiment, Protocol
+from alignprune.bench.grid import Cell, Experiment, Protocol
 from alignprune.bench.store import Store
 from alignprune.bench.sweep import Report
 from alignprune.cli import main

@@ -8,7 +8,8 @@ import pytest
 
 from alignprune.bench import experiments, paper, plan
 from alignprune.bench.config import configure
-from alignprune.bench.experiments import EXPERIMENTS, PROTOCOLS, Cell, cells_of
+from alignprune.bench.experiments import EXPERIMENTS, PROTOCOLS, cells_of
+from alignprune.bench.grid import Cell
 
 PAPER, CPU = PROTOCOLS["paper"], PROTOCOLS["cpu"]
 TABLES = ("1", "2", "3", "4", "5", "B", "C", "D", "E", "F", "G", "H", "I")

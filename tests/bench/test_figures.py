@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
 from alignprune.bench import figures
-from alignprune.bench.experiments import Cell, Experiment, Protocol
+from alignprune.bench.grid import Cell, Experiment, Protocol
 from alignprune.bench.store import Store, archive
 from alignprune.bench.suspicion import STATISTICS, History
 

@@ -16,7 +16,7 @@ import scipy.optimize
 import scipy.stats
 
 from alignprune.bench import experiments, paper, tables
-from alignprune.bench.experiments import Cell, Experiment, Protocol
+from alignprune.bench.grid import Cell, Experiment, Protocol
 from alignprune.bench.measures import MEASURES, Statistics, statistics
 from alignprune.bench.store import Store, archive
 from alignprune.bench.tables import entries, render

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from alignprune._checks import choice, integer
 from alignprune.bench import data, experiments, figures, plan, store, sweep, tables
 from alignprune.bench.budget import Budget
-from alignprune.bench.experiments import Cell, Experiment, Protocol
+from alignprune.bench.grid import Cell, Experiment, Protocol
 from alignprune.bench.store import Store
 from alignprune.bench.sweep import Job, Report, Summary
 
@@ -39,7 +39,7 @@ class Which:
         protocol: how large the runs are: paper, short or cpu.
         rows: only these rows, as the paper prints them, or methods by name; empty = all.
         columns: only these columns, such as real or sym_0.2; empty = all.
-        blocks: only these blocks, such as 50; empty = all. Full training is always there.
+        blocks: only these blocks, such as 50; empty = all. A block 0 of full training is always there.
         budget: "calibrated" as the paper, or "equal": at a prune ratio every method trains on as many samples.
         runs: folder of all sweeps' runs.
     """
@@ -229,7 +229,7 @@ def _wanted(cell: Cell, which: Which) -> bool:
     return (
         (not which.rows or full or cell.row in which.rows or cell.settings["method"] in which.rows)
         and (not which.columns or cell.column in which.columns)
-        and (not which.blocks or full or cell.block in which.blocks)
+        and (not which.blocks or cell.block in which.blocks or (full and cell.block == "0"))
     )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from alignprune._checks import choice
-from alignprune.bench.experiments import Cell
+from alignprune.bench.grid import Cell
 from alignprune.bench.measures import Measure, Statistics, statistics, t_quantile
 
 

@@ -11,13 +11,15 @@ from alignprune.scores import Score
 
 
 def kept_noise(selection: Selection, is_noisy: Tensor) -> float:
-    """Share of wrong labels among the samples that an epoch keeps.
+    """Share of wrong labels among the samples that an epoch trains on; those of weight 0 are only looked at.
 
     Args:
         selection: the epoch's samples.
         is_noisy: bool [num_samples].
     """
-    return float(is_noisy[selection.indices].double().mean())
+    weights = selection.weights
+    trained = selection.indices if weights is None else selection.indices[weights > 0]
+    return float(is_noisy[trained].double().mean())
 
 
 def noise_auroc(score: Score, values: Tensor, is_noisy: Tensor) -> float:

@@ -1,96 +1,19 @@
 """The paper's tables and figures as grids of cells: what has to run for each of them, under which protocol.
 
-A cell is a configuration without its seed and the place where its mean stands. Its settings are those of ``alignprune
-train``, by their dotted names; everything else follows from them: the run's folder, what it needs first (a base run
-that calibrates the prune ratio, a proxy run that a coreset is chosen by), and the key under which its results are
-found again. Two tables that hold the same cell share its runs.
+The experiments beyond the paper stand in `beyond`; the registry at the end of this file holds both.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from alignprune import coresets, presets
 from alignprune._checks import choice
-from alignprune.bench import paper
-
-Settings = Mapping[str, Any]
-
-
-def key_of(settings: Settings) -> str:
-    """Under what the runs of these settings are stored: 12 hexadecimal digits of their content."""
-    text = json.dumps(dict(settings), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of a table or one point of a figure.
-
-    Attributes:
-        block: group of rows, such as the prune ratio in percent ("50"), the model or the reference; "" without groups.
-        row: method or setting, as the paper prints it.
-        column: noise, such as "sym_0.2", or the value on a figure's horizontal axis.
-        settings: of the run, without the seed; see `alignprune.bench.config.configure`.
-        paper: the paper's number, in the measure's unit (percent for accuracies); None where it has none.
-        measure: what is shown, a name of `alignprune.bench.measures.MEASURES`.
-    """
-
-    block: str
-    row: str
-    column: str
-    settings: Settings
-    paper: float | None = None
-    measure: str = "accuracy"
-
-    @property
-    def key(self) -> str:
-        return key_of(self.settings)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How large the runs are. The paper's own, or a smaller one that a smaller machine finishes.
-
-    Attributes:
-        name: what users type.
-        summary: what it is, in a sentence.
-        settings: by data set, what its runs have in common; a data set that is absent cannot be run in it.
-        seeds: how many seeds a cell gets unless told.
-    """
-
-    name: str
-    summary: str
-    settings: Mapping[str, Settings]
-    seeds: int = 3
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A table or figure of the paper.
-
-    Attributes:
-        name: "table-1", "figure-2", ...
-        title: what it shows, in a few words.
-        cells: its cells under a protocol, in reading order; see `cells_of`.
-        draw: a figure's kind: "bars", "lines" (a number on the horizontal axis), "losses" (distribution) or
-            "trajectories"; None for a table.
-        block_label, row_label, column_label: what blocks, rows and columns are.
-    """
-
-    name: str
-    title: str
-    cells: Callable[[Protocol], tuple[Cell, ...]]
-    draw: str | None = None
-    block_label: str = "prune ratio"
-    row_label: str = "method"
-    column_label: str = "noise"
-
+from alignprune.bench import beyond, paper
+from alignprune.bench.grid import Cell, Experiment, Protocol, Settings
 
 # -- protocols ---------------------------------------------------------------------------------------------
 
@@ -548,6 +471,25 @@ _REGISTRY = (
     Experiment("figure-A", "Static against dynamic pruning, 50 %", _static_and_dynamic, "bars", block_label="choice"),
     Experiment("figure-B", "Loss distribution of right and wrong labels", _one_full_training, "losses"),
     Experiment("figure-C", "Mean loss trajectories of right and wrong labels", _one_full_training, "trajectories"),
+    Experiment(
+        "beyond",
+        "Half of the forward passes: the paper's methods, robust, and an oracle",
+        beyond.comparison,
+        block_label="data",
+    ),
+    Experiment(
+        "beyond-ablation", "robust with one ingredient changed", beyond.ablation, block_label="data", row_label="change"
+    ),
+    Experiment(
+        "beyond-causes",
+        "InfoBatch + Ours without rescaling and annealing",
+        beyond.causes,
+        block_label="data",
+        row_label="change",
+    ),
+    Experiment(
+        "beyond-traces", "How statistics of the losses find wrong labels", beyond.traces, "suspicion", row_label="data"
+    ),
 )
 
 EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _REGISTRY}

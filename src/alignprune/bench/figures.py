@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignprune._checks import choice
-from alignprune.bench import tables
+from alignprune.bench import tables, trace
 from alignprune.bench.diagnosis import mean_losses
-from alignprune.bench.experiments import Experiment, Protocol
+from alignprune.bench.grid import Experiment, Protocol
 from alignprune.bench.measures import Measure
 from alignprune.bench.store import Store
 from alignprune.bench.suspicion import STATISTICS, History, auroc_by_epoch, load
@@ -170,8 +170,11 @@ def draw(experiment: Experiment, protocol: Protocol, store: Store, path: Path) -
     """
     choice("suffix of path", path.suffix, (".png", ".svg", ".pdf"))
     kind = experiment.draw or "bars"
-    choice(f"draw of {experiment.name}", kind, _KINDS)
+    choice(f"draw of {experiment.name}", kind, [*_KINDS, "suspicion"])
     shown = tables.entries(experiment, protocol, store)
+    if kind == "suspicion":
+        suspicion(_traced(experiment, protocol, store, shown), path)
+        return [path]
     picture = _KINDS[kind](experiment, protocol, store, shown)
     if not picture.panels:
         raise ValueError(
@@ -183,6 +186,26 @@ def draw(experiment: Experiment, protocol: Protocol, store: Store, path: Path) -
     figure.supxlabel(textwrap.fill(caption, 160), x=0.01, ha="left", fontsize=8)
     _save(figure, path)
     return [path]
+
+
+def _traced(
+    experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]
+) -> dict[str, Path | History]:
+    """By title the trace of each cell's first seed, of the cells that have one."""
+    folders: dict[str, Path] = {}
+    for run in store.runs({entry.cell.key for entry in shown}, protocol.name):
+        folders.setdefault(run["key"], Path(run["folder"]))
+    found: dict[str, Path | History] = {
+        f"{entry.cell.row}, {entry.cell.column}": folders[entry.cell.key] / trace.FILE
+        for entry in shown
+        if entry.cell.key in folders
+    }
+    if not found:
+        raise ValueError(
+            f"{experiment.name} has no run to draw under protocol {protocol.name!r}: "
+            f"alignprune sweep {experiment.name} --protocol {protocol.name}"
+        )
+    return found
 
 
 @dataclass(frozen=True)

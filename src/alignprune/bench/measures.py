@@ -60,6 +60,7 @@ MEASURES: dict[str, Measure] = {
         _measure("kept_noise", "wrong labels among the kept", "%", 100),
         _measure("score_auroc", "AUROC of the score for wrong labels", digits=3),
         _measure("noise_rate", "wrong labels", "%", 100),
+        _measure("estimated_noise_rate", "wrong labels as estimated", "%", 100),
         Measure("minutes", "training time", "min", 1 / 60, 1, column="train_seconds"),
         _measure("train_seconds", "training time", "s", digits=0),
         _measure("seconds", "time with evaluation", "s", digits=0),

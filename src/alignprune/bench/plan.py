@@ -14,7 +14,8 @@ from typing import Any
 from alignprune import coresets, presets
 from alignprune.bench import store
 from alignprune.bench.config import configure
-from alignprune.bench.experiments import Cell, Protocol, Settings, full_training, key_of
+from alignprune.bench.experiments import full_training
+from alignprune.bench.grid import Cell, Protocol, Settings, key_of
 from alignprune.bench.runs import write_json
 from alignprune.bench.sweep import Job
 from alignprune.bench.training import Progress, train

@@ -307,6 +307,16 @@ RECIPES: dict[str, Recipe] = {
             decay_start=0.4,
             late_momentum=0.1,
         ),
+        Recipe(
+            name="features",
+            source="Adam at its usual learning rate with a cosine, long enough for a perceptron to memorise its data",
+            model="mlp",
+            epochs=30,
+            optimizer="adam",
+            lr=1e-3,
+            weight_decay=0.0,
+            schedule="cosine",
+        ),
         replace(_SGD_COSINE, name="sgd", source="sgd-cosine, shortened to 60 epochs", epochs=60),
         _SGD_COSINE,
         Recipe(

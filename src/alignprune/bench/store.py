@@ -37,13 +37,13 @@ _SCHEMAS = {
         texts="key protocol dataset noise method model device versions.alignprune versions.torch versions.python",
         integers="seed epochs train_size forward_passes reference_forward_passes proxy_forward_passes",
         numbers="noise_rate prune_ratio accuracy test_loss forward_fraction trained_fraction pruned_share kept_noise "
-        "score_auroc images_per_second train_seconds seconds",
+        "score_auroc estimated_noise_rate images_per_second train_seconds seconds",
     ),
     "epochs": _schema(
         texts="key protocol",
         integers="seed epoch forward_passes",
         numbers="accuracy test_loss train_loss reference_loss pruned_share kept_noise score_auroc clean_loss "
-        "noisy_loss images_per_second train_seconds seconds",
+        "noisy_loss estimated_noise_rate memorisation images_per_second train_seconds seconds",
         flags="annealing",
     ),
 }

@@ -50,8 +50,8 @@ class Job:
     Attributes:
         name: for people: "cifar100n-real-infobatch-P50 seed 0".
         folder: where it leaves its files; complete when ``result.json`` is there.
-        key: of its settings; see `alignprune.bench.experiments.key_of`.
-        protocol: how large it is; see `alignprune.bench.experiments.Protocol`.
+        key: of its settings; see `alignprune.bench.grid.key_of`.
+        protocol: how large it is; see `alignprune.bench.grid.Protocol`.
         seed: of the run.
         settings: what the work function needs to know; plain values.
         needs: folders that must be complete before it starts.

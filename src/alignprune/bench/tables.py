@@ -23,7 +23,7 @@ from rich.table import Table
 from alignprune._checks import choice
 from alignprune.bench import paper
 from alignprune.bench.comparisons import Comparison, comparison
-from alignprune.bench.experiments import Cell, Experiment, Protocol
+from alignprune.bench.grid import Cell, Experiment, Protocol
 from alignprune.bench.measures import MEASURES, Measure, Statistics, statistics
 from alignprune.bench.store import Store
 
@@ -62,7 +62,8 @@ class Entry:
 
     @property
     def is_full_training(self) -> bool:
-        return self.cell.settings.get("method") == "full"
+        settings = self.cell.settings
+        return settings.get("method") == "full" and not settings.get("oracle") and "prune_ratio" not in settings
 
 
 def entries(

@@ -7,6 +7,7 @@ and DDP.
 
 from __future__ import annotations
 
+import math
 import platform
 import random
 import time
@@ -219,6 +220,8 @@ class _Run:
             "pruned_share": selection.pruned_share,
             "annealing": annealing,
             **self._diagnosis(epoch, selection, last),
+            "estimated_noise_rate": selection.noise_rate,
+            "memorisation": _known(pruner.ledger.memorisation) if pruner.ledger is not None else None,
             "forward_passes": pruner.forward_passes,
             "images_per_second": (self.trained - trained) / seconds,
             "train_seconds": seconds,
@@ -407,6 +410,7 @@ class _Run:
             "pruned_share": sum(row["pruned_share"] for row in self.metrics) / len(self.metrics),
             "kept_noise": mean_of_known([row["kept_noise"] for row in ranked]) if known else None,
             "score_auroc": mean_of_known([_number(row["score_auroc"]) for row in ranked]) if known else None,
+            "estimated_noise_rate": last["estimated_noise_rate"],
             "images_per_second": sum(row["images_per_second"] for row in self.metrics) / len(self.metrics),
             "train_seconds": sum(row["train_seconds"] for row in self.metrics),
             "seconds": sum(row["seconds"] for row in self.metrics),
@@ -526,6 +530,10 @@ def _set_random_state(state: dict[str, Any]) -> None:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else value
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,0 +1,129 @@
+"""The ledger: what the whole run has told of every sample, in a handful of numbers. Losses go in, evidence comes out.
+
+A window forgets the early epochs, and so does a network that memorises: what it has trained on often enough has a
+low loss, whatever its label. Two things of a run survive that. A loss tells of a label as far as the sample was held
+out, so it counts (1 + n) ** -exponent, n being how often the sample was trained on since memorisation began. And
+whether it has begun can be seen from the losses alone: of two random parts of an epoch, the one that the epoch before
+trained on then has the lower losses.
+
+This is no method of the paper; `docs/beyond.md` has the measurements behind it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignprune import mixture
+
+MEMORISING = 0.1
+"""Memorisation from which on a network counts as memorising: an epoch of training lowers a loss by a tenth."""
+
+_FEWEST = 20  # samples in each half, below which they are not compared
+_SMOOTHING = 0.5  # weight of the newest comparison in the running one
+
+
+class Ledger:
+    """Per sample: weighted sum of centred losses, exposures, when last seen and trained on. Per run: memorisation.
+
+    Memory: 20 bytes a sample, whatever the number of epochs.
+
+    Args:
+        num_samples: size N of the data set.
+        epochs: of the whole training.
+        exponent: a loss counts (1 + n) ** -exponent after n exposures; 0 makes it a plain mean over all epochs.
+        device: where it lives.
+
+    Attributes:
+        total: float32 [N], sum of the weighted losses, each less the mean loss of the samples trained on in its epoch.
+        weight: float32 [N], sum of the weights; 0 = never seen.
+        exposures: int32 [N], how often a sample was trained on since memorisation was sensed.
+        last_seen, last_trained: int32 [N], epoch, -1 = never.
+        memorisation: how much lower, in log, the losses of samples are that the epoch before trained on; NaN = unknown.
+        memorising_since: epoch in which it passed `MEMORISING`; None = not yet.
+        onset_separation: how far two groups of samples lay apart by their mean loss at the end of that epoch,
+            `Mixture.separation`; None = not yet, or no two groups.
+    """
+
+    def __init__(
+        self, num_samples: int, epochs: int, *, exponent: float = 0.5, device: torch.device | str = "cpu"
+    ) -> None:
+        self.epochs, self.exponent = epochs, exponent
+        self.total = torch.zeros(num_samples, device=device)
+        self.weight = torch.zeros(num_samples, device=device)
+        self.exposures = torch.zeros(num_samples, dtype=torch.int32, device=device)
+        self.last_seen = torch.full((num_samples,), -1, dtype=torch.int32, device=device)
+        self.last_trained = torch.full((num_samples,), -1, dtype=torch.int32, device=device)
+        self.memorisation = math.nan
+        self.memorising_since: int | None = None
+        self.onset_separation: float | None = None
+
+    @torch.no_grad()
+    def write(self, epoch: int, losses: Tensor, trained: Tensor, *, uniform: bool) -> None:
+        """Enter one epoch.
+
+        Args:
+            epoch: its number.
+            losses: float [N], NaN where a sample was not seen.
+            trained: bool [N], whether the network was trained on the sample; false for those only looked at.
+            uniform: whether the samples were drawn regardless of their losses. Only then do those that the epoch before
+                trained on differ from the others by nothing else, so that memorisation can be told.
+        """
+        losses = losses.to(self.total.device, torch.float32)
+        seen = ~losses.isnan()
+        trained = trained.to(seen.device) & seen
+        if not bool(trained.any()):
+            return
+        if uniform and epoch > 0 and self.memorising_since is None:
+            self._sense(epoch, losses, trained)
+        weights = (1.0 + self.exposures) ** -self.exponent
+        weights.masked_fill_(~seen, 0.0)
+        self.total += weights * (losses - losses[trained].double().mean().float()).masked_fill_(~seen, 0.0)
+        self.weight += weights
+        self.last_seen.masked_fill_(seen, epoch)
+        self.last_trained.masked_fill_(trained, epoch)
+        if self.memorising_since is not None:
+            self.exposures += trained
+        if self.memorising_since == epoch:
+            found = mixture.fit(self.mean_loss()[self.weight > 0].cpu().numpy())
+            self.onset_separation = None if found is None else found.separation
+
+    def _sense(self, epoch: int, losses: Tensor, trained: Tensor) -> None:
+        again = trained & (self.last_trained == epoch - 1)
+        rested = trained & (self.last_trained < epoch - 1)
+        if int(again.sum()) < _FEWEST or int(rested.sum()) < _FEWEST:
+            return
+        means = [max(float(losses[part].double().mean()), 1e-6) for part in (rested, again)]
+        newest = math.log(means[0] / means[1])
+        if math.isnan(self.memorisation):
+            self.memorisation = newest
+        else:
+            self.memorisation += _SMOOTHING * (newest - self.memorisation)
+        if self.memorisation > MEMORISING:
+            self.memorising_since = epoch
+
+    def mean_loss(self) -> Tensor:
+        """Weighted mean of the centred losses, float32 [N], NaN where a sample was never seen."""
+        return self.total / self.weight.masked_fill(self.weight == 0, math.nan)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later epochs depend on: tensors and plain values only."""
+        return {
+            "memorisation": self.memorisation,
+            "memorising_since": self.memorising_since,
+            "onset_separation": self.onset_separation,
+            **{name: getattr(self, name).cpu().clone() for name in _TABLES},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state of `state_dict`, bit for bit."""
+        for name in ("memorisation", "memorising_since", "onset_separation"):
+            setattr(self, name, state[name])
+        for name in _TABLES:
+            getattr(self, name).copy_(state[name])
+
+
+_TABLES = ("total", "weight", "exposures", "last_seen", "last_trained")

@@ -1,0 +1,427 @@
+"""Robust: what it leaves out, looks at and weighs, and whole runs in which wrong labels are learned by heart."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import alignprune as ap
+from alignprune.ledger import Ledger
+from alignprune.policies import Robust
+
+NAN = math.nan
+EPOCHS = 20
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def scores_of(n: int, wrong: float = 0.4, seed: int = 0) -> Tensor:
+    """Two kinds of samples, the first ``wrong`` of them with high losses, well apart."""
+    values = torch.randn(n, generator=generator(seed))
+    values[: round(wrong * n)] += 8
+    return values
+
+
+def ledger_of(n: int, since: int | None = 2, last_seen: Tensor | None = None) -> Ledger:
+    """A ledger of a run of `EPOCHS` that memorises from an epoch on, and in which two groups were apart then."""
+    ledger = Ledger(n, EPOCHS)
+    ledger.memorising_since = since
+    ledger.onset_separation = None if since is None else 5.0
+    if last_seen is not None:
+        ledger.last_seen.copy_(last_seen)
+    return ledger
+
+
+def select(policy: Robust, score: Tensor, epoch: int = 15, seed: int = 0, ledger: Ledger | None = None) -> ap.Selection:
+    return policy.select(score, epoch, generator(seed), ledger or ledger_of(len(score)))
+
+
+def suspects_of(selection: ap.Selection) -> list[int]:
+    assert selection.suspects is not None
+    return selection.suspects.tolist()
+
+
+def parts(selection: ap.Selection) -> tuple[dict[int, float], list[int]]:
+    """The samples trained on with their weights, and those that are only looked at."""
+    assert selection.weights is not None
+    pairs = list(zip(selection.indices.tolist(), selection.weights.tolist(), strict=True))
+    return {i: weight for i, weight in pairs if weight > 0}, [i for i, weight in pairs if weight == 0]
+
+
+def highest(values: list[float], count: int) -> set[int]:
+    known = [i for i, value in enumerate(values) if not math.isnan(value)]
+    return set(sorted(known, key=lambda i: -values[i])[:count])
+
+
+# -------------------------------------------------------------------------- how many, and with what weight
+
+
+@given(
+    n=st.integers(20, 300),
+    percent=st.integers(50, 95),
+    refresh=st.sampled_from([0.0, 0.1, 0.3]),
+    ramp=st.integers(1, 8),
+    epoch=st.integers(0, EPOCHS - 1),
+    since=st.sampled_from([None, 0, 2, 7]),
+    thinning=st.sampled_from(["random", "easy"]),
+    seed=st.integers(0, 10_000),
+)
+@settings(max_examples=200, deadline=None)
+def test_an_epoch_has_exactly_its_share_of_the_data(
+    n: int, percent: int, refresh: float, ramp: int, epoch: int, since: int | None, thinning: Any, seed: int
+) -> None:
+    # At most 40 % are suspects here, so that the others fill the epoch.
+    policy = Robust(percent / 100, noise_rate=0.4, refresh=refresh, ramp=ramp, thinning=thinning)
+    last_seen = torch.randint(-1, epoch, (n,), generator=generator(seed)) if epoch else torch.full((n,), -1)
+    ledger = ledger_of(n, since if since is not None and since < epoch else None, last_seen)
+    selection = select(policy, scores_of(n, seed=seed), epoch, seed, ledger)
+    budget = (100 - percent) * n // 100
+    assert len(selection) == budget
+    assert selection.indices.dtype == torch.int64
+    assert (selection.indices.diff() > 0).all()
+    assert selection.indices[0] >= 0
+    assert selection.indices[-1] < n == selection.num_samples
+    if selection.suspects is None:
+        assert selection.weights is None
+        return
+    trained, looked = parts(selection)
+    suspects = suspects_of(selection)
+    assert suspects == sorted(set(suspects))
+    assert set(looked) <= set(suspects)
+    assert not set(trained) & set(suspects)
+    assert len(looked) == min(len(suspects), math.floor(round(refresh * budget, 9)))
+
+
+def test_more_suspects_than_the_epoch_can_do_without_leave_it_short() -> None:
+    selection = select(Robust(0.1, noise_rate=0.6, refresh=0.1), scores_of(100, 0.6))
+    trained, looked = parts(selection)
+    assert sorted(trained) == list(range(60, 100))  # all that are no suspects
+    assert len(looked) == 9
+
+
+@pytest.mark.parametrize("prune_ratio, noise_rate", [(0.5, 0.3), (0.3, 0.4), (0.2, 0.7)])
+def test_weights_are_0_for_suspects_and_on_average_1(prune_ratio: float, noise_rate: float) -> None:
+    selection = select(Robust(prune_ratio, noise_rate=noise_rate), scores_of(300, noise_rate))
+    trained, looked = parts(selection)
+    assert looked
+    assert len(set(trained.values())) == 1
+    assert math.fsum(trained.values()) / len(selection) == pytest.approx(1, rel=1e-6)
+
+
+# -------------------------------------------------------------------------- who is a suspect
+
+
+@pytest.mark.parametrize("ramp", [1, 3, 5])
+@pytest.mark.parametrize("noise_rate", [0.0, 0.25, 0.4])
+def test_suspects_are_the_highest_scores_and_grow_along_the_ramp(ramp: int, noise_rate: float) -> None:
+    score = scores_of(200, seed=3)
+    policy = Robust(0.5, noise_rate=noise_rate, ramp=ramp)
+    for epoch in range(3, 12):
+        selection = select(policy, score, epoch, ledger=ledger_of(200, since=2))
+        expected = math.floor(round(min(1, (epoch - 2) / ramp) * noise_rate * 200, 9))
+        assert set(suspects_of(selection)) == highest(score.tolist(), expected)
+        assert selection.noise_rate == noise_rate
+
+
+def test_at_the_low_end_all_is_mirrored() -> None:
+    score = scores_of(200, seed=4)
+    score[50:60] = NAN
+    high = select(Robust(), score)
+    low = select(Robust(suspect="low"), -score)
+    assert suspects_of(high) == suspects_of(low)
+    assert len(suspects_of(high)) > 0
+    assert torch.equal(high.indices, low.indices)
+    assert high.noise_rate == low.noise_rate
+
+
+@pytest.mark.parametrize("wrong", [0.2, 0.4, 0.6])
+def test_without_a_given_rate_the_suspects_are_the_upper_group(wrong: float) -> None:
+    selection = select(Robust(0.7), scores_of(1_000, wrong))
+    assert suspects_of(selection) == list(range(round(1_000 * wrong)))
+    assert selection.noise_rate == pytest.approx(wrong, abs=0.01)
+
+
+def test_equal_scores_have_no_suspects() -> None:
+    selection = select(Robust(), torch.ones(1_000))
+    assert (suspects_of(selection), selection.noise_rate, len(selection)) == ([], 0.0, 500)
+
+
+@given(seed=st.integers(0, 10_000), unknown=st.sampled_from([0.3, 0.9, 1.0]), rate=st.sampled_from([None, 0.4, 0.9]))
+@settings(max_examples=60, deadline=None)
+def test_a_sample_without_a_score_is_no_suspect(seed: int, unknown: float, rate: float | None) -> None:
+    score = scores_of(100, seed=seed)
+    missing = torch.rand(100, generator=generator(seed)) < unknown
+    score[missing] = NAN
+    for thinning in ("random", "easy"):
+        selection = select(Robust(0.6, noise_rate=rate, thinning=thinning), score)  # type: ignore[arg-type]
+        assert not set(suspects_of(selection)) & set(missing.nonzero().flatten().tolist())
+
+
+def test_nothing_is_left_out_by_rank_before_memorisation_or_half_of_the_epochs() -> None:
+    score = scores_of(400, seed=5)
+    for epoch in range(EPOCHS):
+        selection = select(Robust(), score, epoch, ledger=ledger_of(400, since=None))
+        if epoch < EPOCHS // 2:
+            assert (selection.suspects, selection.weights, selection.noise_rate) == (None, None, None)
+        else:
+            assert suspects_of(selection)
+    draws = torch.zeros(400)
+    for seed in range(500):
+        draws[select(Robust(), score, 4, seed, ledger_of(400, since=None)).indices] += 1
+    assert abs(draws[:160].mean() - 250) < 5 * math.sqrt(500 * 0.25 / 160)  # wrong ones as often as others
+    assert (draws - 250).abs().max() < 5.5 * math.sqrt(500 * 0.25)
+
+
+def test_without_memorisation_no_more_than_the_cautious_share_is_left_out() -> None:
+    score, blind = scores_of(200, seed=6), ledger_of(200, since=None)
+    for rate, share in [(None, 0.15), (0.1, 0.1), (0.4, 0.15)]:
+        policy = Robust(0.5, noise_rate=rate, cautious=0.15, ramp=1)
+        selection = select(policy, score, EPOCHS - 1, ledger=blind)
+        assert set(suspects_of(selection)) == highest(score.tolist(), round(share * 200))
+        assert selection.noise_rate == rate
+
+
+# -------------------------------------------------------------------------- who is looked at, who is thinned out
+
+
+def test_the_suspects_looked_at_are_those_longest_unseen() -> None:
+    last_seen = torch.zeros(200, dtype=torch.int32)
+    last_seen[torch.arange(200) % 3 == 0] = 8
+    last_seen[torch.arange(200) % 3 == 1] = 13
+    # suspects are 0 to 79: 27 were last seen in epoch 8, 27 in epoch 13, 26 in epoch 0
+    for seed in range(10):
+        policy = Robust(0.5, noise_rate=0.4, refresh=0.4)
+        _, looked = parts(select(policy, scores_of(200), 15, seed, ledger_of(200, last_seen=last_seen)))
+        assert len(looked) == 40
+        assert {i for i in range(80) if i % 3 == 2} <= set(looked)
+        assert not [i for i in looked if i % 3 == 1]
+
+
+def test_every_suspect_and_every_other_sample_comes_up_in_turn() -> None:
+    ledger, score = ledger_of(200), scores_of(200)
+    policy = Robust(0.5, noise_rate=0.4, refresh=0.2, ramp=1)
+    seen: list[set[int]] = []
+    for epoch in range(3, 15):
+        selection = select(policy, score, epoch, epoch, ledger)
+        ledger.last_seen[selection.indices] = epoch
+        seen.append(set(selection.indices.tolist()))
+    # 20 of the 80 suspects and 80 of the 120 others an epoch: in turn all come up within 4 and 2 epochs, and chance may
+    # overtake the order by less than 2
+    assert set.union(*seen[:6]) == set(range(200))
+    assert set(range(80, 200)) <= set.union(*seen[:4])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_easy_samples_are_thinned_out_first_and_the_rest_of_them_weighs_more(seed: int) -> None:
+    score = scores_of(400, 0.3, seed)
+    # 120 suspects of 400, 20 of them looked at: of the 280 others 180 are trained on
+    selection = select(Robust(0.5, noise_rate=0.3, thinning="easy"), score, seed=seed)
+    trained, looked = parts(selection)
+    assert (len(trained), len(looked)) == (180, 20)
+    others = list(range(120, 400))
+    mean = math.fsum(score[others].tolist()) / len(others)
+    hard = {i for i in others if score[i] >= mean}
+    easy = set(others) - hard
+    kept = easy & set(trained)
+    assert hard <= set(trained)
+    assert len(kept) == 180 - len(hard)
+    factor = 200 / 180  # what the suspects looked at lack, spread over the others
+    for i, weight in trained.items():
+        assert weight == pytest.approx(factor * (len(easy) / len(kept) if i in easy else 1), rel=1e-5)
+    assert math.fsum(trained.values()) == pytest.approx(factor * len(others), rel=1e-5)
+
+
+def test_every_easy_sample_has_the_same_expected_weight() -> None:
+    score, totals = scores_of(200, 0.3), np.zeros(200)
+    for seed in range(800):
+        trained, _ = parts(select(Robust(0.5, noise_rate=0.3, refresh=0.0, thinning="easy"), score, seed=seed))
+        for i, weight in trained.items():
+            totals[i] += weight / 800
+    assert totals[:60].tolist() == [0] * 60
+    assert totals[60:] == pytest.approx(np.ones(140), abs=0.25)
+    assert totals[60:].mean() == pytest.approx(1, abs=1e-5)
+
+
+def test_hard_samples_that_do_not_fit_are_thinned_out_too() -> None:
+    selection = select(Robust(0.9, noise_rate=0.3, thinning="easy"), scores_of(400, 0.3))
+    trained, looked = parts(selection)
+    assert (len(trained), len(looked)) == (36, 4)
+
+
+def test_nothing_is_thinned_out_where_the_others_fit() -> None:
+    selections = [select(Robust(0.3, noise_rate=0.4, thinning=how), scores_of(200)) for how in ("random", "easy")]  # type: ignore[arg-type]
+    for selection in selections:
+        trained, _ = parts(selection)
+        assert sorted(trained) == list(range(80, 200))
+        assert len(set(trained.values())) == 1
+
+
+# -------------------------------------------------------------------------- draws and settings
+
+
+@pytest.mark.parametrize("thinning", ["random", "easy"])
+def test_the_generator_alone_decides(thinning: Any) -> None:
+    def states() -> tuple[object, ...]:
+        name, keys, *rest = np.random.get_state()
+        return torch.get_rng_state().tolist(), name, keys.tolist(), rest, random.getstate()  # type: ignore[union-attr]
+
+    score, policy, before = scores_of(300), Robust(0.5, thinning=thinning), states()
+    unchanged = score.clone()
+    first, again, other = (select(policy, score, seed=seed) for seed in (5, 5, 6))
+    assert torch.equal(first.indices, again.indices)
+    assert parts(first) == parts(again)
+    assert not torch.equal(first.indices, other.indices)
+    assert states() == before
+    assert torch.equal(score, unchanged)
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: Robust(1.0), ValueError, r"prune_ratio=1.0 is out of range.*\[0, 1\).*0.5 leaves out half"),
+        (lambda: Robust(noise_rate=1.0), ValueError, r"noise_rate=1.0 is out of range.*None estimates it"),
+        (lambda: Robust(noise_rate="half"), TypeError, r"noise_rate='half' is str.*None estimates it"),  # type: ignore[arg-type]
+        (lambda: Robust(refresh=-0.1), ValueError, r"refresh=-0.1 is out of range.*looks again"),
+        (lambda: Robust(ramp=0), ValueError, r"ramp=0 is out of range.*>= 1.*all suspects at once"),
+        (lambda: Robust(ramp=2.5), TypeError, r"ramp=2.5 is float"),  # type: ignore[arg-type]
+        (lambda: Robust(cautious=1), ValueError, r"cautious=1 is out of range.*a fifth at most"),
+        (lambda: Robust(suspect="hihg"), ValueError, r"suspect='hihg' is unknown.*did you mean 'high'"),  # type: ignore[arg-type]
+        (lambda: Robust(thinning="hard"), ValueError, r"thinning='hard' is unknown, expected one of random, easy"),  # type: ignore[arg-type]
+        (lambda: Robust(0.95).check(10), ValueError, r"prune_ratio=0.95 keeps none of num_samples=10"),
+        (lambda: Robust().select(torch.ones(9), 1, generator()), ValueError, r"ledger is missing, expected a Ledger"),
+    ],
+)
+def test_a_bad_setting_is_refused_with_its_remedy(
+    make: Callable[[], object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+# -------------------------------------------------------------------------- whole runs
+
+
+N, BATCH = 1_501, 100
+WRONG = torch.rand(N, generator=generator(11)) < 0.35
+START = torch.where(WRONG, 3.0, 1.2) + 0.3 * torch.randn(N, generator=generator(12))
+
+
+class Training:
+    """A training without a network: a loss falls by ``fit`` whenever its own sample is trained on, and all fall slowly.
+
+    A label that is wrong starts with a high loss, which falls by being learned by heart alone.
+    """
+
+    def __init__(self, epochs: int, fit: float, **knobs: Any) -> None:
+        self.pruner = ap.Pruner.from_preset("robust", num_samples=N, epochs=epochs, seed=3, **knobs)
+        self.fit = fit
+        self.times = torch.zeros(N)
+        self.selections: list[ap.Selection] = []
+
+    def losses(self, index: Tensor) -> Tensor:
+        common = torch.where(WRONG, 1.0, 0.97**self.pruner.epoch)
+        noise = 0.05 * torch.rand(N, generator=generator(100 + self.pruner.epoch))
+        return ((START * common * torch.exp(-self.fit * self.times)).clamp_min(0.02) + noise)[index]
+
+    def batches(self) -> Iterator[Tensor]:
+        yield from torch.tensor(list(self.pruner.sampler)).split(BATCH)
+
+    def step(self, index: Tensor) -> None:
+        losses = self.losses(index).requires_grad_()
+        self.pruner.reduce(index, losses).backward()
+        assert losses.grad is not None
+        self.learned[index] = (losses.grad > 0).float()
+
+    def epoch(self, after: Callable[[], None] = lambda: None) -> None:
+        self.selections.append(self.pruner.selection)
+        self.learned = torch.zeros(N)
+        for index in self.batches():
+            self.step(index)
+            after()
+        self.pruner.end_epoch()
+        self.times += self.learned
+
+    def run(self) -> Training:
+        while self.pruner.epoch < self.pruner.epochs:
+            self.epoch()
+        return self
+
+
+def test_where_the_network_memorises_the_suspects_are_the_wrong_labels() -> None:
+    training = Training(24, fit=0.25).run()
+    last = training.selections[-1]
+    suspects = torch.zeros(N, dtype=torch.bool)
+    suspects[suspects_of(last)] = True
+    rate = float(WRONG.float().mean())
+    assert last.noise_rate == pytest.approx(rate, abs=0.05)
+    assert float((suspects & WRONG).sum() / suspects.sum()) > 0.95
+    assert float((suspects & WRONG).sum() / WRONG.sum()) > 0.95
+    assert training.pruner.forward_passes == 24 * (N // 2)
+    learned = sum(float(training.times[group].mean()) for group in (WRONG, ~WRONG))
+    assert float(training.times[WRONG].mean()) < 0.25 * learned  # it spends its steps on the right ones
+
+
+@pytest.mark.parametrize("prune_ratio, left", [(0.3, 0.7), (0.7, 0.3), (0.58, 0.42)])
+def test_the_forward_passes_of_a_run_are_known_beforehand(prune_ratio: float, left: float) -> None:
+    training = Training(12, fit=0.25, prune_ratio=prune_ratio, noise_rate=0.2).run()
+    assert training.selections[-1].suspects is not None
+    assert training.pruner.forward_passes == 12 * math.floor(round(left * N, 9))
+
+
+def test_without_memorisation_the_first_half_of_a_run_is_drawn_uniformly() -> None:
+    training = Training(12, fit=0.0).run()
+    assert training.pruner.ledger is not None
+    assert training.pruner.ledger.memorising_since is None
+    for epoch, selection in enumerate(training.selections):
+        assert (selection.suspects is None) == (epoch < 6)
+        assert (selection.weights is None) == (epoch < 6)
+    assert len(suspects_of(training.selections[-1])) == math.floor(0.2 * N)
+    assert WRONG[training.selections[-1].suspects].float().mean() > 0.9
+
+
+def test_without_pruning_memorisation_cannot_be_told() -> None:
+    training = Training(6, fit=0.25, prune_ratio=0.0).run()
+    assert training.pruner.ledger is not None
+    assert math.isnan(training.pruner.ledger.memorisation)
+
+
+def test_a_run_resumed_in_the_middle_of_an_epoch_with_suspects_is_the_same_run() -> None:
+    def saved(training: Training) -> tuple[bytes, Tensor, Tensor]:
+        buffer = io.BytesIO()
+        torch.save(training.pruner.state_dict(), buffer)
+        return buffer.getvalue(), training.times.clone(), training.learned.clone()
+
+    states: list[tuple[bytes, Tensor, Tensor]] = []
+    whole = Training(14, fit=0.25)
+    while whole.pruner.epoch < 14:
+        whole.epoch(after=(lambda: states.append(saved(whole))) if whole.pruner.epoch == 8 else lambda: None)
+    assert whole.selections[8].suspects is not None
+    for state, times, learned in states[::3]:
+        resumed = Training(14, fit=0.25)
+        resumed.pruner.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
+        resumed.times, resumed.learned = times, learned
+        assert suspects_of(resumed.pruner.selection) == suspects_of(whole.selections[8])
+        assert resumed.pruner.selection.noise_rate == whole.selections[8].noise_rate
+        for index in resumed.batches():
+            resumed.step(index)
+        resumed.pruner.end_epoch()
+        resumed.times += resumed.learned
+        resumed.run()
+        for one, other in zip(resumed.selections, whole.selections[9:], strict=True):
+            assert torch.equal(one.indices, other.indices)
+            assert one.noise_rate == other.noise_rate
+            assert suspects_of(one) == suspects_of(other)
+        assert torch.equal(resumed.pruner.scores.view(torch.int32), whole.pruner.scores.view(torch.int32))
+        assert resumed.pruner.forward_passes == whole.pruner.forward_passes
