@@ -1,4 +1,7 @@
-"""Write the generated parts of the documentation anew, from the registry that the code runs by.
+"""Write the generated parts of the documentation anew: tables of the registries, and the stored results it shows.
+
+Measured numbers are printed into files by `alignprune table --form markdown --out`; a page that shows one holds a block
+``<!-- include FILE -->``, so that no number is ever copied by hand.
 
 make docs             rewrite
 make docs ARGS=--check    only tell whether they are current (exit code 1 if not)
@@ -6,6 +9,7 @@ make docs ARGS=--check    only tell whether they are current (exit code 1 if not
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -27,13 +31,26 @@ def generated() -> dict[Path, str]:
         "docs/coresets.md": ("coresets", coresets.table()),
         "docs/recipes.md": ("recipes", recipes.table()),
     }
-    return {ROOT / path: _between(ROOT / path, name, markdown_table(rows)) for path, (name, rows) in parts.items()}
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+    texts = {page: page.read_text() for page in pages}
+    for path, (name, table) in parts.items():
+        texts[ROOT / path] = _between(texts[ROOT / path], name, markdown_table(table))
+    return {page: _with_results(page, text) for page, text in texts.items()}
 
 
-def _between(path: Path, name: str, table: str) -> str:
+def _between(text: str, name: str, table: str) -> str:
     start, end = f"<!-- {name}: written by `make docs` -->", f"<!-- /{name} -->"
-    before, rest = path.read_text().split(start)
+    before, rest = text.split(start)
     return f"{before}{start}\n{table}\n{end}{rest.split(end)[1]}"
+
+
+def _with_results(page: Path, text: str) -> str:
+    """The page with every file that it includes, paths relative to it."""
+
+    def included(block: re.Match[str]) -> str:
+        return f"<!-- include {block[1]} -->\n{(page.parent / block[1]).read_text().strip()}\n<!-- /include -->"
+
+    return re.sub(r"<!-- include (\S+) -->\n.*?<!-- /include -->", included, text, flags=re.DOTALL)
 
 
 def main() -> int:

@@ -110,7 +110,7 @@ def test_the_tables_are_those_of_a_slow_loop(exponent: float, seed: int, count: 
 
 
 def test_a_loss_counts_less_with_every_exposure_and_looking_is_none() -> None:
-    ledger = Ledger(3, 9)
+    ledger = Ledger(3, 9, exponent=1.0)
     ledger.memorising_since = 0
     for t in range(3):
         # Sample 0 is trained on, sample 1 only looked at; their losses stay where they are.
@@ -237,7 +237,7 @@ def test_samples_that_are_only_looked_at_are_not_compared() -> None:
 
 
 def test_the_separation_at_the_onset_is_that_of_the_mean_losses() -> None:
-    parts, ledger, slow = halves(4, 4), Ledger(N, 20), Slow(N, 1.0)
+    parts, ledger, slow = halves(4, 4), Ledger(N, 20, exponent=1.0), Slow(N, 1.0)
     group = (torch.arange(N) % 4 == 0).float()
     for t in range(4):
         losses = losses_by(4, t, parts, 0.0 if t < 2 else 0.9) + 2 * group

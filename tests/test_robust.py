@@ -55,8 +55,8 @@ def suspects_of(selection: ap.Selection) -> list[int]:
 
 def parts(selection: ap.Selection) -> tuple[dict[int, float], list[int]]:
     """The samples trained on with their weights, and those that are only looked at."""
-    assert selection.weights is not None
-    pairs = list(zip(selection.indices.tolist(), selection.weights.tolist(), strict=True))
+    weights = [1.0] * len(selection) if selection.weights is None else selection.weights.tolist()
+    pairs = list(zip(selection.indices.tolist(), weights, strict=True))
     return {i: weight for i, weight in pairs if weight > 0}, [i for i, weight in pairs if weight == 0]
 
 
@@ -128,9 +128,11 @@ def test_weights_are_0_for_suspects_and_on_average_1(prune_ratio: float, noise_r
 def test_suspects_are_the_highest_scores_and_grow_along_the_ramp(ramp: int, noise_rate: float) -> None:
     score = scores_of(200, seed=3)
     policy = Robust(0.5, noise_rate=noise_rate, ramp=ramp)
-    for epoch in range(3, 12):
-        selection = select(policy, score, epoch, ledger=ledger_of(200, since=2))
-        expected = math.floor(round(min(1, (epoch - 2) / ramp) * noise_rate * 200, 9))
+    selections = [select(policy, score, epoch, ledger=ledger_of(200, since=2)) for epoch in range(3, 12)]
+    judged = [selection for selection in selections if selection.suspects is not None]
+    assert selections[2:] == judged[-7:]  # it begins by epoch 5, and never stops
+    for done, selection in enumerate(judged, 1):
+        expected = math.floor(round(min(1, done / ramp) * noise_rate * 200, 9))
         assert set(suspects_of(selection)) == highest(score.tolist(), expected)
         assert selection.noise_rate == noise_rate
 
@@ -182,6 +184,19 @@ def test_nothing_is_left_out_by_rank_before_memorisation_or_half_of_the_epochs()
         draws[select(Robust(), score, 4, seed, ledger_of(400, since=None)).indices] += 1
     assert abs(draws[:160].mean() - 250) < 5 * math.sqrt(500 * 0.25 / 160)  # wrong ones as often as others
     assert (draws - 250).abs().max() < 5.5 * math.sqrt(500 * 0.25)
+
+
+@pytest.mark.parametrize("since", [None, 2])
+def test_until_there_are_suspects_the_scores_do_not_matter(since: int | None) -> None:
+    policy, last_seen = Robust(), torch.randint(-1, 3, (200,), generator=generator(8))
+    for epoch in range(3, 10):
+        ledger = ledger_of(200, since, last_seen)
+        one, other = (select(policy, scores_of(200, seed=seed), epoch, 0, ledger) for seed in (1, 2))
+        assert (one.suspects is None) == (other.suspects is None)
+        if one.suspects is None:
+            assert one.weights is None
+            assert torch.equal(one.indices, other.indices)
+        assert since is None or epoch < 5 or one.suspects is not None
 
 
 def test_without_memorisation_no_more_than_the_cautious_share_is_left_out() -> None:

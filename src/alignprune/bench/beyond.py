@@ -105,6 +105,18 @@ _ABLATIONS: dict[str, Settings] = {
     "easy samples thinned out first": {"policy.thinning": "easy"},
 }
 
+_CHOICES: dict[str, Settings] = {
+    ROBUST: {},
+    "exponent 0": {"score.exponent": 0.0},
+    "exponent 1": {"score.exponent": 1.0},
+    "refresh 0": {"policy.refresh": 0.0},
+    "refresh 0.05": {"policy.refresh": 0.05},
+    "refresh 0.2": {"policy.refresh": 0.2},
+    "ramp 1": {"policy.ramp": 1},
+    "ramp 3": {"policy.ramp": 3},
+    "ramp 8": {"policy.ramp": 8},
+}
+
 _PAPERS: dict[str, Settings] = {
     "InfoBatch + Ours": {},
     "without rescaling": {"policy.rescale": False},
@@ -133,6 +145,22 @@ def ablation(protocol: Protocol) -> tuple[Cell, ...]:
 
 
 _RATES = {"clean": 0.0, "real": 0.402, "sym_0.2": 0.2, "sym_0.5": 0.5, "pairflip_0.45": 0.45}
+
+
+def choice(protocol: Protocol) -> tuple[Cell, ...]:
+    """Settings of `robust`, judged on a fifth of the training samples, held out with their noisy labels."""
+    cells = []
+    for data, base in _of(protocol):
+        for column, noise in data.noises.items():
+            if column in _CHOSEN_ON:
+                common = {**_without_reference(base), **noise, **_HALF, "holdout": 0.2}
+                for row, changes in _CHOICES.items():
+                    cells.append(Cell(data.block, row, column, {**common, "method": "robust", **changes}))
+                cells.append(Cell(data.block, STOPPED, column, {**common, "method": "full"}))
+    return tuple(cells)
+
+
+_CHOSEN_ON = ("sym_0.2", "sym_0.5", "real")
 
 
 def causes(protocol: Protocol) -> tuple[Cell, ...]:

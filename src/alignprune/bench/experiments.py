@@ -481,6 +481,13 @@ _REGISTRY = (
         "beyond-ablation", "robust with one ingredient changed", beyond.ablation, block_label="data", row_label="change"
     ),
     Experiment(
+        "beyond-choice",
+        "Settings of robust, by held-out training samples with noisy labels",
+        beyond.choice,
+        block_label="data",
+        row_label="setting",
+    ),
+    Experiment(
         "beyond-causes",
         "InfoBatch + Ours without rescaling and annealing",
         beyond.causes,

@@ -1,4 +1,4 @@
-"""What a grid of runs is made of: cells, the protocol that says how large their runs are, the experiment they belong to.
+"""What a grid of runs is made of: cells, the protocol that says how large their runs are, and the experiment.
 
 A cell is a configuration without its seed and the place where its mean stands. Its settings are those of ``alignprune
 train``, by their dotted names; everything else follows from them: the run's folder, what it needs first, and the key
