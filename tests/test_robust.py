@@ -269,10 +269,20 @@ def test_every_easy_sample_has_the_same_expected_weight() -> None:
     assert totals[60:].mean() == pytest.approx(1, abs=1e-5)
 
 
-def test_hard_samples_that_do_not_fit_are_thinned_out_too() -> None:
-    selection = select(Robust(0.9, noise_rate=0.3, thinning="easy"), scores_of(400, 0.3))
-    trained, looked = parts(selection)
-    assert (len(trained), len(looked)) == (36, 4)
+def test_hard_samples_that_do_not_fit_are_thinned_out_too_and_keep_their_weight() -> None:
+    score, heavy = scores_of(400, 0.3), 0
+    mean = float(score[120:].double().mean())
+    for seed in range(5):
+        selection = select(Robust(0.9, noise_rate=0.3, thinning="easy"), score, seed=seed)
+        trained, looked = parts(selection)
+        assert (len(trained), len(looked)) == (36, 4)
+        for i, weight in trained.items():
+            if score[i] >= mean:
+                assert weight == pytest.approx(40 / 36, rel=1e-5)
+            else:
+                assert weight > 1.5 * 40 / 36
+                heavy += 1
+    assert heavy > 0
 
 
 def test_nothing_is_thinned_out_where_the_others_fit() -> None:
@@ -290,7 +300,7 @@ def test_nothing_is_thinned_out_where_the_others_fit() -> None:
 def test_the_generator_alone_decides(thinning: Any) -> None:
     def states() -> tuple[object, ...]:
         name, keys, *rest = np.random.get_state()
-        return torch.get_rng_state().tolist(), name, keys.tolist(), rest, random.getstate()  # type: ignore[union-attr]
+        return torch.get_rng_state().tolist(), name, keys.tolist(), rest, random.getstate()
 
     score, policy, before = scores_of(300), Robust(0.5, thinning=thinning), states()
     unchanged = score.clone()
@@ -344,6 +354,7 @@ class Training:
         self.fit = fit
         self.times = torch.zeros(N)
         self.selections: list[ap.Selection] = []
+        self.trained: list[Tensor] = []  # 1 for the samples whose loss an epoch learned from
 
     def losses(self, index: Tensor) -> Tensor:
         common = torch.where(WRONG, 1.0, 0.97**self.pruner.epoch)
@@ -367,6 +378,7 @@ class Training:
             after()
         self.pruner.end_epoch()
         self.times += self.learned
+        self.trained.append(self.learned)
 
     def run(self) -> Training:
         while self.pruner.epoch < self.pruner.epochs:
@@ -393,6 +405,16 @@ def test_the_forward_passes_of_a_run_are_known_beforehand(prune_ratio: float, le
     training = Training(12, fit=0.25, prune_ratio=prune_ratio, noise_rate=0.2).run()
     assert training.selections[-1].suspects is not None
     assert training.pruner.forward_passes == 12 * math.floor(round(left * N, 9))
+
+
+def test_only_what_is_learned_from_counts_as_an_exposure() -> None:
+    training = Training(14, fit=0.25).run()
+    ledger = training.pruner.ledger
+    assert ledger is not None
+    assert ledger.memorising_since is not None
+    assert torch.equal(ledger.exposures, torch.stack(training.trained[ledger.memorising_since :]).sum(0).int())
+    assert parts(training.selections[-1])[1]
+    assert all(ledger.last_seen[i] > ledger.last_trained[i] for i in parts(training.selections[-1])[1])
 
 
 def test_without_memorisation_the_first_half_of_a_run_is_drawn_uniformly() -> None:

@@ -29,12 +29,13 @@ _SMOOTHING = 0.5  # weight of the newest comparison in the running one
 class Ledger:
     """Per sample: weighted sum of centred losses, exposures, when last seen and trained on. Per run: memorisation.
 
-    Memory: 20 bytes a sample, whatever the number of epochs.
+    Memory: 20 bytes a sample, 28 with labels, whatever the number of epochs.
 
     Args:
         num_samples: size N of the data set.
         epochs: of the whole training.
         exponent: a loss counts (1 + n) ** -exponent after n exposures; 0 makes it a plain mean over all epochs.
+        labels: int64 [N], the given labels, so that a sample is compared with its class; None compares it with all.
         device: where it lives.
 
     Attributes:
@@ -49,9 +50,16 @@ class Ledger:
     """
 
     def __init__(
-        self, num_samples: int, epochs: int, *, exponent: float = 0.5, device: torch.device | str = "cpu"
+        self,
+        num_samples: int,
+        epochs: int,
+        *,
+        exponent: float = 0.5,
+        labels: Tensor | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.epochs, self.exponent = epochs, exponent
+        self.labels = None if labels is None else labels.to(device)
         self.total = torch.zeros(num_samples, device=device)
         self.weight = torch.zeros(num_samples, device=device)
         self.exposures = torch.zeros(num_samples, dtype=torch.int32, device=device)
@@ -60,6 +68,7 @@ class Ledger:
         self.memorisation = math.nan
         self.memorising_since: int | None = None
         self.onset_separation: float | None = None
+        self._was_uniform = False
 
     @torch.no_grad()
     def write(self, epoch: int, losses: Tensor, trained: Tensor, *, uniform: bool) -> None:
@@ -69,15 +78,17 @@ class Ledger:
             epoch: its number.
             losses: float [N], NaN where a sample was not seen.
             trained: bool [N], whether the network was trained on the sample; false for those only looked at.
-            uniform: whether the samples were drawn regardless of their losses. Only then do those that the epoch before
-                trained on differ from the others by nothing else, so that memorisation can be told.
+            uniform: whether the samples were drawn without regard to anything known of them. Where this epoch and the
+                one before were, those that the one before trained on differ from the others by nothing else, so that
+                memorisation can be told.
         """
         losses = losses.to(self.total.device, torch.float32)
         seen = ~losses.isnan()
         trained = trained.to(seen.device) & seen
-        if not bool(trained.any()):
+        was_uniform, self._was_uniform = self._was_uniform, uniform
+        if not bool(trained.any()):  # nothing to compare a loss with
             return
-        if uniform and epoch > 0 and self.memorising_since is None:
+        if uniform and was_uniform and self.memorising_since is None:
             self._sense(epoch, losses, trained)
         weights = (1.0 + self.exposures) ** -self.exponent
         weights.masked_fill_(~seen, 0.0)
@@ -106,8 +117,13 @@ class Ledger:
             self.memorising_since = epoch
 
     def mean_loss(self) -> Tensor:
-        """Weighted mean of the centred losses, float32 [N], NaN where a sample was never seen."""
-        return self.total / self.weight.masked_fill(self.weight == 0, math.nan)
+        """Weighted mean of the centred losses, float32 [N], NaN where a sample was never seen.
+
+        With labels it is counted from the lower quartile of the sample's class, so that a class that is rare or hard is
+        not taken for wrong as a whole; its right labels have to be more than a quarter of it.
+        """
+        means = self.total / self.weight.masked_fill(self.weight == 0, math.nan)
+        return means if self.labels is None else means - _lower_quartiles(means, self.labels)[self.labels]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later epochs depend on: tensors and plain values only."""
@@ -115,6 +131,7 @@ class Ledger:
             "memorisation": self.memorisation,
             "memorising_since": self.memorising_since,
             "onset_separation": self.onset_separation,
+            "was_uniform": self._was_uniform,
             **{name: getattr(self, name).cpu().clone() for name in _TABLES},
         }
 
@@ -122,8 +139,20 @@ class Ledger:
         """Take over a state of `state_dict`, bit for bit."""
         for name in ("memorisation", "memorising_since", "onset_separation"):
             setattr(self, name, state[name])
+        self._was_uniform = state["was_uniform"]
         for name in _TABLES:
             getattr(self, name).copy_(state[name])
+
+
+def _lower_quartiles(values: Tensor, labels: Tensor) -> Tensor:
+    """By class the value that a quarter of its known values lie below, float32 [classes]; NaN without one."""
+    known = (~values.isnan()).nonzero().squeeze(1)
+    order = known[values[known].argsort()]
+    order = order[labels[order].argsort(stable=True)]  # by class, and by value within it
+    counts = torch.bincount(labels[order], minlength=int(labels.max()) + 1)
+    first = counts.cumsum(0) - counts
+    place = (first + (counts - 1).clamp_min(0) // 4).clamp_max(max(0, len(order) - 1))
+    return values[order][place].masked_fill(counts == 0, math.nan) if len(order) else counts.float() * math.nan
 
 
 _TABLES = ("total", "weight", "exposures", "last_seen", "last_trained")

@@ -41,6 +41,7 @@ class Selection:
         suspects: int64 [S], ascending: samples whose label the policy takes for wrong, whether they are looked at or
             left out; None for policies that do not tell.
         noise_rate: share of wrong labels in the data set as the policy estimates it; None where it does not, or cannot.
+        uniform: whether the samples were drawn without regard to anything known of them.
     """
 
     indices: Tensor
@@ -48,16 +49,17 @@ class Selection:
     num_samples: int
     suspects: Tensor | None = None
     noise_rate: float | None = None
+    uniform: bool = False
 
     @classmethod
     def full(cls, num_samples: int) -> Selection:
         """All samples, weight 1."""
-        return cls(torch.arange(num_samples), None, num_samples)
+        return cls(torch.arange(num_samples), None, num_samples, uniform=True)
 
     @classmethod
-    def of_mask(cls, keep: _Array) -> Selection:
+    def of_mask(cls, keep: _Array, *, uniform: bool = False) -> Selection:
         """The samples whose entry in a boolean array [N] is true, weight 1."""
-        return cls(torch.from_numpy(np.flatnonzero(keep)), None, len(keep))
+        return cls(torch.from_numpy(np.flatnonzero(keep)), None, len(keep), uniform=uniform)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -304,8 +306,8 @@ class Robust(Policy):
         ramp: epochs over which the suspects left out grow to their full number, at least 1.
         cautious: share of the data set left out as suspect where the network does not memorise, at most.
         suspect: the end of the scores that wrong labels gather at: "high" for losses, "low" for alignment.
-        thinning: whether the other samples are thinned out at "random", or the "easy" ones first, those on the right
-            side of their mean score, and the rest of these weighs more, as in InfoBatch.
+        thinning: whether the other samples are thinned out at "random", those first that were seen last, or the "easy"
+            ones first, those on the right side of their mean score, and the rest of these weighs more, as in InfoBatch.
 
     Source: this library; `docs/beyond.md` has what each ingredient is worth.
     """
@@ -435,7 +437,7 @@ def _longest_unseen(items: _Array, age: _Array, count: int, generator: torch.Gen
 def _uniform(num_samples: int, share_left_out: float, generator: torch.Generator) -> Selection:
     keep = np.zeros(num_samples, dtype=bool)
     keep[_draw(np.arange(num_samples), floor((1 - share_left_out) * num_samples), generator)] = True
-    return Selection.of_mask(keep)
+    return Selection.of_mask(keep, uniform=True)
 
 
 def _draw(items: _Array, count: int, generator: torch.Generator) -> _Array:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,8 @@ class Pruner:
         delta: annealing: the full data from epoch floor(delta * epochs) on (what "full" means is the policy's say);
             None = the policy's own, 0.875 for InfoBatch and SeTa, 1 (never) for the others.
         seed: the key of all draws; the same on every rank.
+        labels: integers [num_samples], the given labels, for methods that compare a sample with its class (`robust`),
+            so that rare classes are not pruned as a whole; the others do not read them.
         device: where trajectories are kept and scored; the default spares the accelerator's memory.
         bank_path: a file to memory-map the trajectories in, for data sets past the RAM.
 
@@ -72,6 +74,7 @@ class Pruner:
         *,
         delta: float | None = None,
         seed: int = 0,
+        labels: Tensor | Sequence[int] | None = None,
         device: torch.device | str = "cpu",
         bank_path: str | None = None,
     ) -> None:
@@ -109,12 +112,12 @@ class Pruner:
             name: one of `alignprune.presets.PRESETS`, such as "infobatch+das".
             num_samples, epochs, seed: as in the class.
             knobs: settings of the method's score or policy to replace, such as ``window=10`` or ``prune_prob=0.75``;
-                ``delta``; ``device`` and ``bank_path`` as in the class.
+                ``delta``; ``labels``, ``device`` and ``bank_path`` as in the class.
 
         Raises:
             ValueError: for an unknown name; TypeError for an unknown setting; both list the known ones.
         """
-        place = {key: knobs.pop(key) for key in ("device", "bank_path") if key in knobs}
+        place = {key: knobs.pop(key) for key in ("labels", "device", "bank_path") if key in knobs}
         preset = presets.get(name).with_knobs(**knobs)
         return cls(num_samples, epochs, preset.score, preset.policy, delta=preset.delta, seed=seed, **place)
 
@@ -314,8 +317,7 @@ class Pruner:
         selection = self.selection
         learned = selection.indices if selection.weights is None else selection.indices[selection.weights > 0]
         trained = torch.zeros(self.num_samples, dtype=torch.bool).index_fill_(0, learned, True)
-        uniform = selection.suspects is None and selection.weights is None
-        self.ledger.write(self.epoch, row, trained, uniform=uniform)
+        self.ledger.write(self.epoch, row, trained, uniform=selection.uniform and not self.policy.in_batch)
 
     def _plan(self, selection: Selection | None, start: int = 0) -> None:
         self._selection = selection
@@ -358,6 +360,7 @@ class Pruner:
             "weights": None if selection is None else selection.weights,
             "suspects": None if selection is None else selection.suspects,
             "noise_rate": None if selection is None else selection.noise_rate,
+            "uniform": selection is not None and selection.uniform,
             "row": row,
             "faults": faults,
             "bank": self.bank.state_dict(),
@@ -410,6 +413,7 @@ class Pruner:
                 num_samples=self.num_samples,
                 suspects=state["suspects"],
                 noise_rate=state["noise_rate"],
+                uniform=state["uniform"],
             )
         self._plan(selection, start=_share(state["position"], 0 if selection is None else len(selection), world))
         if selection is not None and self._reads_pruned and state["refreshed"]:
@@ -618,6 +622,20 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
 def _share(done: int, total: int, world: int) -> int:
     """A rank's part of ``done`` samples of an epoch of ``total``; the end of the epoch stays the end on any world."""
     return -(-total // world) if done >= total else done // world
+
+
+def _checked_labels(labels: Tensor | Sequence[int], num_samples: int) -> Tensor:
+    given = torch.as_tensor(labels)
+    if given.dtype not in (*_INTEGERS, torch.int8) or given.shape != (num_samples,):
+        raise ValueError(
+            f"labels is {given.dtype} of shape {tuple(given.shape)}, expected integers ({num_samples},): the given "
+            f"label of every sample, in the order of the data set"
+        )
+    if int(given.min()) < 0:
+        raise ValueError(
+            f"labels holds {int(given.min())}, expected class ids from 0 on: leave labels out, or map them"
+        )
+    return given.long()
 
 
 def _expect(name: str, value: object, kind: type, example: str) -> None:

@@ -42,9 +42,9 @@ class Score(ABC):
     def memory(self) -> tuple[int, Gaps]:
         """The bank this score reads: (window, gaps)."""
 
-    def ledger(self, num_samples: int, epochs: int) -> Ledger:
-        """The ledger that it reads, empty."""
-        return Ledger(num_samples, epochs)
+    def ledger(self, num_samples: int, epochs: int, labels: Tensor | None = None) -> Ledger:
+        """The ledger that it reads, empty; arguments as in `Ledger`."""
+        return Ledger(num_samples, epochs, labels=labels)
 
     @abstractmethod
     def __call__(self, bank: TrajectoryBank, reference: Tensor, ledger: Ledger | None = None) -> Tensor:
@@ -196,8 +196,8 @@ class ExposureLoss(Score):
     def memory(self) -> tuple[int, Gaps]:
         return 1, "paired"
 
-    def ledger(self, num_samples: int, epochs: int) -> Ledger:
-        return Ledger(num_samples, epochs, exponent=self.exponent)
+    def ledger(self, num_samples: int, epochs: int, labels: Tensor | None = None) -> Ledger:
+        return Ledger(num_samples, epochs, exponent=self.exponent, labels=labels)
 
     def __call__(self, bank: TrajectoryBank, reference: Tensor, ledger: Ledger | None = None) -> Tensor:
         if ledger is None:

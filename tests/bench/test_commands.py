@@ -112,6 +112,18 @@ def test_rows_columns_and_blocks_choose_cells_and_misspelt_ones_are_told(tmp_pat
         commands.chosen_cells(replace(which, columns=("sym_0.5",)), protocol)
 
 
+def test_a_block_is_shown_alone_but_for_a_block_of_full_training() -> None:
+    for name, block, shown in (
+        ("table-1", "50", {"0", "50"}),
+        ("beyond", "CIFAR-100N, features", {"CIFAR-100N, features"}),
+    ):
+        which = SweepConfig(names=(name,), protocol="cpu", blocks=(block,))
+        ((experiment, chosen),) = commands.chosen_cells(which, experiments.PROTOCOLS["cpu"])
+        every = experiments.cells_of(experiment, experiments.PROTOCOLS["cpu"])
+        assert {cell.block for cell in chosen} == shown
+        assert list(chosen) == [cell for cell in every if cell.block in shown]
+
+
 @pytest.mark.usefixtures("tiny")
 def test_the_equal_budget_gives_every_method_as_many_samples_and_runs_of_its_own(tmp_path: Path) -> None:
     sweep(tmp_path, seeds=1, budget="equal")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from alignprune.bench.diagnosis import kept_noise, mean_of_known, noise_auroc
@@ -31,3 +32,9 @@ def test_kept_noise_counts_the_kept() -> None:
     selection = Selection(torch.tensor([0, 2, 3, 5]), None, 6)
     assert kept_noise(selection, torch.tensor([True, True, True, False, True, False])) == 0.5
     assert mean_of_known([math.nan, 1.0, 3.0]) == 2.0
+
+
+def test_kept_noise_leaves_out_what_is_only_looked_at() -> None:
+    wrong = torch.tensor([True, False, True, True, False, True])
+    selection = Selection(torch.tensor([0, 1, 3, 4, 5]), torch.tensor([1.25, 1.25, 0.0, 1.25, 0.0]), 6)
+    assert kept_noise(selection, wrong) == pytest.approx(1 / 3)  # 0, 1 and 4 are trained on

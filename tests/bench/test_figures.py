@@ -338,6 +338,57 @@ def test_suspicion_is_drawn_above_the_losses_of_both_kinds(tmp_path: Path, monke
     assert len(looks) == len(STATISTICS) + 1
 
 
+def test_suspicion_is_drawn_from_the_trace_of_each_cells_first_seed(
+    tmp_path: Path, draw: Callable[..., Figure]
+) -> None:
+    cells = grid(("",), ("digits",), ("sym_0.4", "sym_0.5")) + grid(("",), ("images",), ("real",))
+    runs = {4: memorised(6, 40, True), 2: memorised(9, 40, True)}
+    for cell in cells[:2]:
+        for seed, run in runs.items():
+            write_run(tmp_path, cell, seed, accuracy=0.5)
+            folder = tmp_path / "cpu" / f"made-{cell.key}" / f"seed{seed}"
+            arrays = {"losses": run.losses, "margins": run.margins, "is_noisy": run.is_noisy}
+            np.savez(folder / "trace.npz", **arrays, reference=run.reference)
+    figure = draw(cells, "suspicion")
+    titled = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert list(titled) == ["digits, sym_0.4", "digits, sym_0.5"]
+    for axes in titled.values():
+        ((epochs, drawn),) = lines(axes)["mean loss since the start"]
+        assert epochs == list(range(1, 10))  # seed 2
+        means = np.nanmean(runs[2].losses, axis=0)
+        assert drawn[-1] == pytest.approx(roc_auc_score(runs[2].is_noisy, means))
+    assert "The first seed of each cell." in caption(figure)
+    assert "Left out, without runs or without such a value: images, real." in caption(figure)
+
+
+def test_suspicion_without_a_run_or_its_trace_says_what_to_do(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    cells = grid(("",), ("digits",), ("sym_0.4",))
+    with pytest.raises(ValueError, match="no run to draw .*alignprune sweep figure-9 --protocol cpu"):
+        draw(cells, "suspicion")
+    write_run(tmp_path, cells[0], 0, accuracy=0.5)
+    with pytest.raises(FileNotFoundError, match="trace.npz does not exist, .* train it with --trace"):
+        draw(cells, "suspicion")
+
+
+def test_full_training_is_the_line_and_its_stopped_run_and_the_oracle_are_bars(
+    tmp_path: Path, draw: Callable[..., Figure]
+) -> None:
+    half = {"method": "full", "prune_ratio": 0.5, "budget": "equal"}
+    cells = [
+        Cell("", "Full-training", "real", {"method": "full"}),
+        Cell("", "Full-training, stopped", "real", half),
+        Cell("", "Oracle", "real", {**half, "oracle": True}),
+    ]
+    for cell, accuracy in zip(cells, (0.5, 0.4, 0.7), strict=True):
+        write_run(tmp_path, cell, 0, accuracy=accuracy)
+    (axes,) = draw(cells).axes
+    assert {row: heights(bar) for row, bar in bars(axes).items()} == {
+        "Full-training, stopped": [40.0],
+        "Oracle": [70.0],
+    }
+    assert [y for _, y in lines(axes)["full training"]] == [[50.0, 50.0]]
+
+
 def test_suspicion_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="panels is empty, expected a run at least"):
         figures.suspicion({}, tmp_path / "picture.png")

@@ -111,7 +111,9 @@ def rates(recipe: Recipe, steps: int) -> list[float]:
     return [lr_and_momentum(recipe, step / steps)[0] for step in range(steps)]
 
 
-@pytest.mark.parametrize("name, last", [("sgd", 0.0), ("divbs", 1e-4), ("prune4rel", 1e-4), ("sop", 2e-4)])
+@pytest.mark.parametrize(
+    "name, last", [("sgd", 0.0), ("divbs", 1e-4), ("prune4rel", 1e-4), ("sop", 2e-4), ("features", 0.0)]
+)
 def test_cosine_is_torchs_annealing(name: str, last: float) -> None:
     recipe = RECIPES[name]
     expected = torch_rates(recipe.lr, 300, lambda sgd: lr_scheduler.CosineAnnealingLR(sgd, T_max=300, eta_min=last))
@@ -181,6 +183,14 @@ def test_the_learning_rate_grows_with_the_batch_where_it_is_stated_for_one() -> 
     assert replace(deit, batch_size=256).peak_lr == pytest.approx(2.5e-4)
     assert lr_and_momentum(replace(deit, batch_size=256), 0.05)[0] == pytest.approx(2.5e-4)
     assert replace(RECIPES["sgd"], batch_size=512).peak_lr == 0.1
+
+
+def test_features_are_trained_as_torch_trains_them_by_default() -> None:
+    recipe, parameter = RECIPES["features"], nn.Parameter(torch.zeros(1))
+    optimizer, usual = make_optimizer(recipe, [parameter]), torch.optim.Adam([parameter])
+    assert type(optimizer) is torch.optim.Adam
+    for name in ("lr", "betas", "eps", "weight_decay"):
+        assert optimizer.param_groups[0][name] == usual.param_groups[0][name]
 
 
 def test_constant_stays() -> None:

@@ -118,6 +118,21 @@ def test_a_measure_that_the_runs_lack_is_refused(tmp_path: Path) -> None:
         Store(tmp_path).values(["aaa"], ["acuracy"], "cpu")
 
 
+def test_what_a_run_estimates_of_its_noise_has_columns_that_every_file_has(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "aaa", 0, estimated_noise_rate=0.4)
+    lines = [{"epoch": 1, "memorisation": None}, {"epoch": 2, "memorisation": 0.25, "estimated_noise_rate": 0.4}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    archive(folder)
+    archived(tmp_path, "bbb", 0)  # of a method that estimates nothing
+    found = Store(tmp_path).values(["aaa", "bbb"], ["estimated_noise_rate"], "cpu")
+    assert found == {("aaa", "estimated_noise_rate"): {0: 0.4}, ("bbb", "estimated_noise_rate"): {0: None}}
+    rows = Store(tmp_path).epochs(["aaa", "bbb"], "cpu")
+    assert [row["memorisation"] for row in rows] == [None, 0.25, None, None]
+    assert [row["estimated_noise_rate"] for row in rows] == [None, 0.4, None, None]
+    (empty,) = Store(tmp_path / "empty").query("SELECT avg(memorisation) AS mean FROM epochs")
+    assert empty == {"mean": None}
+
+
 def test_queries_join_runs_and_epochs_and_take_parameters(tmp_path: Path) -> None:
     archived(tmp_path, "aaa", 0, accuracy=0.7)
     archived(tmp_path, "bbb", 0)

@@ -298,6 +298,40 @@ def test_blocks_with_their_own_full_training_are_compared_with_it(filled: Callab
     assert [line.split("|")[-2].strip() for line in lines_of(text, "| InfoBatch |")] == ["-10.0", "+20.0"]
 
 
+def beyond() -> list[Cell]:
+    """Full training, the same stopped, and the oracle: all of method full, and only the first the baseline."""
+    full = {"method": "full", "noise": "real"}
+    half = {"prune_ratio": 0.5, "budget": "equal"}
+    return [
+        Cell("", "Full-training", "real", full),
+        Cell("", "Full-training, stopped", "real", {**full, **half}),
+        Cell("", "InfoBatch", "real", {**full, **half, "method": "infobatch"}),
+        Cell("", ORACLE, "real", {**full, **half, "oracle": True}),
+        Cell("", "Oracle, whole", "real", {**full, "oracle": True}),
+    ]
+
+
+def test_neither_a_stopped_full_training_nor_the_oracle_is_the_baseline(filled: Callable[..., Store]) -> None:
+    cells = beyond()
+    assert [e.is_full_training for e in entries(experiment(cells), CPU, filled({}, cells))] == [True] + 4 * [False]
+    values = (0.50, 0.45, 0.55, 0.70, 0.75)
+    store = filled({(cell.row, cell.column): (value,) for cell, value in zip(cells, values, strict=True)}, cells)
+    lines = lines_of(render(experiment(cells, "beyond"), CPU, store, "markdown"), " | ")[2:]
+    assert [line.split("|")[-2].strip() for line in lines] == ["", "-5.0", "+5.0", "+20.0", "+25.0"]
+
+
+def test_the_estimated_noise_rate_is_shown_in_percent_where_there_is_one(tmp_path: Path) -> None:
+    cells = beyond()[:3]
+    for cell, rates in zip(cells, ((None, None), (None, None), (0.41, 0.43)), strict=True):
+        for seed, rate in enumerate(rates):
+            write_run(tmp_path, CPU, cell, seed, accuracy=0.5, estimated_noise_rate=rate)
+    text = render(experiment(cells), CPU, Store(tmp_path), "markdown", measures=("estimated_noise_rate",))
+    half = scipy.stats.t.ppf(0.975, 1) * 1  # of 41 % and 43 %
+    assert lines_of(text, "| InfoBatch |") == [f"| InfoBatch | 42.0 ± {half:.1f} |"]
+    assert lines_of(text, "| Full-training |") == ["| Full-training | n/a |"]
+    assert "wrong labels as estimated [%]" in text
+
+
 def test_tables_without_full_training_have_no_mean_delta(filled: Callable[..., Store]) -> None:
     cells = table_1()[2:]
     store = filled({("InfoBatch", "clean"): (0.7,)}, cells)

@@ -272,7 +272,7 @@ def test_the_losses_of_right_and_wrong_labels_are_kept_for_figures(images: str, 
     assert stored["is_noisy"].mean() == pytest.approx(0.3, abs=0.02)
 
 
-# -- holdout, oracle, trace --------------------------------------------------------------------------------
+# -- holdout, oracle, trace, robust ------------------------------------------------------------------------
 
 
 def digits(method: str, out: Path, **settings: Any) -> TrainConfig:
@@ -280,6 +280,10 @@ def digits(method: str, out: Path, **settings: Any) -> TrainConfig:
     shared = {"dataset": "digits", "noise": "symmetric", "noise_rate": 0.4, "limit": 200, "device": "cpu"}
     recipe = {"recipe.epochs": 6, "recipe.batch_size": 32, "evaluate_every": 6}
     return configure({**shared, **recipe, "method": method, "out": str(out), **settings})
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_holdout_is_judged_in_place_of_the_test_set_and_never_trained_on(tmp_path: Path) -> None:
@@ -396,6 +400,47 @@ def test_a_trace_is_the_same_after_a_resume_and_changes_nothing(method: str, tmp
         assert (1 - seen.mean(1)).tolist() == pytest.approx(shares, abs=1e-9)
         references = [np.nan if row["reference_loss"] is None else row["reference_loss"] for row in rows]
         np.testing.assert_allclose(ours["reference"], references, rtol=1e-6)
+
+
+def test_robust_goes_on_with_its_suspects_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    settings = {"recipe": "features", "recipe.epochs": 10, "recipe.batch_size": 16, "recipe.lr": 5e-3}
+    whole = train(digits("robust", tmp_path / "whole", **settings))
+    with pytest.raises(Stop):
+        train(digits("robust", tmp_path / "cut", **settings), StopAfter(5))
+    before = metrics_of(tmp_path / "cut")
+    assert len(before) == 5
+    assert before[-1]["memorisation"] > 0.1
+    assert before[-1]["estimated_noise_rate"] > 0  # suspects were left out before the interruption
+    resumed = train(digits("robust", tmp_path / "cut", resume=True, **settings))
+    assert comparable(resumed) == comparable(whole)
+    rows = [metrics_of(tmp_path / name) for name in ("whole", "cut")]
+    assert [comparable(row) for row in rows[0]] == [comparable(row) for row in rows[1]]
+    ends = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"] for name in ("whole", "cut")]
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+    assert whole["estimated_noise_rate"] == rows[0][-1]["estimated_noise_rate"]
+
+
+def test_methods_that_estimate_no_noise_rate_store_none(tmp_path: Path) -> None:
+    result = train(digits("infobatch", tmp_path / "run", **{"recipe.epochs": 2}))
+    assert result["estimated_noise_rate"] is None
+    assert all(row["memorisation"] is row["estimated_noise_rate"] is None for row in metrics_of(tmp_path / "run"))
+
+
+def test_robust_judges_relabelled_samples_by_plain_cross_entropy(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 160)
+    x = (rng.normal(size=(160, 6)) + np.eye(2, 6)[y]).astype(np.float32)
+    np.savez(tmp_path / "two.npz", x_train=x[:120], y_train=y[:120], x_test=x[120:], y_test=y[120:])
+    settings = {"dataset": str(tmp_path / "two.npz"), "limit": None, "trace": True, "policy.noise_rate": 0.4}
+    sop = {"relabel": "cifar10n", "relabel.consistency": 0.0, "relabel.balance": 0.0}
+    train(digits("robust", tmp_path / "run", **settings, **sop))
+    # with two classes the margin says all: -log p = log(1 + exp(-margin)), and NaN where a sample was left out
+    trace, pruners = Trace.load(tmp_path / "run/trace.npz"), np.load(tmp_path / "run/losses.npz")
+    expected = torch.nn.functional.softplus(-trace.margins.float())
+    for epochs, losses in ((range(6), trace.losses), (pruners["epochs"] - 1, torch.from_numpy(pruners["losses"]))):
+        torch.testing.assert_close(losses.float(), expected[epochs], rtol=2e-3, atol=2e-3, equal_nan=True)
+    assert trace.losses.isfinite().float().mean(1).tolist() == pytest.approx([0.5] * 6)
+    assert metrics_of(tmp_path / "run")[-1]["estimated_noise_rate"] == 0.4  # it left suspects out
 
 
 def test_the_losses_shown_are_of_their_epoch_also_in_runs_longer_than_the_window(tmp_path: Path) -> None:

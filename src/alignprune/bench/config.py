@@ -74,6 +74,9 @@ class TrainConfig:
             with their given labels, the paper's control), "none", a coreset method that chooses a pseudo-clean set
             ("small-loss", "moderate", ...), or a file of training indices (.npy, .pt or .txt).
         reference_size: samples of the reference, at most; at least 10.
+        protect_classes: whether methods that can compare a sample with its class (robust) are given the labels.
+        imbalance: share of its samples that the last class keeps, in (0, 1]; the first keeps all, those between
+            exponentially fewer. None leaves the classes as they are.
         limit: train on a random, class-balanced subset of this size.
         holdout: share of the training set, in (0, 1), that is held out and takes the place of the test set, with its
             given (noisy) labels: for choosing settings without looking at the test set.
@@ -112,6 +115,8 @@ class TrainConfig:
     proxy_epochs: int | None = None
     reference: str = "auto"
     reference_size: int = 10_000
+    protect_classes: bool = True
+    imbalance: float | None = None
     limit: int | None = None
     holdout: float | None = None
     seed: int = 0
@@ -133,6 +138,11 @@ class TrainConfig:
         integer("evaluate_every", self.evaluate_every, at_least=1, remedy="1 evaluates after every epoch")
         if self.limit is not None:
             integer("limit", self.limit, at_least=1, remedy="training samples")
+        if self.imbalance is not None and not 0 < self.imbalance <= 1:
+            raise ValueError(
+                f"imbalance={self.imbalance!r} is out of range, expected a share in (0, 1]: 0.1 leaves the last class a "
+                f"tenth"
+            )
         if self.holdout is not None and not 0 < self.holdout < 1:
             raise ValueError(
                 f"holdout={self.holdout!r} is out of range, expected a share in (0, 1): 0.1 holds out a tenth"

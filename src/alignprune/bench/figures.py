@@ -41,6 +41,7 @@ _SHADES, _STROKES = 6, ("-", "--")  # of thin lines: yellow is too pale and grey
 _FULL, _PAPER = "full training", "paper"
 _LAST_IN_LEGEND = ("", _FULL, _PAPER)
 _INTERVAL = "Mean over the seeds with its 95 % t-interval."
+_FIRST_SEED = "The first seed of each cell."
 _WIDTH, _LETTERS = 10, 130  # of a picture, in inches, and how many letters fit into it
 _EPOCHS_SHOWN = 3
 _NAMES_SHOWN = 4
@@ -110,6 +111,11 @@ def suspicion(panels: Mapping[str, Path | History], path: Path) -> None:
     """
     if not panels:
         raise ValueError("panels is empty, expected a run at least: give its trace.npz by its title")
+    _save(_suspicion_figure(panels), path)
+
+
+def _suspicion_figure(panels: Mapping[str, Path | History], heading: str = "") -> Figure:
+    """A line of plots above a line of plots: the areas under the curves, and the mean losses."""
     histories = {title: load(run) if isinstance(run, Path) else run for title, run in panels.items()}
     abreast = min(len(histories), 3)
     lines = math.ceil(len(histories) / abreast)
@@ -129,8 +135,17 @@ def suspicion(panels: Mapping[str, Path | History], path: Path) -> None:
     for axes in grid[-2:, (len(histories) - 1) % abreast + 1 :].ravel():
         axes.remove()
     labels = _handles(figure.axes)
-    figure.legend(labels.values(), labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    _save(figure, path)
+    figure.legend(
+        labels.values(),
+        labels,
+        title=heading,
+        title_fontsize=12,
+        loc="outside upper center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+    )
+    return figure
 
 
 def _paint_auroc(axes: Axes, found: Mapping[str, _Array]) -> None:
@@ -154,7 +169,7 @@ def _paint_mean_losses(axes: Axes, history: History) -> None:
 
 
 def draw(experiment: Experiment, protocol: Protocol, store: Store, path: Path) -> list[Path]:
-    """Draw a figure of the paper, or a table as bars.
+    """Draw a figure, or a table as bars.
 
     Args:
         experiment: what to draw; its `draw` says how.
@@ -167,45 +182,23 @@ def draw(experiment: Experiment, protocol: Protocol, store: Store, path: Path) -
 
     Raises:
         ValueError: for another suffix, where no cell has a run to draw, and for "lines" over columns without numbers.
+        FileNotFoundError: for "suspicion" of a run without a trace.
     """
     choice("suffix of path", path.suffix, (".png", ".svg", ".pdf"))
     kind = experiment.draw or "bars"
-    choice(f"draw of {experiment.name}", kind, [*_KINDS, "suspicion"])
+    choice(f"draw of {experiment.name}", kind, _KINDS)
     shown = tables.entries(experiment, protocol, store)
-    if kind == "suspicion":
-        suspicion(_traced(experiment, protocol, store, shown), path)
-        return [path]
     picture = _KINDS[kind](experiment, protocol, store, shown)
-    if not picture.panels:
+    if not picture.drawn:
         raise ValueError(
             f"{experiment.name} has no run to draw under protocol {protocol.name!r}: "
             f"alignprune sweep {experiment.name} --protocol {protocol.name}"
         )
-    figure = _figure(picture, f"{experiment.title} ({experiment.name}, protocol {protocol.name})")
+    figure = picture.lay_out(f"{experiment.title} ({experiment.name}, protocol {protocol.name})")
     caption = _caption(experiment, protocol, picture, shown)
     figure.supxlabel(textwrap.fill(caption, 160), x=0.01, ha="left", fontsize=8)
     _save(figure, path)
     return [path]
-
-
-def _traced(
-    experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]
-) -> dict[str, Path | History]:
-    """By title the trace of each cell's first seed, of the cells that have one."""
-    folders: dict[str, Path] = {}
-    for run in store.runs({entry.cell.key for entry in shown}, protocol.name):
-        folders.setdefault(run["key"], Path(run["folder"]))
-    found: dict[str, Path | History] = {
-        f"{entry.cell.row}, {entry.cell.column}": folders[entry.cell.key] / trace.FILE
-        for entry in shown
-        if entry.cell.key in folders
-    }
-    if not found:
-        raise ValueError(
-            f"{experiment.name} has no run to draw under protocol {protocol.name!r}: "
-            f"alignprune sweep {experiment.name} --protocol {protocol.name}"
-        )
-    return found
 
 
 @dataclass(frozen=True)
@@ -220,18 +213,14 @@ class _Picture:
     """What a kind of figure makes of the entries.
 
     Attributes:
-        panels: its parts, in reading order.
-        abreast: how many of them stand side by side.
-        drawn: the entries in them.
-        caption: what they show.
-        same_scale: whether all have one vertical axis.
+        lay_out: makes the figure under a title.
+        drawn: the entries in it.
+        caption: what it shows.
     """
 
-    panels: list[_Panel]
-    abreast: int
+    lay_out: Callable[[str], Figure]
     drawn: list[Entry]
     caption: str
-    same_scale: bool = False
 
 
 def _bars(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
@@ -249,7 +238,7 @@ def _bars(experiment: Experiment, protocol: Protocol, store: Store, shown: Seque
         label = experiment.column_label if all(_is_number(entry.cell.column) for entry in bars) else ""
         panels.append(_Panel(_block_title(experiment, block), paint, label))
     one_measure = len({measure for _, measure in blocks}) == 1
-    return _Picture(panels, abreast, drawn, _INTERVAL, same_scale=one_measure)
+    return _Picture(partial(_figure, panels, abreast, same_scale=one_measure), drawn, _INTERVAL)
 
 
 def _paint_bars(
@@ -312,7 +301,7 @@ def _lines(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequ
     for (block, _), points in _blocks(drawn).items():
         paint = partial(_paint_lines, points=points, rows=_rows(drawn))
         panels.append(_Panel(_block_title(experiment, block), paint, experiment.column_label))
-    return _Picture(panels, 3, drawn, _INTERVAL)
+    return _Picture(partial(_figure, panels, 3), drawn, _INTERVAL)
 
 
 def _paint_lines(axes: Axes, points: Sequence[Entry], rows: Sequence[str]) -> None:
@@ -337,9 +326,7 @@ def _losses(experiment: Experiment, protocol: Protocol, store: Store, shown: Seq
     """A line of panels a cell: how the losses of its first seed are distributed, early, midway and late."""
     panels: list[_Panel] = []
     drawn, abreast = [], 1
-    folders: dict[str, Path] = {}
-    for run in store.runs({entry.cell.key for entry in shown}, protocol.name):
-        folders.setdefault(run["key"], Path(run["folder"]))
+    folders = _first_seeds(protocol, store, shown)
     for entry in _cells(shown):
         file = folders[entry.cell.key] / "losses.npz" if entry.cell.key in folders else None
         if file is None or not file.exists():
@@ -355,7 +342,7 @@ def _losses(experiment: Experiment, protocol: Protocol, store: Store, shown: Seq
             panels.append(_Panel(f"{_name(experiment, entry)}\nepoch {epochs[k]}", paint, "training loss"))
         drawn.append(entry)
         abreast = max(abreast, len(chosen))
-    return _Picture(panels, abreast, drawn, "The first seed of each cell.")
+    return _Picture(partial(_figure, panels, abreast), drawn, _FIRST_SEED)
 
 
 def _paint_losses(axes: Axes, losses: _Array, wrong: _Array, limit: float) -> None:
@@ -373,7 +360,7 @@ def _trajectories(experiment: Experiment, protocol: Protocol, store: Store, show
     for entry in drawn:
         paint = partial(_paint_trajectories, epochs=epochs[entry.cell.key])
         panels.append(_Panel(_name(experiment, entry), paint, "epoch"))
-    return _Picture(panels, 3, drawn, "Mean over the seeds.")
+    return _Picture(partial(_figure, panels, 3), drawn, "Mean over the seeds.")
 
 
 def _paint_trajectories(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
@@ -393,25 +380,42 @@ def _paint_trajectories(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None
     axes.set_ylim(bottom=0)
 
 
+def _suspicions(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
+    """A panel a cell: how well statistics of the losses of its first seed find wrong labels."""
+    folders = _first_seeds(protocol, store, shown)
+    drawn = [entry for entry in _cells(shown) if entry.cell.key in folders]
+    panels = {_name(experiment, entry): folders[entry.cell.key] / trace.FILE for entry in drawn}
+    return _Picture(partial(_suspicion_figure, panels), drawn, _FIRST_SEED)
+
+
+def _first_seeds(protocol: Protocol, store: Store, shown: Sequence[Entry]) -> dict[str, Path]:
+    """By key the folder of the run with the lowest seed, of the cells that have one."""
+    folders: dict[str, Path] = {}
+    for run in store.runs({entry.cell.key for entry in shown}, protocol.name):
+        folders.setdefault(run["key"], Path(run["folder"]))
+    return folders
+
+
 _KINDS: dict[str, Callable[[Experiment, Protocol, Store, Sequence[Entry]], _Picture]] = {
     "bars": _bars,
     "lines": _lines,
     "losses": _losses,
     "trajectories": _trajectories,
+    "suspicion": _suspicions,
 }
 
 
-def _figure(picture: _Picture, title: str) -> Figure:
-    """Lay out the panels and paint them; those without an own legend share one, below the title."""
-    abreast = min(picture.abreast, len(picture.panels))
-    lines = math.ceil(len(picture.panels) / abreast)
+def _figure(panels: Sequence[_Panel], abreast: int, title: str, *, same_scale: bool = False) -> Figure:
+    """Lay out panels, so many side by side, and paint them; those without an own legend share one, below the title."""
+    abreast = min(abreast, len(panels))
+    lines = math.ceil(len(panels) / abreast)
     figure = Figure(figsize=(_WIDTH, 1.4 + 2.9 * lines), layout="constrained")
-    grid = figure.subplots(lines, abreast, squeeze=False, sharey=picture.same_scale).ravel()
-    for axes, panel in zip(grid, picture.panels, strict=False):
+    grid = figure.subplots(lines, abreast, squeeze=False, sharey=same_scale).ravel()
+    for axes, panel in zip(grid, panels, strict=False):
         panel.paint(axes)
         axes.set_title(panel.title, fontsize=10)
         axes.set_xlabel(panel.label)
-    for axes in grid[len(picture.panels) :]:
+    for axes in grid[len(panels) :]:
         axes.remove()
     shared = [axes for axes in figure.axes if axes.get_legend() is None]
     labels = _handles(shared)

@@ -93,7 +93,15 @@ class _Run:
         self.data = data = static.subset(config, whole, proxy_of)
         size = len(data.labels)
         epochs = config.epochs_on(size / self.whole_size)
-        self.pruner = Pruner(size, epochs, config.score, config.chosen_policy, delta=config.delta, seed=config.seed)
+        self.pruner = Pruner(
+            size,
+            epochs,
+            config.score,
+            config.chosen_policy,
+            delta=config.delta,
+            seed=config.seed,
+            labels=data.labels if config.protect_classes else None,
+        )
         self.reference = references.make(config, whole, device, proxy_of)
         network = models.create(
             config.model_for(data.input_shape),
@@ -457,6 +465,8 @@ def _data(config: TrainConfig) -> ClassificationData:
         seed=config.seed,
         image_size=config.image_size,
     )
+    if config.imbalance is not None:
+        data = datasets.long_tail(data, config.imbalance, config.seed)
     if config.limit is not None:
         data = datasets.limit(data, config.limit, config.seed)
     return data if config.holdout is None else _held_out(data, config.holdout, config.seed)

@@ -23,7 +23,16 @@ from alignprune.bench.data.imagenet import IMAGENET, imagenet
 from alignprune.bench.data.news import NEWS, NEWS20, NEWS20_DOCUMENT, NEWS_DOCUMENT, news
 from alignprune.bench.data.records import DATA_ROOT, DatasetRecord, DatasetStatus, check_noise, data_root, status
 from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
-from alignprune.bench.data.views import ClassificationData, ImageFiles, PathLike, Samples, TensorData, limit, subset
+from alignprune.bench.data.views import (
+    ClassificationData,
+    ImageFiles,
+    PathLike,
+    Samples,
+    TensorData,
+    limit,
+    long_tail,
+    subset,
+)
 from alignprune.bench.data.webvision import WEBVISION, webvision
 
 __all__ = [
@@ -53,6 +62,7 @@ __all__ = [
     "imagenet",
     "limit",
     "load",
+    "long_tail",
     "news",
     "subset",
     "webvision",

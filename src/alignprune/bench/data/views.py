@@ -275,6 +275,27 @@ def limit(data: ClassificationData, size: int, seed: int) -> ClassificationData:
     return subset(data, balanced(data.labels, data.num_classes, size, torch.Generator().manual_seed(seed)))
 
 
+def long_tail(data: ClassificationData, imbalance: float, seed: int) -> ClassificationData:
+    """Thin out the classes so that the last has a share of its samples left and the first all, exponentially between.
+
+    Args:
+        data: The data.
+        imbalance: Share of its samples that the last class keeps, in (0, 1]; class c of C keeps imbalance^(c / (C - 1)).
+        seed: Seed of the draw; torch's global generator is not used.
+
+    Returns:
+        The same data with fewer training samples, by their true class where it is known; each class keeps one at least.
+    """
+    labels = data.labels if data.clean_labels is None else data.clean_labels
+    generator = torch.Generator().manual_seed(seed)
+    kept = []
+    for c in range(data.num_classes):
+        members = torch.nonzero(labels == c).flatten()
+        count = max(1, round(len(members) * imbalance ** (c / max(1, data.num_classes - 1))))
+        kept.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    return subset(data, torch.cat(kept).sort().values)
+
+
 def subset(data: ClassificationData, indices: Tensor) -> ClassificationData:
     """Keep some of the training samples; test and reference stay as they are.
 
