@@ -315,3 +315,38 @@ def test_exposure_loss_refuses_a_missing_ledger_and_a_wrong_exponent() -> None:
         ExposureLoss()(TrajectoryBank(9, 1), torch.full((9,), NAN))
     with pytest.raises(ValueError, match=r"exponent=-1 is out of range.*0 counts all"):
         ExposureLoss(exponent=-1)
+
+
+# -- classes -----------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 1000), classes=st.integers(1, 6))
+@settings(max_examples=50, deadline=None)
+def test_with_labels_a_mean_is_counted_from_the_lower_quartile_of_its_class(seed: int, classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(1, 40))
+    labels = rng.integers(0, classes, size)
+    labels[0] = classes + 1  # a class of one sample, beside one that has none
+    plain, by_class = Ledger(size, 10), Ledger(size, 10, labels=torch.from_numpy(labels))
+    for t, epoch in enumerate(random_epochs(seed, size, 4)):
+        enter(plain, t, epoch)
+        enter(by_class, t, epoch)
+    means = plain.mean_loss().double().tolist()
+    expected = []
+    for i, mean in enumerate(means):
+        known = sorted(
+            value for value, label in zip(means, labels, strict=True) if label == labels[i] and value == value
+        )
+        expected.append(mean - known[(len(known) - 1) // 4] if known else NAN)
+    np.testing.assert_allclose(by_class.mean_loss().numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_epoch_after_one_that_was_not_uniform_tells_nothing_of_memorisation() -> None:
+    n = 200
+    first, second = torch.arange(n) % 2 == 0, torch.arange(n) < n // 2
+    for before, sensed in ((True, True), (False, False)):
+        ledger = Ledger(n, 10)
+        ledger.write(0, torch.where(first, 1.0, NAN), first, uniform=before)
+        losses = torch.where(first, 0.5, 1.0).where(second, torch.tensor(NAN))
+        ledger.write(1, losses, second, uniform=True)
+        assert (not math.isnan(ledger.memorisation)) is sensed

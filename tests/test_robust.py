@@ -462,3 +462,33 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_with_suspects_is_the_same_run()
             assert suspects_of(one) == suspects_of(other)
         assert torch.equal(resumed.pruner.scores.view(torch.int32), whole.pruner.scores.view(torch.int32))
         assert resumed.pruner.forward_passes == whole.pruner.forward_passes
+
+
+# -------------------------------------------------------------------------- classes
+
+
+def test_with_labels_a_hard_class_is_not_left_out_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    rare = torch.arange(N) % 20 == 0
+    monkeypatch.setitem(globals(), "START", START + torch.where(rare, 1.2, 0.0))
+    suspected = {}
+    for name, labels in (("without", None), ("with", rare.long())):
+        last = Training(24, fit=0.25, labels=labels).run().selections[-1]
+        mask = torch.zeros(N, dtype=torch.bool)
+        mask[suspects_of(last)] = True
+        suspected[name] = float(mask[rare & ~WRONG].float().mean())
+        assert float(mask[WRONG].float().mean()) > 0.9
+    assert suspected["without"] > 0.5
+    assert suspected["with"] < 0.1
+
+
+@pytest.mark.parametrize(
+    "labels, told",
+    [
+        (torch.zeros(9, dtype=torch.int64), r"shape \(9,\), expected integers \(10,\)"),
+        (torch.zeros(10), r"float32 of shape \(10,\), expected integers"),
+        ([0] * 9 + [-1], "labels holds -1, expected class ids from 0 on"),
+    ],
+)
+def test_labels_that_cannot_be_the_given_ones_are_refused(labels: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        ap.Pruner.from_preset("robust", num_samples=10, epochs=5, labels=labels)

@@ -91,7 +91,9 @@ class Pruner:
 
         window, gaps = score.memory
         self.bank = TrajectoryBank(self.num_samples, window, gaps=gaps, device=self.device, path=bank_path)
-        self.ledger = score.ledger(self.num_samples, self.epochs) if score.needs_ledger or policy.needs_ledger else None
+        known = None if labels is None else _checked_labels(labels, self.num_samples)
+        remembers = score.needs_ledger or policy.needs_ledger
+        self.ledger = score.ledger(self.num_samples, self.epochs, known) if remembers else None
         self.reference = torch.full((self.epochs + 1,), math.nan, dtype=torch.float64)
         self.scores = torch.full((self.num_samples,), math.nan)
         self.epoch = 0

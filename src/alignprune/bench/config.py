@@ -140,8 +140,8 @@ class TrainConfig:
             integer("limit", self.limit, at_least=1, remedy="training samples")
         if self.imbalance is not None and not 0 < self.imbalance <= 1:
             raise ValueError(
-                f"imbalance={self.imbalance!r} is out of range, expected a share in (0, 1]: 0.1 leaves the last class a "
-                f"tenth"
+                f"imbalance={self.imbalance!r} is out of range, expected a share in (0, 1]: 0.1 leaves the last "
+                f"class a tenth"
             )
         if self.holdout is not None and not 0 < self.holdout < 1:
             raise ValueError(

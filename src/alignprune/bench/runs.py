@@ -4,6 +4,7 @@ config.json   what was run, every setting resolved
 metrics.jsonl one line an epoch
 checkpoint.pt everything that the rest of the run depends on
 losses.npz    recorded losses by sample half-way and at the end, where the truth is known
+trace.npz     losses and margins by sample in every epoch, with --trace
 result.json   written last: a folder that has it is complete
 """
 

@@ -284,7 +284,8 @@ def _mean_delta(
     only_accuracies = all(entry.measure == MEASURES["accuracy"] for entry in line.values())
     if not only_accuracies or first.is_full_training or not full:
         return ""
-    row, base = ([_value(entries.get(column)) for column in columns] for entries in (line, full))
+    own = [column for column in columns if column in line]
+    row, base = ([_value(entries.get(column)) for column in own] for entries in (line, full))
     mean = float(np.mean(row)) - float(np.mean(base))
     printed = _printed_mean_delta(experiment.name, first.cell.block, first.cell.row, columns)
     if math.isnan(mean):

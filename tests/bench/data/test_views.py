@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from alignprune.bench.data import ClassificationData, arrays, limit, load, subset
+from alignprune.bench.data import ClassificationData, arrays, limit, load, long_tail, subset
 from alignprune.bench.data.transforms import Cutout
 from alignprune.bench.data.views import FileNames
 
@@ -218,3 +218,19 @@ def test_file_names_are_a_sequence_of_paths(tmp_path: Path) -> None:
 def test_file_names_take_little_more_than_their_characters(tmp_path: Path) -> None:
     names = [f"n{i:08d}/{i:08d}.jpg" for i in range(10_000)]
     assert len(pickle.dumps(FileNames(tmp_path, names))) < sum(map(len, names)) + 8 * len(names) + 1000
+
+
+@pytest.mark.parametrize("imbalance", [1.0, 0.1])
+def test_a_long_tail_thins_out_the_classes_exponentially_by_their_true_labels(imbalance: float) -> None:
+    data = load("digits", noise="symmetric", noise_rate=0.3, seed=1)
+    thinned = long_tail(data, imbalance, seed=5)
+    assert data.clean_labels is not None
+    assert thinned.clean_labels is not None
+    before, after = (torch.bincount(labels, minlength=10) for labels in (data.clean_labels, thinned.clean_labels))
+    for c in range(10):
+        assert after[c] == round(int(before[c]) * imbalance ** (c / 9))
+    assert thinned.noise is not None
+    assert torch.equal(thinned.noise.labels, thinned.labels)
+    assert torch.equal(thinned.noise.clean, thinned.clean_labels)
+    assert torch.equal(torch.tensor([y for _, y in thinned.train]), thinned.labels)  # type: ignore[attr-defined]
+    assert torch.equal(long_tail(data, imbalance, seed=5).labels, thinned.labels)

@@ -280,7 +280,8 @@ def long_tail(data: ClassificationData, imbalance: float, seed: int) -> Classifi
 
     Args:
         data: The data.
-        imbalance: Share of its samples that the last class keeps, in (0, 1]; class c of C keeps imbalance^(c / (C - 1)).
+        imbalance: Share of its samples that the last class keeps, in (0, 1]; class c of C keeps
+            imbalance^(c / (C - 1)).
         seed: Seed of the draw; torch's global generator is not used.
 
     Returns:
