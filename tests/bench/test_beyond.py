@@ -141,8 +141,9 @@ def test_a_table_without_runs_says_which_are_missing_and_how_to_make_them(
 
 
 def test_a_protocol_without_any_of_the_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["table", "beyond", "--protocol", "document", "--runs", str(tmp_path)]) == 2
-    assert "beyond has no cells under protocol 'document'" in capsys.readouterr().err
+    for command in ("sweep", "table", "figure"):
+        assert main([command, "beyond", "--protocol", "document", "--runs", str(tmp_path)]) == 2
+        assert "beyond has no cells under protocol 'document'" in capsys.readouterr().err
 
 
 # -- the whole way -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The demo: five methods on real digits with wrong labels, in a plain training loop, on any machine.
+"""The demo: six methods on real digits with wrong labels, in a plain training loop, on any machine.
 
 scikit-learn's 1,797 handwritten digits, 40 % of the training labels flipped to a random other class, and a network
 large enough to memorise them. What to look at is which samples a method keeps.
@@ -25,7 +25,7 @@ from alignprune.bench import figures
 from alignprune.bench.diagnosis import kept_noise, mean_of_known, noise_auroc
 from alignprune.bench.runs import write_json
 
-METHODS = ("full", "dynamic-random", "infobatch", "infobatch+das", "seta+das")
+METHODS = ("full", "dynamic-random", "infobatch", "infobatch+das", "seta+das", "robust")
 NOISE_RATE = 0.4
 TEST_SIZE, REFERENCE_SIZE = 360, 100
 BATCH_SIZE, LEARNING_RATE = 32, 0.05
@@ -140,7 +140,9 @@ def run(config: DemoConfig, on_step: Callable[[str, int], None] = lambda method,
         results = []
         for seed in range(config.seeds):
             data = digits(seed)
-            pruner = ap.Pruner.from_preset(method, num_samples=len(data.train), epochs=config.epochs, seed=seed)
+            pruner = ap.Pruner.from_preset(
+                method, num_samples=len(data.train), epochs=config.epochs, seed=seed, labels=data.train.tensors[1]
+            )
             results.append(train(data, pruner, seed, lambda m=method, s=seed: on_step(m, s)))  # type: ignore[misc]
         rows.append(_summary(method, results))
     draw(config)

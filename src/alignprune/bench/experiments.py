@@ -525,12 +525,18 @@ def cells_of(experiment: Experiment, protocol: Protocol) -> tuple[Cell, ...]:
     """The experiment's cells.
 
     Raises:
-        ValueError: if the protocol does not say how to run its data set.
+        ValueError: if the protocol does not say how to run its data set, or any of its data sets.
     """
     try:
-        return experiment.cells(protocol)
+        cells = experiment.cells(protocol)
     except KeyError as missing:
         raise ValueError(
             f"{experiment.name} needs the data set {missing}, and the protocol {protocol.name!r} has settings only for "
             f"{', '.join(protocol.settings)}"
         ) from None
+    if not cells:
+        raise ValueError(
+            f"{experiment.name} has no cells under protocol {protocol.name!r}, which leaves all of its data sets out: "
+            f"choose another"
+        )
+    return cells
