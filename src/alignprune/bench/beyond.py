@@ -95,9 +95,28 @@ _DATA = (
         },
         methods=("infobatch+das",),
     ),
+    _Data(
+        block="CIFAR-100N, images, the paper's recipe",
+        noises=_REAL,
+        settings={
+            "cpu": {
+                "dataset": "cifar100n",
+                "model": "resnet-tiny",
+                "recipe.epochs": 30,
+                "limit": 8_000,
+                "reference_size": 1_000,
+                "evaluate_every": 30,
+                "device": "cpu",
+            },
+        },
+        methods=("infobatch+das",),
+    ),
 )
 
 ROBUST, ORACLE = "Robust", "Oracle"
+
+# Without the two terms of SOP+, which compare two views of a sample: features have one.
+_SOP = {"relabel": "cifar100-symmetric", "relabel.consistency": 0.0, "relabel.balance": 0.0}
 
 _ABLATIONS: dict[str, Settings] = {
     ROBUST: {},
@@ -110,6 +129,7 @@ _ABLATIONS: dict[str, Settings] = {
     "the rate is known": {"policy.noise_rate": None},
     "nothing left out as suspect": {"policy.noise_rate": 0.0},
     "easy samples thinned out first": {"policy.thinning": "easy"},
+    "with re-labelling (SOP)": _SOP,
 }
 
 _CHOICES: dict[str, Settings] = {
@@ -149,7 +169,8 @@ def ablation(protocol: Protocol) -> tuple[Cell, ...]:
                 known = {"policy.noise_rate": _RATES[column]} if row == "the rate is known" else {}
                 settings = {**_without_reference(base), **noise, "method": "robust", **_HALF, **changes, **known}
                 cells.append(Cell(data.block, row, column, settings))
-            cells += bounds[2:]
+            relabelled = {**bounds[1].settings, **_SOP}
+            cells += [Cell(data.block, f"{STOPPED}, with SOP", column, relabelled), *bounds[2:]]
     return tuple(cells)
 
 
