@@ -87,6 +87,33 @@ def end_epoch(num_samples: int, method: str, repeats: int) -> tuple[float, float
     return median(ratios), median(times) * 1e3
 
 
+def end_epoch_robust(num_samples: int, repeats: int) -> tuple[float, float]:
+    """A whole `end_epoch` of `robust`, with labels and suspects, against a sort of as many numbers."""
+    generator = torch.Generator().manual_seed(0)
+    wrong = torch.rand(num_samples, generator=generator) < 0.3
+    labels = torch.randint(0, 1000, (num_samples,), generator=generator)
+    pruner = ap.Pruner.from_preset(
+        "robust", num_samples=num_samples, epochs=repeats + 4, labels=labels, noise_rate=0.3, ramp=1
+    )
+    trained = torch.zeros(num_samples)
+    ratios, times = [], []
+    for epoch in range(repeats + 4):
+        indices = pruner.selection.indices
+        level = torch.where(wrong[indices], 7.0, 3.0) * torch.exp(-0.2 * trained[indices])
+        pruner.reduce(indices, level + torch.rand(len(indices), generator=generator))
+        trained[indices] += 1
+        numbers = torch.rand(num_samples, generator=generator)
+        started = time.perf_counter()
+        numbers.sort()
+        between = time.perf_counter()
+        pruner.end_epoch()
+        ended = time.perf_counter()
+        if epoch >= 4:
+            ratios.append((ended - between) / (between - started))
+            times.append(ended - between)
+    return median(ratios), median(times) * 1e3
+
+
 def reduce(num_samples: int, repeats: int) -> tuple[float, float]:
     """`reduce` of a weighted batch against the cross-entropy that made its losses."""
     pruner = ap.Pruner.from_preset("infobatch", num_samples=num_samples, epochs=3, delta=1.0)
@@ -130,6 +157,7 @@ def main() -> int:
         ("DAS, 30 % of the observations missing", "one read of the bank", 4.0, lambda: alignment(size, 0.3, repeats)),
         ("end_epoch, infobatch+das", "one read of the bank", 15.0, lambda: end_epoch(size, "infobatch+das", repeats)),
         ("end_epoch, seta+das", "one read of the bank", 60.0, lambda: end_epoch(size, "seta+das", repeats)),
+        ("end_epoch, robust", "sorting the scores", 10.0, lambda: end_epoch_robust(size, repeats)),
         ("reduce, batch of 128", "cross-entropy forward", 2.0, lambda: reduce(size, repeats)),
         ("bank memory", "samples x window x 4 bytes", 1.1, lambda: (memory(size), float("nan"))),
     ]

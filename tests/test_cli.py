@@ -147,7 +147,14 @@ def test_demo_writes_summary_and_pictures(tmp_path: Path, capsys: pytest.Capture
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--seeds", "1", "--epochs", "6"]) == 0
     rows = json.loads((out / "summary.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == ["full", "dynamic-random", "infobatch", "infobatch+das", "seta+das"]
+    assert [row["method"] for row in rows] == [
+        "full",
+        "dynamic-random",
+        "infobatch",
+        "infobatch+das",
+        "seta+das",
+        "robust",
+    ]
     keys = {"method", "accuracy_mean", "accuracy_std", "forward_fraction", "seconds", "kept_noise", "noise_auroc"}
     assert all(set(row) == keys for row in rows)
     by_name = {row["method"]: row for row in rows}

@@ -1,6 +1,6 @@
 """The command line: thin, it reads options, calls the rooms above and draws what they tell.
 
-alignprune demo              five methods on real digits with wrong labels
+alignprune demo              six methods on real digits with wrong labels
 alignprune train DATASET     a full experiment
 alignprune methods           the named methods
 alignprune data check        which data sets are there
@@ -206,7 +206,7 @@ def markdown_table(rows: list[dict[str, str]]) -> str:
 
 
 _COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "demo": (_demo, "five methods on real digits with 40 % wrong labels, about a minute"),
+    "demo": (_demo, "six methods on real digits with 40 % wrong labels, about a minute"),
     "train": (_train, "train a classifier: cifar100n, cifar10n, FILE.npz or a folder of images"),
     "methods": (_methods, "list the named methods and their settings"),
     "data": (_data, "data check: which data sets are there, what is missing and where it comes from"),

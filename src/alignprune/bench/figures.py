@@ -132,6 +132,8 @@ def _suspicion_figure(panels: Mapping[str, Path | History], heading: str = "") -
         if column == 0:
             above.set_ylabel("AUROC for wrong labels")
             below.set_ylabel("mean loss")
+    for line in range(lines):
+        grid[2 * line + 1, 0].set_ylim(bottom=0)  # only now: it ends the scaling to all panels abreast
     for axes in grid[-2:, (len(histories) - 1) % abreast + 1 :].ravel():
         axes.remove()
     labels = _handles(figure.axes)
@@ -165,7 +167,6 @@ def _paint_mean_losses(axes: Axes, history: History) -> None:
     for name, stroke, losses in zip(("right", "wrong"), ("-", "--"), zip(*means, strict=True), strict=True):
         axes.plot(epochs, losses, stroke, color=_REFERENCE, linewidth=1.2, label=f"mean loss of {name} labels")
     axes.set_xlabel("epoch")
-    axes.set_ylim(bottom=0)
 
 
 def draw(experiment: Experiment, protocol: Protocol, store: Store, path: Path) -> list[Path]:

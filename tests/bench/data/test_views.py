@@ -222,7 +222,7 @@ def test_file_names_take_little_more_than_their_characters(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("imbalance", [1.0, 0.1])
 def test_a_long_tail_thins_out_the_classes_exponentially_by_their_true_labels(imbalance: float) -> None:
-    data = load("digits", noise="symmetric", noise_rate=0.3, seed=1)
+    data = load("digits", noise="symmetric", noise_rate=0.3, seed=5)
     thinned = long_tail(data, imbalance, seed=5)
     assert data.clean_labels is not None
     assert thinned.clean_labels is not None
@@ -232,5 +232,6 @@ def test_a_long_tail_thins_out_the_classes_exponentially_by_their_true_labels(im
     assert thinned.noise is not None
     assert torch.equal(thinned.noise.labels, thinned.labels)
     assert torch.equal(thinned.noise.clean, thinned.clean_labels)
+    assert thinned.noise.noise_rate == pytest.approx(0.3, abs=0.06)  # drawn apart from the noise
     assert torch.equal(torch.tensor([y for _, y in thinned.train]), thinned.labels)  # type: ignore[attr-defined]
     assert torch.equal(long_tail(data, imbalance, seed=5).labels, thinned.labels)

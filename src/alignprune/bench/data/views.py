@@ -20,6 +20,7 @@ from torchvision.datasets.folder import default_loader
 
 from alignprune.bench.data.transforms import Transforms
 from alignprune.noise import NoisyLabels
+from alignprune.sampler import keyed_generator
 
 Samples = Dataset[tuple[Tensor, int]]
 View = Callable[[Tensor, nn.Module | None], Samples]
@@ -288,7 +289,8 @@ def long_tail(data: ClassificationData, imbalance: float, seed: int) -> Classifi
         The same data with fewer training samples, by their true class where it is known; each class keeps one at least.
     """
     labels = data.labels if data.clean_labels is None else data.clean_labels
-    generator = torch.Generator().manual_seed(seed)
+    # An own stream: one that noise of the same seed is drawn from would keep the very samples that it flipped.
+    generator = keyed_generator(seed, 0, "long tail")
     kept = []
     for c in range(data.num_classes):
         members = torch.nonzero(labels == c).flatten()
