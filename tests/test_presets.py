@@ -8,7 +8,8 @@ import pytest
 
 from alignprune import PRESETS, presets
 from alignprune.batch_policies import DivBS
-from alignprune.policies import IES, DynamicRandom, Full, InfoBatch, Robust, SeTa
+from alignprune.policies import IES, DynamicRandom, Full, InfoBatch, SeTa
+from alignprune.robust import Robust
 from alignprune.scores import Alignment, ExposureLoss, Loss, SecondDifference
 
 NAMES = ["full", "dynamic-random", "infobatch", "seta", "ies", "divbs", "infobatch+das", "seta+das", "robust"]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import alignprune as ap
 from alignprune.ledger import Ledger
-from alignprune.policies import Robust
+from alignprune.robust import Robust
 
 NAN = math.nan
 EPOCHS = 20

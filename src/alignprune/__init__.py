@@ -1,7 +1,8 @@
 """AlignPrune: prune while training, robust to wrong labels, a few lines in anyone's loop."""
 
-from alignprune import alignment, batch_policies, coresets, noise, policies, presets, reference, relabel, scores
+from alignprune import alignment, batch_policies, coresets, noise, policies, presets, reference, relabel, robust, scores
 from alignprune.dataset import Indexed, IndexedCollate
+from alignprune.ledger import Ledger
 from alignprune.policies import Selection
 from alignprune.presets import PRESETS
 from alignprune.pruner import Pruner
@@ -16,6 +17,7 @@ __all__ = [
     "EpochSampler",
     "Indexed",
     "IndexedCollate",
+    "Ledger",
     "Pruner",
     "Reference",
     "Selection",
@@ -28,5 +30,6 @@ __all__ = [
     "presets",
     "reference",
     "relabel",
+    "robust",
     "scores",
 ]

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alignprune import mixture
 from alignprune._checks import choice, floor, integer, number
 from alignprune.grouping import kmeans_1d
 from alignprune.ledger import Ledger
@@ -24,8 +23,6 @@ from alignprune.ledger import Ledger
 Rounding = Literal["round", "ceil"]
 Order = Literal["ascending", "descending"]
 Grouping = Literal["exact", "sklearn"]
-Thinning = Literal["random", "easy"]
-End = Literal["high", "low"]
 
 _Array = NDArray[Any]
 
@@ -138,10 +135,10 @@ class DynamicRandom(Policy):
         number("prune_ratio", self.prune_ratio, low=0, high=1, open_high=True, remedy="0.3 leaves out 30 %")
 
     def select(self, score: Tensor, epoch: int, generator: torch.Generator, ledger: Ledger | None = None) -> Selection:
-        return _uniform(len(score), self.prune_ratio, generator)
+        return uniform(len(score), self.prune_ratio, generator)
 
     def check(self, num_samples: int) -> None:
-        _refuse_empty("prune_ratio", self.prune_ratio, num_samples)
+        refuse_empty("prune_ratio", self.prune_ratio, num_samples)
 
 
 @dataclass(frozen=True)
@@ -169,7 +166,7 @@ class InfoBatch(Policy):
 
     def select(self, score: Tensor, epoch: int, generator: torch.Generator, ledger: Ledger | None = None) -> Selection:
         values = score.numpy()
-        low = values < _mean(values)
+        low = values < known_mean(values)
         candidates = np.flatnonzero(low)
         kept = _draw(candidates, floor((1 - self.prune_prob) * len(candidates)), generator)
         keep = ~low
@@ -239,10 +236,10 @@ class SeTa(Policy):
         return Selection.of_mask(keep)
 
     def anneal(self, num_samples: int, generator: torch.Generator) -> Selection:
-        return _uniform(num_samples, self.prune_prob, generator)
+        return uniform(num_samples, self.prune_prob, generator)
 
     def check(self, num_samples: int) -> None:
-        _refuse_empty("prune_prob", self.prune_prob, num_samples)
+        refuse_empty("prune_prob", self.prune_prob, num_samples)
         if self.groups > floor((1 - self.prune_prob) * num_samples):
             raise ValueError(
                 f"groups={self.groups} is more than the {floor((1 - self.prune_prob) * num_samples)} samples that "
@@ -287,154 +284,8 @@ class IES(Policy):
         return Selection.of_mask(~(score.numpy() < self.threshold))
 
 
-@dataclass(frozen=True)
-class Robust(Policy):
-    """Leave out the samples whose label is probably wrong, thin out the others: 1 - prune_ratio of the data an epoch.
-
-    How many labels are wrong is read from a mixture of two normal distributions over the scores. When to begin depends
-    on whether the network memorises: if it does, at once, since wrong labels do their harm by being learned by heart;
-    if it does not, after half of the epochs, and only the few that are surest, since wrong and hard look alike then.
-    Some suspects are looked at in every epoch, in the same batches, with weight 0: these losses are of samples held
-    out, and a sample that they acquit is trained on again. Until suspects are left out the samples are drawn without
-    regard to their losses, and never do all come back for an annealing.
-
-    Args:
-        prune_ratio: share of the data set left out of every epoch, in [0, 1): the share of forward passes saved. With 0
-            memorisation cannot be told, and the run is taken for one that does not memorise.
-        noise_rate: share of wrong labels if it is known; None = estimated.
-        refresh: share of an epoch's samples that are suspects looked at, in [0, 1).
-        ramp: epochs over which the suspects left out grow to their full number, at least 1.
-        cautious: share of the data set left out as suspect where the network does not memorise, at most.
-        suspect: the end of the scores that wrong labels gather at: "high" for losses, "low" for alignment.
-        thinning: whether the other samples are thinned out at "random", those first that were seen last, or the "easy"
-            ones first, those on the right side of their mean score, and the rest of these weighs more, as in InfoBatch.
-
-    Source: this library; `docs/beyond.md` has what each ingredient is worth.
-    """
-
-    needs_ledger: ClassVar[bool] = True
-
-    prune_ratio: float = 0.5
-    noise_rate: float | None = None
-    refresh: float = 0.1
-    ramp: int = 5
-    cautious: float = 0.2
-    suspect: End = "high"
-    thinning: Thinning = "random"
-
-    def __post_init__(self) -> None:
-        number("prune_ratio", self.prune_ratio, low=0, high=1, open_high=True, remedy="0.5 leaves out half")
-        if self.noise_rate is not None:
-            number("noise_rate", self.noise_rate, low=0, high=1, open_high=True, remedy="None estimates it")
-        number("refresh", self.refresh, low=0, high=1, open_high=True, remedy="0.1 looks again at some suspects")
-        integer("ramp", self.ramp, at_least=1, remedy="1 leaves out all suspects at once")
-        number("cautious", self.cautious, low=0, high=1, open_high=True, remedy="0.2 leaves out a fifth at most")
-        choice("suspect", self.suspect, get_args(End))
-        choice("thinning", self.thinning, get_args(Thinning))
-
-    def check(self, num_samples: int) -> None:
-        _refuse_empty("prune_ratio", self.prune_ratio, num_samples)
-
-    def select(self, score: Tensor, epoch: int, generator: torch.Generator, ledger: Ledger | None = None) -> Selection:
-        if ledger is None:
-            raise ValueError("ledger is missing, expected a Ledger: Robust reads what the whole run has told")
-        suspicion = score.numpy() if self.suspect == "high" else -score.numpy()
-        budget = floor((1 - self.prune_ratio) * len(suspicion))
-        age = epoch - ledger.last_seen.cpu().numpy()
-        waited = epoch - self._start(ledger)
-        if waited <= 0:  # no suspects yet; once the network memorises, samples that it has not seen come first
-            if ledger.memorising_since is None:
-                return _uniform(len(suspicion), self.prune_ratio, generator)
-            chosen = _longest_unseen(np.arange(len(suspicion)), age, budget, generator)
-            return Selection(torch.from_numpy(chosen), None, len(suspicion))
-        share, noise_rate = self._judge(suspicion, waited, ledger)
-        suspect = _highest(suspicion, floor(min(1.0, waited / self.ramp) * share * len(suspicion)))
-        looked = _longest_unseen(np.flatnonzero(suspect), age, floor(self.refresh * budget), generator)
-        trained, weights = self._thin(np.flatnonzero(~suspect), suspicion, age, budget - len(looked), generator)
-        dense = np.zeros(len(suspicion), dtype=np.float32)
-        dense[trained] = weights * ((len(trained) + len(looked)) / max(1, len(trained)))
-        indices = np.sort(np.concatenate([trained, looked]))
-        weights = dense[indices]
-        return Selection(
-            indices=torch.from_numpy(indices),
-            weights=None if (weights == 1).all() else torch.from_numpy(weights),
-            num_samples=len(suspicion),
-            suspects=torch.from_numpy(np.flatnonzero(suspect)),
-            noise_rate=noise_rate,
-        )
-
-    def _start(self, ledger: Ledger) -> int:
-        """The epoch after which suspects are left out: one after memorisation shows, or when half of all are over."""
-        late = max(1, ledger.epochs // 2) - 1
-        return late if ledger.memorising_since is None else min(ledger.memorising_since + 1, late)
-
-    def _judge(self, suspicion: _Array, waited: int, ledger: Ledger) -> tuple[float, float | None]:
-        """Share of the data set to leave out as suspect, and the noise rate if it can be told."""
-        memorises = ledger.memorising_since is not None
-        if self.noise_rate is not None:
-            return (self.noise_rate if memorises else min(self.noise_rate, self.cautious)), self.noise_rate
-        if not memorises:
-            return self.cautious, None
-        undecided = (ledger.onset_separation or 0.0) < _UNDECIDED
-        if undecided and waited < self.ramp + _PATIENCE:
-            return _ASSUMED, None
-        known = suspicion[~np.isnan(suspicion)]
-        found = mixture.fit(known)
-        if found is None or (found.share < _TAIL and found.separation < _CLEAR and not undecided):
-            return 0.0, 0.0
-        return float((known > found.cut).sum()) / len(suspicion), found.share
-
-    def _thin(
-        self, others: _Array, suspicion: _Array, age: _Array, count: int, generator: torch.Generator
-    ) -> tuple[_Array, _Array]:
-        """``count`` of the samples that are no suspects, or all there are, and their weights."""
-        weights = np.ones(len(others), dtype=np.float32)
-        if self.thinning == "easy" and len(others) > count:
-            values = suspicion[others]
-            easy = values < _mean(values)
-            size = int(easy.sum())
-            kept = max(size - (len(others) - count), size - floor(_EASIEST * size))
-            stay = _longest_unseen(others[easy], age, kept, generator)
-            weights = np.concatenate([np.ones(len(others) - size), np.full(kept, size / max(1, kept))])
-            others = np.concatenate([others[~easy], stay])
-        if len(others) > count:
-            place = np.argsort(others, kind="stable")
-            others, weights = others[place], weights[place]
-            chosen = _longest_unseen(others, age, count, generator)
-            weights = weights[np.searchsorted(others, chosen)]
-            others = chosen
-        return others, weights.astype(np.float32)
-
-
-# Of Robust. Components that lay closer than this when memorisation began say nothing: half of the labels are then taken
-# for wrong, until the losses of those left out, for some epochs more than the ramp, have told the two apart.
-_UNDECIDED, _ASSUMED, _PATIENCE = 1.0, 0.5, 4
-# An upper component that is small and not clearly apart is the tail of the hard samples.
-_TAIL, _CLEAR = 0.15, 2.0
-
-_EASIEST = 0.9  # largest share of the easy samples that is thinned out
-_JITTER = 1.7  # epochs by which chance may overtake the order of age
-
-
-def _highest(values: _Array, count: int) -> NDArray[np.bool_]:
-    """Which entries are among the ``count`` highest known ones."""
-    chosen = np.zeros(len(values), dtype=bool)
-    known = np.flatnonzero(~np.isnan(values))
-    count = min(count, len(known))
-    if count:
-        chosen[known[np.argpartition(values[known], len(known) - count)[len(known) - count :]]] = True
-    return chosen
-
-
-def _longest_unseen(items: _Array, age: _Array, count: int, generator: torch.Generator) -> _Array:
-    """``count`` of the items, or all, those first that were not seen for longest; chance among about equals; sorted."""
-    if count >= len(items):
-        return items
-    turn = age[items] + _JITTER * torch.rand(len(items), generator=generator).numpy()
-    return np.sort(items[np.argpartition(-turn, count)[:count]])
-
-
-def _uniform(num_samples: int, share_left_out: float, generator: torch.Generator) -> Selection:
+def uniform(num_samples: int, share_left_out: float, generator: torch.Generator) -> Selection:
+    """floor((1 - share_left_out) * num_samples) samples, drawn without regard to anything."""
     keep = np.zeros(num_samples, dtype=bool)
     keep[_draw(np.arange(num_samples), floor((1 - share_left_out) * num_samples), generator)] = True
     return Selection.of_mask(keep, uniform=True)
@@ -447,7 +298,7 @@ def _draw(items: _Array, count: int, generator: torch.Generator) -> _Array:
     return drawn
 
 
-def _mean(values: _Array) -> float:
+def known_mean(values: _Array) -> float:
     """The mean of the scores that there are, NaN if there are none: then no comparison with it is true."""
     known = values[~np.isnan(values)]
     return float(known.mean(dtype=np.float64)) if len(known) else np.nan
@@ -468,6 +319,7 @@ def _sklearn_groups(values: _Array, groups: int) -> tuple[_Array, int]:
     return ascending[means.labels_], count
 
 
-def _refuse_empty(name: str, share: float, num_samples: int) -> None:
+def refuse_empty(name: str, share: float, num_samples: int) -> None:
+    """Raise ValueError where a share left out leaves no sample."""
     if floor((1 - share) * num_samples) < 1:
         raise ValueError(f"{name}={share} keeps none of num_samples={num_samples}: choose a smaller share")

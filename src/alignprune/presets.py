@@ -10,7 +10,8 @@ from typing import Any
 
 from alignprune._checks import choice
 from alignprune.batch_policies import DivBS
-from alignprune.policies import IES, DynamicRandom, Full, InfoBatch, Policy, Robust, SeTa
+from alignprune.policies import IES, DynamicRandom, Full, InfoBatch, Policy, SeTa
+from alignprune.robust import Robust
 from alignprune.scores import Alignment, ExposureLoss, Loss, Score, SecondDifference
 
 

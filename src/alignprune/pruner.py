@@ -2,7 +2,7 @@
 
 It owns the state and calls the steps: losses go in, the next epoch's samples come out.
 
-    index, loss -> TrajectoryBank -> Score -> Policy -> Selection -> EpochSampler -> DataLoader
+    index, loss -> TrajectoryBank, Ledger -> Score -> Policy -> Selection -> EpochSampler -> DataLoader
 
 A step costs a gather, a product and a scatter on the device of the losses, and never waits for it. What needs the
 host happens once per epoch, in `Pruner.end_epoch`: one set of collectives, the score, the choice.
