@@ -225,7 +225,7 @@ def _budgeted(cell: Cell, budget: Budget) -> Cell:
 
 
 def _wanted(cell: Cell, which: Which) -> bool:
-    full = cell.settings["method"] == "full"
+    full = cell.is_full_training
     return (
         (not which.rows or full or cell.row in which.rows or cell.settings["method"] in which.rows)
         and (not which.columns or cell.column in which.columns)

@@ -500,7 +500,7 @@ _REGISTRY = (
 )
 
 EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in _REGISTRY}
-"""The paper's tables and figures with runs, by name."""
+"""The paper's tables and figures with runs, and those beyond it, by name."""
 
 
 def get(name: str) -> tuple[Experiment, ...]:

@@ -46,6 +46,12 @@ class Cell:
     def key(self) -> str:
         return key_of(self.settings)
 
+    @property
+    def is_full_training(self) -> bool:
+        """Whether all samples are trained on in all epochs: neither an oracle's part of them nor stopped before."""
+        settings = self.settings
+        return settings.get("method") == "full" and not settings.get("oracle") and "prune_ratio" not in settings
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -66,14 +72,14 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or figure of the paper.
+    """A table or figure, of the paper or beyond it.
 
     Attributes:
         name: "table-1", "figure-2", ...
         title: what it shows, in a few words.
         cells: its cells under a protocol, in reading order; see `cells_of`.
-        draw: a figure's kind: "bars", "lines" (a number on the horizontal axis), "losses" (distribution) or
-            "trajectories"; None for a table.
+        draw: a figure's kind: "bars", "lines" (a number on the horizontal axis), "losses" (distribution),
+            "trajectories" or "suspicion"; None for a table.
         block_label, row_label, column_label: what blocks, rows and columns are.
     """
 

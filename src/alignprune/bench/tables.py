@@ -62,8 +62,7 @@ class Entry:
 
     @property
     def is_full_training(self) -> bool:
-        settings = self.cell.settings
-        return settings.get("method") == "full" and not settings.get("oracle") and "prune_ratio" not in settings
+        return self.cell.is_full_training
 
 
 def entries(
