@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import norm
 from sklearn.mixture import GaussianMixture
 
@@ -179,3 +179,34 @@ def test_the_cut_is_no_lower_than_the_lower_mean(share: float) -> None:
     found = Mixture((1.0, 2.0), (1.0, 1.0), share)
     assert advantage(found, 1.0) > 0
     assert found.cut == 1.0
+
+
+# -- known distributions -----------------------------------------------------------------------------------
+
+
+@given(
+    n=st.integers(30, 3_000),
+    share=st.floats(0.1, 0.9),
+    distance=st.floats(1.0, 6.0),
+    seed=st.integers(0, 10_000),
+)
+@settings(max_examples=50, deadline=None)
+def test_the_share_of_a_known_kind_is_the_most_likely_one(n: int, share: float, distance: float, seed: int) -> None:
+    values = drawn(n, share, (0.0, distance), (1.0, 1.0), seed)
+    log_ratios = norm.logpdf(values, distance) - norm.logpdf(values)
+
+    def surprise(s: float) -> float:
+        return -float(np.logaddexp(math.log(1 - s), math.log(s) + log_ratios).sum())
+
+    best = minimize_scalar(surprise, bounds=(1e-4, 1 - 1e-4), method="bounded", options={"xatol": 1e-6})
+    assert surprise(mixture.share(log_ratios)) <= best.fun + 0.05  # so much log likelihood 60 steps may leave
+
+
+def test_numbers_that_all_speak_for_one_kind_leave_nothing_to_the_other() -> None:
+    assert mixture.share(np.full(50, -200.0)) < 1e-3
+    assert mixture.share(np.full(50, 200.0)) > 1 - 1e-3
+
+
+def test_many_log_ratios_have_the_share_of_their_quantiles() -> None:
+    values = drawn(200_000, 0.3, (0.0, 4.0), (1.0, 1.0))
+    assert mixture.share(norm.logpdf(values, 4.0) - norm.logpdf(values)) == pytest.approx(0.3, abs=0.01)

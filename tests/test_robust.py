@@ -322,6 +322,7 @@ def test_the_generator_alone_decides(thinning: Any) -> None:
         (lambda: Robust(ramp=0), ValueError, r"ramp=0 is out of range.*>= 1.*all suspects at once"),
         (lambda: Robust(ramp=2.5), TypeError, r"ramp=2.5 is float"),  # type: ignore[arg-type]
         (lambda: Robust(cautious=1), ValueError, r"cautious=1 is out of range.*a fifth at most"),
+        (lambda: Robust(confused=1.5), ValueError, r"confused=1.5 is out of range.*\[0, 1\].*a quarter"),
         (lambda: Robust(suspect="hihg"), ValueError, r"suspect='hihg' is unknown.*did you mean 'high'"),  # type: ignore[arg-type]
         (lambda: Robust(thinning="hard"), ValueError, r"thinning='hard' is unknown, expected one of random, easy"),  # type: ignore[arg-type]
         (lambda: Robust(0.95).check(10), ValueError, r"prune_ratio=0.95 keeps none of num_samples=10"),
@@ -340,6 +341,7 @@ def test_a_bad_setting_is_refused_with_its_remedy(
 
 N, BATCH = 1_501, 100
 WRONG = torch.rand(N, generator=generator(11)) < 0.35
+HARD = torch.zeros(N, dtype=torch.bool)
 START = torch.where(WRONG, 3.0, 1.2) + 0.3 * torch.randn(N, generator=generator(12))
 
 
@@ -357,7 +359,7 @@ class Training:
         self.trained: list[Tensor] = []  # 1 for the samples whose loss an epoch learned from
 
     def losses(self, index: Tensor) -> Tensor:
-        common = torch.where(WRONG, 1.0, 0.97**self.pruner.epoch)
+        common = torch.where(WRONG, 1.0, torch.where(HARD, 0.9, 0.97) ** self.pruner.epoch)
         noise = 0.05 * torch.rand(N, generator=generator(100 + self.pruner.epoch))
         return ((START * common * torch.exp(-self.fit * self.times)).clamp_min(0.02) + noise)[index]
 
@@ -464,21 +466,83 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_with_suspects_is_the_same_run()
         assert resumed.pruner.forward_passes == whole.pruner.forward_passes
 
 
-# -------------------------------------------------------------------------- classes
+# -------------------------------------------------------------------------- hard and wrong
 
 
-def test_with_labels_a_hard_class_is_not_left_out_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    rare = torch.arange(N) % 20 == 0
-    monkeypatch.setitem(globals(), "START", START + torch.where(rare, 1.2, 0.0))
+def heard(n: int, classes: int, seed: int, since: int | None = 2) -> Ledger:
+    """A ledger with labels, in which half of the samples were looked at."""
+    ledger = Ledger(n, EPOCHS, labels=torch.randint(0, classes, (n,), generator=generator(seed)))
+    ledger.memorising_since, ledger.onset_separation = since, 5.0
+    ledger.held_out = 6 * torch.rand(n, generator=generator(seed + 1))
+    ledger.held_out[torch.rand(n, generator=generator(seed + 2)) < 0.5] = NAN
+    return ledger
+
+
+@given(classes=st.integers(2, 8), since=st.sampled_from([None, 2]), seed=st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_a_suspect_is_acquitted_by_bayes_rule_under_the_most_likely_odds(
+    classes: int, since: int | None, seed: int
+) -> None:
+    n, policy = 400, Robust(ramp=1)
+    score, ledger = scores_of(n, seed=seed), heard(n, classes, seed, since)
+    assert ledger.labels is not None
+    unheard = Ledger(n, EPOCHS, labels=ledger.labels)
+    unheard.memorising_since, unheard.onset_separation = since, 5.0
+    before = select(policy, score, ledger=unheard)
+    suspects = suspects_of(before)
+    frequency = [ledger.labels.tolist().count(c) / n for c in range(classes)]
+    right = {i: math.exp(-float(ledger.held_out[i])) for i in suspects if not math.isnan(ledger.held_out[i])}
+    shares = {i: frequency[int(ledger.labels[i])] for i in right}
+    wrong = {i: (1 - right[i]) * (0.75 * shares[i] / (1 - shares[i]) + 0.25 * right[i]) for i in right}
+    share, most = 0.0, -math.inf
+    for candidate in np.linspace(0.001, 0.999, 999):
+        likelihood = math.fsum(math.log((1 - candidate) * right[i] + candidate * wrong[i]) for i in right)
+        share, most = (float(candidate), likelihood) if likelihood > most else (share, most)
+    odds = {i: share * wrong[i] / ((1 - share) * right[i]) for i in right}
+    after = select(policy, score, ledger=ledger)
+    close = {i for i in right if 0.9 < odds[i] < 1.1}  # the grid is not exact
+    expected = {i for i in suspects if odds.get(i, 2.0) >= 1}
+    assert set(suspects_of(after)) ^ expected <= close
+    assert before.noise_rate is not None
+    assert after.noise_rate == pytest.approx(before.noise_rate * share, rel=0.1, abs=0.01)
+
+
+def test_nobody_is_acquitted_where_the_rate_is_known_or_few_were_looked_at() -> None:
+    n = 400
+    score, ledger = scores_of(n), heard(n, 4, 0)
+    known = Robust(ramp=1, noise_rate=0.4)
+    assert suspects_of(select(known, score, ledger=ledger)) == list(range(160))
+    ledger.held_out[19:] = NAN
+    ledger.held_out[:19] = 0.0
+    assert set(range(19)) <= set(suspects_of(select(Robust(ramp=1), score, ledger=ledger)))
+    ledger.held_out[19:40] = 0.0
+    assert not set(range(40)) & set(suspects_of(select(Robust(ramp=1), score, ledger=ledger)))
+
+
+def test_with_labels_hard_samples_come_back_and_wrong_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    hard = (torch.arange(N) % 10 == 0) & ~WRONG  # as high as the wrong ones at first, and learned from the others later
+    monkeypatch.setitem(globals(), "START", START + torch.where(hard, 1.8, 0.0))
+    monkeypatch.setitem(globals(), "HARD", hard)
     suspected = {}
-    for name, labels in (("without", None), ("with", rare.long())):
-        last = Training(24, fit=0.25, labels=labels).run().selections[-1]
+    for name, labels in (("without", None), ("with", torch.arange(N) % 3)):
+        last = Training(40, fit=0.25, labels=labels).run().selections[-1]
         mask = torch.zeros(N, dtype=torch.bool)
         mask[suspects_of(last)] = True
-        suspected[name] = float(mask[rare & ~WRONG].float().mean())
-        assert float(mask[WRONG].float().mean()) > 0.9
-    assert suspected["without"] > 0.5
+        suspected[name] = float(mask[hard].float().mean())
+        assert float(mask[WRONG].float().mean()) > 0.95
+    assert suspected["without"] > 0.9
     assert suspected["with"] < 0.1
+    assert last.noise_rate == pytest.approx(float(WRONG.float().mean()), abs=0.04)
+
+
+def test_with_labels_more_than_the_cautious_share_is_left_out_where_it_is_told_apart() -> None:
+    training = Training(16, fit=0.0, labels=torch.arange(N) % 10).run()
+    last = training.selections[-1]
+    rate = float(WRONG.float().mean())
+    assert training.pruner.ledger is not None
+    assert training.pruner.ledger.memorising_since is None
+    assert last.noise_rate == pytest.approx(rate, abs=0.05)
+    assert len(suspects_of(last)) == pytest.approx(rate * N, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 A window forgets the early epochs, and so does a network that memorises: what it has trained on often enough has a
 low loss, whatever its label. Two things of a run survive that. A loss tells of a label as far as the sample was held
-out, so it counts (1 + n) ** -exponent, n being how often the sample was trained on since memorisation began. And
-whether it has begun can be seen from the losses alone: of two random parts of an epoch, the one that the epoch before
-trained on then has the lower losses.
+out, so it counts (1 + n) ** -exponent, n being how often the sample was trained on since memorisation began. Whether it
+has begun can be seen from the losses alone: of two random parts of an epoch, the one that the epoch before trained on
+then has the lower losses. And where the labels are known, a loss of a sample held out can be compared with chance.
 
 This is no method of the paper; `docs/beyond.md` has the measurements behind it.
 """
@@ -23,19 +23,19 @@ MEMORISING = 0.1
 """Memorisation from which on a network counts as memorising: an epoch of training lowers a loss by a tenth."""
 
 _FEWEST = 20  # samples in each half, below which they are not compared
-_SMOOTHING = 0.5  # weight of the newest comparison in the running one
+_SMOOTHING = 0.5  # weight of the newest number in a running one
 
 
 class Ledger:
     """Per sample: weighted sum of centred losses, exposures, when last seen and trained on. Per run: memorisation.
 
-    Memory: 20 bytes a sample, 28 with labels, whatever the number of epochs.
+    Memory: 24 bytes a sample, 32 with labels, whatever the number of epochs.
 
     Args:
         num_samples: size N of the data set.
         epochs: of the whole training.
         exponent: a loss counts (1 + n) ** -exponent after n exposures; 0 makes it a plain mean over all epochs.
-        labels: int64 [N], the given labels, so that a sample is compared with its class; None compares it with all.
+        labels: int64 [N], the given labels, for `against`; None = unknown.
         device: where it lives.
 
     Attributes:
@@ -43,6 +43,7 @@ class Ledger:
         weight: float32 [N], sum of the weights; 0 = never seen.
         exposures: int32 [N], how often a sample was trained on since memorisation was sensed.
         last_seen, last_trained: int32 [N], epoch, -1 = never.
+        held_out: float32 [N], running mean of the losses that were looked at without training on it; NaN = none.
         memorisation: how much lower, in log, the losses of samples are that the epoch before trained on; NaN = unknown.
         memorising_since: epoch in which it passed `MEMORISING`; None = not yet.
         onset_separation: how far two groups of samples lay apart by their mean loss at the end of that epoch,
@@ -65,6 +66,7 @@ class Ledger:
         self.exposures = torch.zeros(num_samples, dtype=torch.int32, device=device)
         self.last_seen = torch.full((num_samples,), -1, dtype=torch.int32, device=device)
         self.last_trained = torch.full((num_samples,), -1, dtype=torch.int32, device=device)
+        self.held_out = torch.full((num_samples,), math.nan, device=device)
         self.memorisation = math.nan
         self.memorising_since: int | None = None
         self.onset_separation: float | None = None
@@ -94,6 +96,9 @@ class Ledger:
         weights.masked_fill_(~seen, 0.0)
         self.total += weights * (losses - losses[trained].double().mean().float()).masked_fill_(~seen, 0.0)
         self.weight += weights
+        looked = seen & ~trained
+        self.held_out = torch.where(looked & self.held_out.isnan(), losses, self.held_out)
+        self.held_out += _SMOOTHING * (losses - self.held_out).masked_fill_(~looked, 0.0)
         self.last_seen.masked_fill_(seen, epoch)
         self.last_trained.masked_fill_(trained, epoch)
         if self.memorising_since is not None:
@@ -117,13 +122,27 @@ class Ledger:
             self.memorising_since = epoch
 
     def mean_loss(self) -> Tensor:
-        """Weighted mean of the centred losses, float32 [N], NaN where a sample was never seen.
+        """Weighted mean of the centred losses, float32 [N], NaN where a sample was never seen."""
+        return self.total / self.weight.masked_fill(self.weight == 0, math.nan)
 
-        With labels it is counted from the lower quartile of the sample's class, so that a class that is rare or hard is
-        not taken for wrong as a whole; its right labels have to be more than a quarter of it.
+    def against(self, confused: float = 0.25) -> Tensor | None:
+        """How much the input speaks against its label, float32 [N], in nats; None where the labels are unknown.
+
+        The log of the probability to be given this label wrongly over that to be given it rightly, p, which is the
+        network's while it is not trained on the sample. Behind a wrong label there is another class, 1 - p, and it is
+        drawn by the frequency f of the classes, f / (1 - f), or, in ``confused`` of the cases, as the network itself
+        would confuse the two, p. NaN where a sample was never looked at. It takes `held_out` for cross-entropies.
+
+        Args:
+            confused: share of the wrong labels that are confusions, in [0, 1].
         """
-        means = self.total / self.weight.masked_fill(self.weight == 0, math.nan)
-        return means if self.labels is None else means - _lower_quartiles(means, self.labels)[self.labels]
+        if self.labels is None:
+            return None
+        counts = torch.bincount(self.labels).float()
+        share = (counts / counts.sum()).clamp_max(1 - 1e-6)
+        losses = self.held_out.clamp_min(1e-6)
+        drawn = (1 - confused) * (share / (1 - share))[self.labels] + confused * (-losses).exp()
+        return (-torch.expm1(-losses)).log() + drawn.log() + losses
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later epochs depend on: tensors and plain values only."""
@@ -144,15 +163,4 @@ class Ledger:
             getattr(self, name).copy_(state[name])
 
 
-def _lower_quartiles(values: Tensor, labels: Tensor) -> Tensor:
-    """By class the value that a quarter of its known values lie below, float32 [classes]; NaN without one."""
-    known = (~values.isnan()).nonzero().squeeze(1)
-    order = known[values[known].argsort()]
-    order = order[labels[order].argsort(stable=True)]  # by class, and by value within it
-    counts = torch.bincount(labels[order], minlength=int(labels.max()) + 1)
-    first = counts.cumsum(0) - counts
-    place = (first + (counts - 1).clamp_min(0) // 4).clamp_max(max(0, len(order) - 1))
-    return values[order][place].masked_fill(counts == 0, math.nan) if len(order) else counts.float() * math.nan
-
-
-_TABLES = ("total", "weight", "exposures", "last_seen", "last_trained")
+_TABLES = ("total", "weight", "exposures", "last_seen", "last_trained", "held_out")

@@ -1,7 +1,8 @@
-"""Two normal distributions in one set of numbers: how many of them are of the upper kind, and where to cut.
+"""Two kinds in one set of numbers: how many of them are of the upper kind, and where to cut.
 
-Expectation maximisation from the best cut into two groups (`grouping.kmeans_1d`), so the same numbers give the same
-mixture and no draw is involved.
+Expectation maximisation, with two normal distributions that are to be found (`fit`) or two that are known (`share`). It
+starts from the best cut into two groups (`grouping.kmeans_1d`), or from equal shares, so the same numbers give the same
+answer and no draw is involved.
 """
 
 from __future__ import annotations
@@ -78,9 +79,7 @@ def fit(values: NDArray[Any]) -> Mixture | None:
     Returns:
         the mixture; None for fewer than two different numbers.
     """
-    points = values.astype(np.float64)
-    if len(points) > _POINTS:
-        points = np.quantile(points, np.linspace(0, 1, _POINTS))
+    points = _points(values)
     cut = kmeans_1d(points, 2) if len(points) else points
     if not len(cut):
         return None
@@ -105,3 +104,29 @@ def fit(values: NDArray[Any]) -> Mixture | None:
         deviations=(float(deviations[lower]), float(deviations[upper])),
         share=float(shares[upper]),
     )
+
+
+def share(log_ratios: NDArray[Any]) -> float:
+    """The most likely share of one of two kinds of which each number is, where their distributions are known.
+
+    Args:
+        log_ratios: [n], n > 0, log of the density of that kind over the density of the other, at each number.
+
+    Returns:
+        the share, in (0, 1).
+    """
+    ratios = np.exp(np.clip(_points(log_ratios), -_STEEPEST, _STEEPEST))
+    found = 0.5
+    for _ in range(_STEPS):
+        likely = found * ratios / (1 - found + found * ratios)
+        found = min(max(float(likely.mean()), _LEAST), 1 - _LEAST)
+    return found
+
+
+_STEEPEST = 30.0  # log ratios beyond this are as good as certain
+_LEAST = 1e-4
+
+
+def _points(values: NDArray[Any]) -> NDArray[np.float64]:
+    points = values.astype(np.float64)
+    return np.quantile(points, np.linspace(0, 1, _POINTS)) if len(points) > _POINTS else points

@@ -45,8 +45,8 @@ class Pruner:
         delta: annealing: the full data from epoch floor(delta * epochs) on (what "full" means is the policy's say);
             None = the policy's own, 0.875 for InfoBatch and SeTa, 1 (never) for the others.
         seed: the key of all draws; the same on every rank.
-        labels: integers [num_samples], the given labels, for methods that compare a sample with its class (`robust`),
-            so that rare classes are not pruned as a whole; the others do not read them.
+        labels: integers [num_samples], the given labels, by which `robust` tells hard samples from wrong ones; the
+            other methods do not read them.
         device: where trajectories are kept and scored; the default spares the accelerator's memory.
         bank_path: a file to memory-map the trajectories in, for data sets past the RAM.
 
@@ -101,6 +101,7 @@ class Pruner:
         self.forward_passes = 0
         self._warned = False
         self._choosing = 0  # samples of the batch that `choose` was last asked about
+        self._sent: tuple[Tensor, ...] = ()  # what `_merged` gave to the other ranks at the last epoch's end
         self._sampler = EpochSampler(self.seed)
         self._pruned_sampler = EpochSampler(self.seed)
         self._reads_pruned = score.needs_pruned  # a large data set's complement is listed only where it is read
@@ -508,6 +509,7 @@ class Pruner:
         """This epoch's losses, float32 [N] with NaN for "not seen", and its counts of faults, on a device."""
         if self._row is None or self._faults is None:
             self._row = torch.full((self.num_samples,), math.nan, dtype=torch.float32, device=device)
+            self._sent = ()
             self._faults = torch.zeros(len(_FAULTS), dtype=torch.int64, device=device)
         elif self._row.device != device:
             self._row, self._faults = self._row.to(device), self._faults.to(device)
@@ -576,6 +578,9 @@ class Pruner:
         counts = torch.tensor(own, dtype=torch.float64, device=row.device)
         torch.distributed.all_reduce(both)
         torch.distributed.all_reduce(counts)
+        # Gloo's threads may let go of these after `all_reduce` returned. If Python had done so before them, they would
+        # need its lock to free the tensors, and torch 2.4 hangs or aborts when the training ends at that moment.
+        self._sent = (both, counts)
         totals = dict(zip(names, counts.tolist(), strict=True))
         if totals["fingerprint"] != world * self._fingerprint():
             raise RuntimeError(

@@ -5,6 +5,7 @@ Pure, as every policy: what it knows of the run it reads from the scores and the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -28,20 +29,26 @@ _Array = NDArray[Any]
 class Robust(Policy):
     """Leave out the samples whose label is probably wrong, thin out the others: 1 - prune_ratio of the data an epoch.
 
-    How many labels are wrong is read from a mixture of two normal distributions over the scores. When to begin depends
+    Which labels may be wrong is read from a mixture of two normal distributions over the scores. When to begin depends
     on whether the network memorises: if it does, at once, since wrong labels do their harm by being learned by heart;
-    if it does not, after half of the epochs, and only the few that are surest, since wrong and hard look alike then.
-    Some suspects are looked at in every epoch, in the same batches, with weight 0: these losses are of samples held
-    out, and a sample that they acquit is trained on again. Until suspects are left out the samples are drawn without
-    regard to their losses, and never do all come back for an annealing.
+    if it does not, after half of the epochs. Some suspects are looked at in every epoch, in the same batches, with
+    weight 0. These losses are of samples held out, and where the ledger has the labels they tell hard from wrong: who
+    is found as probable as a right label should be, by Bayes' rule and the odds that explain all of them best, is
+    acquitted and trained on again. Without labels nobody is acquitted but by a falling score, and where the network
+    does not memorise only the few that are surest are left out. Until suspects are left out the samples are drawn
+    without regard to their losses, and never do all come back for an annealing.
 
     Args:
         prune_ratio: share of the data set left out of every epoch, in [0, 1): the share of forward passes saved. With 0
             memorisation cannot be told, and the run is taken for one that does not memorise.
-        noise_rate: share of wrong labels if it is known; None = estimated.
+        noise_rate: share of wrong labels if it is known: as many are left out, and nobody is acquitted; None =
+            estimated.
         refresh: share of an epoch's samples that are suspects looked at, in [0, 1).
         ramp: epochs over which the suspects left out grow to their full number, at least 1.
-        cautious: share of the data set left out as suspect where the network does not memorise, at most.
+        cautious: share of the data set left out as suspect, at most, where the network does not memorise and no labels
+            or a known rate are given.
+        confused: share of the wrong labels that are taken for confusions when suspects are acquitted, in [0, 1]; see
+            `Ledger.against`.
         suspect: the end of the scores that wrong labels gather at: "high" for losses, "low" for alignment.
         thinning: whether the other samples are thinned out at "random", those first that were seen last, or the "easy"
             ones first, those on the right side of their mean score, and the rest of these weighs more, as in InfoBatch.
@@ -56,6 +63,7 @@ class Robust(Policy):
     refresh: float = 0.1
     ramp: int = 5
     cautious: float = 0.2
+    confused: float = 0.25
     suspect: End = "high"
     thinning: Thinning = "random"
 
@@ -66,6 +74,9 @@ class Robust(Policy):
         number("refresh", self.refresh, low=0, high=1, open_high=True, remedy="0.1 looks again at some suspects")
         integer("ramp", self.ramp, at_least=1, remedy="1 leaves out all suspects at once")
         number("cautious", self.cautious, low=0, high=1, open_high=True, remedy="0.2 leaves out a fifth at most")
+        number(
+            "confused", self.confused, low=0, high=1, remedy="0.25 takes a quarter of the wrong labels for confusions"
+        )
         choice("suspect", self.suspect, get_args(End))
         choice("thinning", self.thinning, get_args(Thinning))
 
@@ -86,6 +97,9 @@ class Robust(Policy):
             return Selection(torch.from_numpy(chosen), None, len(suspicion))
         share, noise_rate = self._judge(suspicion, waited, ledger)
         suspect = _highest(suspicion, floor(min(1.0, waited / self.ramp) * share * len(suspicion)))
+        if self.noise_rate is None:
+            wrong = _acquit(suspect, ledger.against(self.confused))
+            noise_rate = None if noise_rate is None else wrong * noise_rate
         looked = _longest_unseen(np.flatnonzero(suspect), age, floor(self.refresh * budget), generator)
         trained, weights = self._thin(np.flatnonzero(~suspect), suspicion, age, budget - len(looked), generator)
         dense = np.zeros(len(suspicion), dtype=np.float32)
@@ -110,9 +124,9 @@ class Robust(Policy):
         memorises = ledger.memorising_since is not None
         if self.noise_rate is not None:
             return (self.noise_rate if memorises else min(self.noise_rate, self.cautious)), self.noise_rate
-        if not memorises:
+        if not memorises and ledger.labels is None:
             return self.cautious, None
-        undecided = (ledger.onset_separation or 0.0) < _UNDECIDED
+        undecided = memorises and (ledger.onset_separation or 0.0) < _UNDECIDED
         if undecided and waited < self.ramp + _PATIENCE:
             return _ASSUMED, None
         known = suspicion[~np.isnan(suspicion)]
@@ -149,8 +163,25 @@ _UNDECIDED, _ASSUMED, _PATIENCE = 1.0, 0.5, 4
 # An upper component that is small and not clearly apart is the tail of the hard samples.
 _TAIL, _CLEAR = 0.15, 2.0
 
+_FEWEST = 20  # suspects that were looked at, below which none is acquitted
 _EASIEST = 0.9  # largest share of the easy samples that is thinned out
 _JITTER = 1.7  # epochs by which chance may overtake the order of age
+
+
+def _acquit(suspect: NDArray[np.bool_], against: Tensor | None) -> float:
+    """Strike off the suspects whose label is probably right by Bayes' rule; returns the share of wrong ones before.
+
+    How many are wrong is what makes the labels of all suspects that were looked at most likely (`Ledger.against`).
+    """
+    if against is None:
+        return 1.0
+    log_ratios = against.cpu().numpy()
+    heard = np.flatnonzero(suspect & ~np.isnan(log_ratios))
+    if len(heard) < _FEWEST:
+        return 1.0
+    wrong = mixture.share(log_ratios[heard])
+    suspect[heard[log_ratios[heard] < math.log((1 - wrong) / wrong)]] = False
+    return wrong
 
 
 def _highest(values: _Array, count: int) -> NDArray[np.bool_]:

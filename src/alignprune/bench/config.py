@@ -74,7 +74,8 @@ class TrainConfig:
             with their given labels, the paper's control), "none", a coreset method that chooses a pseudo-clean set
             ("small-loss", "moderate", ...), or a file of training indices (.npy, .pt or .txt).
         reference_size: samples of the reference, at most; at least 10.
-        protect_classes: whether methods that can compare a sample with its class (robust) are given the labels.
+        give_labels: whether methods that can use the given labels get them: robust, to tell hard samples from wrong
+            ones.
         imbalance: share of its samples that the last class keeps, in (0, 1]; the first keeps all, those between
             exponentially fewer. None leaves the classes as they are.
         limit: train on a random, class-balanced subset of this size.
@@ -115,7 +116,7 @@ class TrainConfig:
     proxy_epochs: int | None = None
     reference: str = "auto"
     reference_size: int = 10_000
-    protect_classes: bool = True
+    give_labels: bool = True
     imbalance: float | None = None
     limit: int | None = None
     holdout: float | None = None

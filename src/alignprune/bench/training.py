@@ -100,7 +100,7 @@ class _Run:
             config.chosen_policy,
             delta=config.delta,
             seed=config.seed,
-            labels=data.labels if config.protect_classes else None,
+            labels=data.labels if config.give_labels else None,
         )
         self.reference = references.make(config, whole, device, proxy_of)
         network = models.create(
