@@ -519,6 +519,23 @@ def test_nobody_is_acquitted_where_the_rate_is_known_or_few_were_looked_at() -> 
     assert not set(range(40)) & set(suspects_of(select(Robust(ramp=1), score, ledger=ledger)))
 
 
+@given(seed=st.integers(0, 10_000), classes=st.integers(1, 6), rate=st.sampled_from([0.1, 0.2, 0.4, 0.7]))
+@settings(max_examples=50, deadline=None)
+def test_no_class_loses_more_than_twice_the_share_of_all(seed: int, classes: int, rate: float) -> None:
+    n = 200
+    labels = (torch.rand(n, generator=generator(seed)) ** 2 * classes).long()  # the last classes are rare
+    score = torch.randn(n, generator=generator(seed + 1)) + 2 * labels  # and hard
+    ledger = Ledger(n, EPOCHS, labels=labels)
+    ledger.memorising_since, ledger.onset_separation = 2, 5.0
+    suspects = set(suspects_of(select(Robust(ramp=1, noise_rate=rate), score, ledger=ledger)))
+    expected = set()
+    for i in sorted(range(n), key=lambda i: -float(score[i]))[: math.floor(round(rate * n, 9))]:
+        same = [j for j in range(n) if labels[j] == labels[i]]
+        if len([j for j in expected if labels[j] == labels[i]]) < math.ceil(2 * rate * len(same) - 1e-9):
+            expected.add(i)
+    assert suspects == expected
+
+
 def test_with_labels_hard_samples_come_back_and_wrong_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     hard = (torch.arange(N) % 10 == 0) & ~WRONG  # as high as the wrong ones at first, and learned from the others later
     monkeypatch.setitem(globals(), "START", START + torch.where(hard, 1.8, 0.0))

@@ -34,9 +34,10 @@ class Robust(Policy):
     if it does not, after half of the epochs. Some suspects are looked at in every epoch, in the same batches, with
     weight 0. These losses are of samples held out, and where the ledger has the labels they tell hard from wrong: who
     is found as probable as a right label should be, by Bayes' rule and the odds that explain all of them best, is
-    acquitted and trained on again. Without labels nobody is acquitted but by a falling score, and where the network
-    does not memorise only the few that are surest are left out. Until suspects are left out the samples are drawn
-    without regard to their losses, and never do all come back for an annealing.
+    acquitted and trained on again; and no class loses more than twice the share of all. Without labels nobody is
+    acquitted but by a falling score, and where the network does not memorise only the few that are surest are left out.
+    Until suspects are left out the samples are drawn without regard to their losses, and never do all come back for an
+    annealing.
 
     Args:
         prune_ratio: share of the data set left out of every epoch, in [0, 1): the share of forward passes saved. With 0
@@ -97,6 +98,8 @@ class Robust(Policy):
             return Selection(torch.from_numpy(chosen), None, len(suspicion))
         share, noise_rate = self._judge(suspicion, waited, ledger)
         suspect = _highest(suspicion, floor(min(1.0, waited / self.ramp) * share * len(suspicion)))
+        if ledger.labels is not None:
+            _spare_classes(suspect, suspicion, ledger.labels.cpu().numpy(), _CLASS_LIMIT * share)
         if self.noise_rate is None:
             wrong = _acquit(suspect, ledger.against(self.confused))
             noise_rate = None if noise_rate is None else wrong * noise_rate
@@ -163,9 +166,21 @@ _UNDECIDED, _ASSUMED, _PATIENCE = 1.0, 0.5, 4
 # An upper component that is small and not clearly apart is the tail of the hard samples.
 _TAIL, _CLEAR = 0.15, 2.0
 
+# A class may lose this many times the share of all: a rare one is hard, and would be left out as a whole.
+_CLASS_LIMIT = 2.0
 _FEWEST = 20  # suspects that were looked at, below which none is acquitted
 _EASIEST = 0.9  # largest share of the easy samples that is thinned out
 _JITTER = 1.7  # epochs by which chance may overtake the order of age
+
+
+def _spare_classes(suspect: NDArray[np.bool_], suspicion: _Array, labels: _Array, limit: float) -> None:
+    """Strike off the least suspicious of every class that would lose more than ``limit`` of its samples."""
+    order = np.flatnonzero(suspect)
+    order = order[np.lexsort((-suspicion[order], labels[order]))]  # by class, the most suspicious first
+    sizes = np.bincount(labels)
+    counts = np.bincount(labels[order], minlength=len(sizes))
+    rank = np.arange(len(order)) - (np.cumsum(counts) - counts)[labels[order]]
+    suspect[order[rank >= np.ceil(limit * sizes[labels[order]])]] = False
 
 
 def _acquit(suspect: NDArray[np.bool_], against: Tensor | None) -> float:
