@@ -42,8 +42,8 @@ class Robust(Policy):
     Args:
         prune_ratio: share of the data set left out of every epoch, in [0, 1): the share of forward passes saved. With 0
             memorisation cannot be told, and the run is taken for one that does not memorise.
-        noise_rate: share of wrong labels if it is known: as many are left out, and nobody is acquitted; None =
-            estimated.
+        noise_rate: share of wrong labels if it is known: as many are left out, fewer where a class would lose too many,
+            and nobody is acquitted; None = estimated.
         refresh: share of an epoch's samples that are suspects looked at, in [0, 1).
         ramp: epochs over which the suspects left out grow to their full number, at least 1.
         cautious: share of the data set left out as suspect, at most, where the network does not memorise and no labels
