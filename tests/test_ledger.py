@@ -323,21 +323,27 @@ def test_exposure_loss_refuses_a_missing_ledger_and_a_wrong_exponent() -> None:
 # -- samples held out --------------------------------------------------------------------------------------
 
 
-@given(seed=st.integers(0, 1000), classes=st.integers(1, 6), confused=st.sampled_from([0.0, 0.25, 1.0]))
+@given(
+    seed=st.integers(0, 1000),
+    classes=st.integers(1, 6),
+    confused=st.sampled_from([0.0, 0.25, 1.0]),
+    memorises=st.booleans(),
+)
 @settings(max_examples=50, deadline=None)
 def test_what_speaks_against_a_label_is_how_likely_it_is_to_be_given_wrongly(
-    seed: int, classes: int, confused: float
+    seed: int, classes: int, confused: float, memorises: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     size = int(rng.integers(1, 40))
     labels = rng.integers(0, classes, size)
     labels[0] = classes + 1  # a class of one sample, beside one that has none
     ledger = Ledger(size, 10, labels=torch.from_numpy(labels))
+    ledger.memorising_since = 0 if memorises else None
     held_out = [NAN] * size
     for t, epoch in enumerate(random_epochs(seed, size, 6)):
         enter(ledger, t, epoch)
         for i, (loss, trained) in enumerate(zip(epoch.losses, epoch.trained, strict=True)):
-            if not math.isnan(loss) and not trained:
+            if not math.isnan(loss) and not (memorises and trained):
                 held_out[i] = loss if math.isnan(held_out[i]) else (held_out[i] + loss) / 2
     shares = [labels.tolist().count(label) / size for label in labels.tolist()]
     expected = []
@@ -349,6 +355,20 @@ def test_what_speaks_against_a_label_is_how_likely_it_is_to_be_given_wrongly(
     assert against is not None
     np.testing.assert_allclose(against.numpy(), expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(ledger.held_out.numpy(), held_out, rtol=1e-5, atol=1e-5)
+
+
+def test_when_memorisation_is_sensed_what_is_held_out_begins_anew() -> None:
+    parts, ledger = halves(5, 4), Ledger(N, 8)
+    for t in range(4):
+        memorised = ledger.memorising_since is not None
+        before = ledger.held_out.clone()
+        ledger.write(t, losses_by(5, t, parts, 0.5), parts[t], uniform=True)
+        if memorised:
+            assert torch.equal(ledger.held_out.isnan(), before.isnan())  # all that were seen were trained on
+        elif ledger.memorising_since == t:
+            assert bool((~before.isnan()).any())
+            assert bool(ledger.held_out.isnan().all())
+    assert ledger.memorising_since in (1, 2)
 
 
 def test_labels_do_not_change_the_mean_loss() -> None:

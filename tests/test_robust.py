@@ -480,7 +480,7 @@ def heard(n: int, classes: int, seed: int, since: int | None = 2) -> Ledger:
 
 @given(classes=st.integers(2, 8), since=st.sampled_from([None, 2]), seed=st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
-def test_a_suspect_is_acquitted_by_bayes_rule_under_the_most_likely_odds(
+def test_a_suspect_is_acquitted_by_bayes_rule_under_the_most_likely_odds_or_even_ones(
     classes: int, since: int | None, seed: int
 ) -> None:
     n, policy = 400, Robust(ramp=1)
@@ -494,8 +494,8 @@ def test_a_suspect_is_acquitted_by_bayes_rule_under_the_most_likely_odds(
     right = {i: math.exp(-float(ledger.held_out[i])) for i in suspects if not math.isnan(ledger.held_out[i])}
     shares = {i: frequency[int(ledger.labels[i])] for i in right}
     wrong = {i: (1 - right[i]) * (0.75 * shares[i] / (1 - shares[i]) + 0.25 * right[i]) for i in right}
-    share, most = 0.0, -math.inf
-    for candidate in np.linspace(0.001, 0.999, 999):
+    share, most = 0.5, -math.inf  # even odds where these losses have made them suspects
+    for candidate in np.linspace(0.001, 0.999, 999) if since is not None else ():
         likelihood = math.fsum(math.log((1 - candidate) * right[i] + candidate * wrong[i]) for i in right)
         share, most = (float(candidate), likelihood) if likelihood > most else (share, most)
     odds = {i: share * wrong[i] / ((1 - share) * right[i]) for i in right}
@@ -504,7 +504,8 @@ def test_a_suspect_is_acquitted_by_bayes_rule_under_the_most_likely_odds(
     expected = {i for i in suspects if odds.get(i, 2.0) >= 1}
     assert set(suspects_of(after)) ^ expected <= close
     assert before.noise_rate is not None
-    assert after.noise_rate == pytest.approx(before.noise_rate * share, rel=0.1, abs=0.01)
+    guilty = share if since is not None else len([i for i in odds if odds[i] >= 1]) / len(odds)
+    assert after.noise_rate == pytest.approx(before.noise_rate * guilty, rel=0.1, abs=0.01)
 
 
 def test_nobody_is_acquitted_where_the_rate_is_known_or_few_were_looked_at() -> None:
@@ -550,6 +551,16 @@ def test_with_labels_hard_samples_come_back_and_wrong_ones_do_not(monkeypatch: p
     assert suspected["without"] > 0.9
     assert suspected["with"] < 0.1
     assert last.noise_rate == pytest.approx(float(WRONG.float().mean()), abs=0.04)
+
+
+def test_without_memorisation_and_clear_groups_the_suspects_are_less_probable_than_chance() -> None:
+    n, policy = 400, Robust(0.5, cautious=0.2, ramp=1)
+    score = torch.randn(n, generator=generator(3))  # one group
+    ledger = Ledger(n, EPOCHS, labels=torch.arange(n) % 4)
+    ledger.held_out.copy_(torch.where(torch.arange(n) % 3 == 0, 0.8, 1.2) * math.log(4))
+    selection = select(policy, score, ledger=ledger)
+    assert set(suspects_of(selection)) == {i for i in highest(score.tolist(), 80) if i % 3}
+    assert selection.noise_rate is None
 
 
 def test_with_labels_more_than_the_cautious_share_is_left_out_where_it_is_told_apart() -> None:

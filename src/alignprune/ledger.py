@@ -43,7 +43,8 @@ class Ledger:
         weight: float32 [N], sum of the weights; 0 = never seen.
         exposures: int32 [N], how often a sample was trained on since memorisation was sensed.
         last_seen, last_trained: int32 [N], epoch, -1 = never.
-        held_out: float32 [N], running mean of the losses that were looked at without training on it; NaN = none.
+        held_out: float32 [N], running mean of the losses that tell of a sample held out; NaN = none. Until memorisation
+            is sensed that is every loss; then it begins anew with those that were looked at without training on it.
         memorisation: how much lower, in log, the losses of samples are that the epoch before trained on; NaN = unknown.
         memorising_since: epoch in which it passed `MEMORISING`; None = not yet.
         onset_separation: how far two groups of samples lay apart by their mean loss at the end of that epoch,
@@ -96,7 +97,9 @@ class Ledger:
         weights.masked_fill_(~seen, 0.0)
         self.total += weights * (losses - losses[trained].double().mean().float()).masked_fill_(~seen, 0.0)
         self.weight += weights
-        looked = seen & ~trained
+        if self.memorising_since == epoch:
+            self.held_out.fill_(math.nan)
+        looked = seen if self.memorising_since is None else seen & ~trained
         self.held_out = torch.where(looked & self.held_out.isnan(), losses, self.held_out)
         self.held_out += _SMOOTHING * (losses - self.held_out).masked_fill_(~looked, 0.0)
         self.last_seen.masked_fill_(seen, epoch)

@@ -31,11 +31,12 @@ class Robust(Policy):
 
     Which labels may be wrong is read from a mixture of two normal distributions over the scores. When to begin depends
     on whether the network memorises: if it does, at once, since wrong labels do their harm by being learned by heart;
-    if it does not, after half of the epochs. Some suspects are looked at in every epoch, in the same batches, with
-    weight 0. These losses are of samples held out, and where the ledger has the labels they tell hard from wrong: who
-    is found as probable as a right label should be, by Bayes' rule and the odds that explain all of them best, is
-    acquitted and trained on again; and no class loses more than twice the share of all. Without labels nobody is
-    acquitted but by a falling score, and where the network does not memorise only the few that are surest are left out.
+    if it does not, after half of the epochs, and unless the two are clearly apart no more than a few. Some suspects are
+    looked at in every epoch, in the same batches, with weight 0. These losses are of samples held out, and where the
+    ledger has the labels they tell hard from wrong: who is found as probable as a right label should be, by Bayes' rule
+    and the odds that explain all of them best, is acquitted and trained on again; and no class loses more than twice
+    the share of all. Where the network does not memorise, every loss is as good as one held out, and who is found more
+    probable than by chance is acquitted. Without labels nobody is acquitted but by a falling score.
     Until suspects are left out the samples are drawn without regard to their losses, and never do all come back for an
     annealing.
 
@@ -46,8 +47,8 @@ class Robust(Policy):
             and nobody is acquitted; None = estimated.
         refresh: share of an epoch's samples that are suspects looked at, in [0, 1).
         ramp: epochs over which the suspects left out grow to their full number, at least 1.
-        cautious: share of the data set left out as suspect, at most, where the network does not memorise and no labels
-            or a known rate are given.
+        cautious: share of the data set left out as suspect, at most, where the network does not memorise; more where
+            labels are given and the two distributions are clearly apart.
         confused: share of the wrong labels that are taken for confusions when suspects are acquitted, in [0, 1]; see
             `Ledger.against`.
         suspect: the end of the scores that wrong labels gather at: "high" for losses, "low" for alignment.
@@ -101,7 +102,8 @@ class Robust(Policy):
         if ledger.labels is not None:
             _spare_classes(suspect, suspicion, ledger.labels.cpu().numpy(), _CLASS_LIMIT * share)
         if self.noise_rate is None:
-            wrong = _acquit(suspect, ledger.against(self.confused))
+            by_chance = ledger.memorising_since is None  # the very losses that made them suspects: no odds to be had
+            wrong = _acquit(suspect, ledger.against(self.confused), odds=1.0 if by_chance else None)
             noise_rate = None if noise_rate is None else wrong * noise_rate
         looked = _longest_unseen(np.flatnonzero(suspect), age, floor(self.refresh * budget), generator)
         trained, weights = self._thin(np.flatnonzero(~suspect), suspicion, age, budget - len(looked), generator)
@@ -127,13 +129,13 @@ class Robust(Policy):
         memorises = ledger.memorising_since is not None
         if self.noise_rate is not None:
             return (self.noise_rate if memorises else min(self.noise_rate, self.cautious)), self.noise_rate
-        if not memorises and ledger.labels is None:
-            return self.cautious, None
         undecided = memorises and (ledger.onset_separation or 0.0) < _UNDECIDED
         if undecided and waited < self.ramp + _PATIENCE:
             return _ASSUMED, None
         known = suspicion[~np.isnan(suspicion)]
         found = mixture.fit(known)
+        if not memorises and (ledger.labels is None or found is None or found.separation < _CLEAR):
+            return self.cautious, None
         if found is None or (found.share < _TAIL and found.separation < _CLEAR and not undecided):
             return 0.0, 0.0
         return float((known > found.cut).sum()) / len(suspicion), found.share
@@ -183,10 +185,14 @@ def _spare_classes(suspect: NDArray[np.bool_], suspicion: _Array, labels: _Array
     suspect[order[rank >= np.ceil(limit * sizes[labels[order]])]] = False
 
 
-def _acquit(suspect: NDArray[np.bool_], against: Tensor | None) -> float:
+def _acquit(suspect: NDArray[np.bool_], against: Tensor | None, odds: float | None = None) -> float:
     """Strike off the suspects whose label is probably right by Bayes' rule; returns the share of wrong ones before.
 
-    How many are wrong is what makes the labels of all suspects that were looked at most likely (`Ledger.against`).
+    Args:
+        suspect: bool [N], edited in place.
+        against: `Ledger.against`, float32 [N]; None = nothing is known, nobody is acquitted.
+        odds: of a label to be wrong, before it is looked at; None = those that make the labels of all suspects that
+            were looked at most likely.
     """
     if against is None:
         return 1.0
@@ -194,9 +200,10 @@ def _acquit(suspect: NDArray[np.bool_], against: Tensor | None) -> float:
     heard = np.flatnonzero(suspect & ~np.isnan(log_ratios))
     if len(heard) < _FEWEST:
         return 1.0
-    wrong = mixture.share(log_ratios[heard])
-    suspect[heard[log_ratios[heard] < math.log((1 - wrong) / wrong)]] = False
-    return wrong
+    wrong = mixture.share(log_ratios[heard]) if odds is None else odds / (1 + odds)
+    guilty = log_ratios[heard] >= math.log((1 - wrong) / wrong)
+    suspect[heard[~guilty]] = False
+    return wrong if odds is None else float(guilty.mean())
 
 
 def _highest(values: _Array, count: int) -> NDArray[np.bool_]:

@@ -109,6 +109,17 @@ def test_settings_are_chosen_without_the_test_set(protocol: Protocol) -> None:
     assert not {cell.key for cell in cells} & {cell.key for cell in cells_of(EXPERIMENTS["beyond"], protocol)}
 
 
+def test_the_unseen_settings_are_none_of_those_that_were_chosen_on(protocol: Protocol) -> None:
+    unseen = cells_of(EXPERIMENTS["beyond-unseen"], protocol)
+    assert {cell.row for cell in unseen} >= {STOPPED, ROBUST, ORACLE}
+    assert not {cell.key for cell in unseen} & {
+        cell.key for name in NAMES if name != "beyond-unseen" for cell in cells_of(EXPERIMENTS[name], protocol)
+    }
+    for cell in unseen:
+        config = configure(cell.settings)
+        assert (config.prune_ratio, config.budget, config.oracle) == (0.5, "equal", cell.row == ORACLE)
+
+
 def test_traces_have_wrong_labels_and_the_reference_of_the_papers_score(protocol: Protocol) -> None:
     for cell in cells_of(EXPERIMENTS["beyond-traces"], protocol):
         config = configure(cell.settings)

@@ -7,7 +7,7 @@ Settings were chosen on held-out parts of the training sets with their noisy lab
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,6 +47,20 @@ class _Data:
 _DYNAMIC = ("infobatch", "infobatch+das")
 _FEATURES = {"model": "mlp", "recipe": "features", "device": "cpu", "evaluate_every": 30}
 _IMAGES = {"dataset": "cifar100n", "reference_size": 10_000}
+_SMALL = {
+    "dataset": "cifar100n",
+    "model": "resnet-tiny",
+    "recipe.epochs": 30,
+    "limit": 8_000,
+    "reference_size": 1_000,
+    "evaluate_every": 30,
+    "device": "cpu",
+}
+_BY_PROTOCOL: dict[str, Settings] = {
+    "cpu": _SMALL | {"recipe": "sgd"},
+    "short": _IMAGES | {"recipe.epochs": 30, "precision": "bf16", "workers": 4, "evaluate_every": 10},
+    "paper": _IMAGES | {"workers": 4},
+}
 
 _DATA = (
     _Data(
@@ -79,37 +93,46 @@ _DATA = (
     _Data(
         block="CIFAR-100N, images",
         noises=_REAL,
-        settings={
-            "cpu": {
-                "dataset": "cifar100n",
-                "model": "resnet-tiny",
-                "recipe": "sgd",
-                "recipe.epochs": 30,
-                "limit": 8_000,
-                "reference_size": 1_000,
-                "evaluate_every": 30,
-                "device": "cpu",
-            },
-            "short": _IMAGES | {"recipe.epochs": 30, "precision": "bf16", "workers": 4, "evaluate_every": 10},
-            "paper": _IMAGES | {"workers": 4},
-        },
+        settings=_BY_PROTOCOL,
         methods=("infobatch+das",),
     ),
     _Data(
         block="CIFAR-100N, images, the paper's recipe",
         noises=_REAL,
-        settings={
-            "cpu": {
-                "dataset": "cifar100n",
-                "model": "resnet-tiny",
-                "recipe.epochs": 30,
-                "limit": 8_000,
-                "reference_size": 1_000,
-                "evaluate_every": 30,
-                "device": "cpu",
-            },
-        },
+        settings={"cpu": _SMALL},
+        methods=(),
+    ),
+)
+
+_PAIRFLIP: dict[str, Settings] = {"pairflip_0.2": {"noise": "pairflip", "noise_rate": 0.2}}
+_SYMMETRIC: dict[str, Settings] = {column: _DRAWN[column] for column in ("sym_0.2", "sym_0.5")}
+_ASYMMETRIC: dict[str, Settings] = {"asym_0.3": {"noise": "asymmetric", "noise_rate": 0.3}}
+
+# Data and noise that nothing was chosen on, run when all was settled.
+_UNSEEN = (
+    _Data(
+        block="NEWS, 20 groups, word vectors",
+        noises=_PAIRFLIP,
+        settings={"cpu": _FEATURES | {"dataset": "news20-document"}},
         methods=("infobatch+das",),
+    ),
+    _Data(
+        block="NEWS, 7 classes, word vectors",
+        noises={"clean": _DRAWN["clean"]} | _SYMMETRIC | _PAIRFLIP,
+        settings={"cpu": _FEATURES | {"dataset": "news-document"}},
+        methods=("infobatch+das",),
+    ),
+    _Data(
+        block="CIFAR-100, features",
+        noises=_SYMMETRIC | _ASYMMETRIC,
+        settings={"cpu": _FEATURES | {"dataset": "cifar100n-features"}},
+        methods=("infobatch+das",),
+    ),
+    _Data(
+        block="CIFAR-100, images",
+        noises={"sym_0.4": {"noise": "symmetric", "noise_rate": 0.4}} | _ASYMMETRIC,
+        settings=_BY_PROTOCOL,
+        methods=(),
     ),
 )
 
@@ -160,6 +183,11 @@ _PAPERS: dict[str, Settings] = {
 def comparison(protocol: Protocol) -> tuple[Cell, ...]:
     """The methods on every data set that the protocol has."""
     return tuple(cell for data, base in _of(protocol) for cell in _compared(data, base))
+
+
+def unseen(protocol: Protocol) -> tuple[Cell, ...]:
+    """The same at equal forward passes on data and noise that nothing was chosen on."""
+    return tuple(cell for data, base in _of(protocol, _UNSEEN) for cell in _compared(data, base) if cell.row != FULL)
 
 
 def ablation(protocol: Protocol) -> tuple[Cell, ...]:
@@ -224,8 +252,8 @@ def traces(protocol: Protocol) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def _of(protocol: Protocol) -> Iterator[tuple[_Data, dict[str, Any]]]:
-    for data in _DATA:
+def _of(protocol: Protocol, of: Sequence[_Data] = _DATA) -> Iterator[tuple[_Data, dict[str, Any]]]:
+    for data in of:
         if protocol.name in data.settings:
             yield data, dict(data.settings[protocol.name])
 

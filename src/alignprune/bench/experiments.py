@@ -478,6 +478,12 @@ _REGISTRY = (
         block_label="data",
     ),
     Experiment(
+        "beyond-unseen",
+        "Half of the forward passes, on data and noise that nothing was chosen on",
+        beyond.unseen,
+        block_label="data",
+    ),
+    Experiment(
         "beyond-ablation", "robust with one ingredient changed", beyond.ablation, block_label="data", row_label="change"
     ),
     Experiment(
