@@ -31,24 +31,22 @@ class Robust(Policy):
 
     Which labels may be wrong is read from a mixture of two normal distributions over the scores. When to begin depends
     on whether the network memorises: if it does, at once, since wrong labels do their harm by being learned by heart;
-    if it does not, after half of the epochs, and unless the two are clearly apart no more than a few. Some suspects are
-    looked at in every epoch, in the same batches, with weight 0. These losses are of samples held out, and where the
-    ledger has the labels they tell hard from wrong: who is found as probable as a right label should be, by Bayes' rule
-    and the odds that explain all of them best, is acquitted and trained on again; and no class loses more than twice
-    the share of all. Where the network does not memorise, every loss is as good as one held out, and who is found more
-    probable than by chance is acquitted. Without labels nobody is acquitted but by a falling score.
-    Until suspects are left out the samples are drawn without regard to their losses, and never do all come back for an
-    annealing.
+    if it does not, after half of the epochs and only if the two distributions are clearly apart, since otherwise hard
+    and wrong look alike and nobody is left out. Some suspects are looked at in every epoch, in the same batches, with
+    weight 0. These losses are of samples held out, and where the ledger has the labels they tell hard from wrong: who
+    is found as probable as a right label should be, by Bayes' rule and the odds that explain all of them best, is
+    acquitted and trained on again; and no class loses more than twice the share of all. Where the network does not
+    memorise, every loss is as good as one held out, and who is found more probable than by chance is acquitted. Without
+    labels nobody is acquitted but by a falling score. Until suspects are left out the samples are drawn without regard
+    to their losses, and never do all come back for an annealing.
 
     Args:
         prune_ratio: share of the data set left out of every epoch, in [0, 1): the share of forward passes saved. With 0
             memorisation cannot be told, and the run is taken for one that does not memorise.
-        noise_rate: share of wrong labels if it is known: as many are left out, fewer where a class would lose too many,
-            and nobody is acquitted; None = estimated.
+        noise_rate: share of wrong labels if it is known: as many are left out as soon as any are, fewer where a class
+            would lose too many, and nobody is acquitted; None = estimated.
         refresh: share of an epoch's samples that are suspects looked at, in [0, 1).
         ramp: epochs over which the suspects left out grow to their full number, at least 1.
-        cautious: share of the data set left out as suspect, at most, where the network does not memorise; more where
-            labels are given and the two distributions are clearly apart.
         confused: share of the wrong labels that are taken for confusions when suspects are acquitted, in [0, 1]; see
             `Ledger.against`.
         suspect: the end of the scores that wrong labels gather at: "high" for losses, "low" for alignment.
@@ -64,7 +62,6 @@ class Robust(Policy):
     noise_rate: float | None = None
     refresh: float = 0.1
     ramp: int = 5
-    cautious: float = 0.2
     confused: float = 0.25
     suspect: End = "high"
     thinning: Thinning = "random"
@@ -75,7 +72,6 @@ class Robust(Policy):
             number("noise_rate", self.noise_rate, low=0, high=1, open_high=True, remedy="None estimates it")
         number("refresh", self.refresh, low=0, high=1, open_high=True, remedy="0.1 looks again at some suspects")
         integer("ramp", self.ramp, at_least=1, remedy="1 leaves out all suspects at once")
-        number("cautious", self.cautious, low=0, high=1, open_high=True, remedy="0.2 leaves out a fifth at most")
         number(
             "confused", self.confused, low=0, high=1, remedy="0.25 takes a quarter of the wrong labels for confusions"
         )
@@ -91,19 +87,21 @@ class Robust(Policy):
         suspicion = score.numpy() if self.suspect == "high" else -score.numpy()
         budget = floor((1 - self.prune_ratio) * len(suspicion))
         age = epoch - ledger.last_seen.cpu().numpy()
+        memorises = ledger.memorising_since is not None
         waited = epoch - self._start(ledger)
-        if waited <= 0:  # no suspects yet; once the network memorises, samples that it has not seen come first
-            if ledger.memorising_since is None:
-                return uniform(len(suspicion), self.prune_ratio, generator)
+        found = self._judge(suspicion, waited, ledger) if waited > 0 else None
+        if found is None and not memorises:  # by chance alone, so that memorisation can still be told
+            return uniform(len(suspicion), self.prune_ratio, generator)
+        if found is None:  # those first that the network has not seen
             chosen = _longest_unseen(np.arange(len(suspicion)), age, budget, generator)
             return Selection(torch.from_numpy(chosen), None, len(suspicion))
-        share, noise_rate = self._judge(suspicion, waited, ledger)
+        share, noise_rate = found
         suspect = _highest(suspicion, floor(min(1.0, waited / self.ramp) * share * len(suspicion)))
         if ledger.labels is not None:
             _spare_classes(suspect, suspicion, ledger.labels.cpu().numpy(), _CLASS_LIMIT * share)
         if self.noise_rate is None:
-            by_chance = ledger.memorising_since is None  # the very losses that made them suspects: no odds to be had
-            wrong = _acquit(suspect, ledger.against(self.confused), odds=1.0 if by_chance else None)
+            # Where it does not memorise, the very losses that made them suspects are looked at: no odds to be had.
+            wrong = _acquit(suspect, ledger.against(self.confused), odds=None if memorises else 1.0)
             noise_rate = None if noise_rate is None else wrong * noise_rate
         looked = _longest_unseen(np.flatnonzero(suspect), age, floor(self.refresh * budget), generator)
         trained, weights = self._thin(np.flatnonzero(~suspect), suspicion, age, budget - len(looked), generator)
@@ -120,23 +118,25 @@ class Robust(Policy):
         )
 
     def _start(self, ledger: Ledger) -> int:
-        """The epoch after which suspects are left out: one after memorisation shows, or when half of all are over."""
-        late = max(1, ledger.epochs // 2) - 1
-        return late if ledger.memorising_since is None else min(ledger.memorising_since + 1, late)
+        """The epoch after which suspects are left out: one after memorisation shows; before it does, half of all."""
+        if ledger.memorising_since is not None:
+            return ledger.memorising_since + 1
+        return max(1, ledger.epochs // 2) - 1
 
-    def _judge(self, suspicion: _Array, waited: int, ledger: Ledger) -> tuple[float, float | None]:
-        """Share of the data set to leave out as suspect, and the noise rate if it can be told."""
+    def _judge(self, suspicion: _Array, waited: int, ledger: Ledger) -> tuple[float, float | None] | None:
+        """Share of the data set to leave out as suspect, and the noise rate if it can be told; None = nothing can."""
         memorises = ledger.memorising_since is not None
-        if self.noise_rate is not None:
-            return (self.noise_rate if memorises else min(self.noise_rate, self.cautious)), self.noise_rate
         undecided = memorises and (ledger.onset_separation or 0.0) < _UNDECIDED
-        if undecided and waited < self.ramp + _PATIENCE:
+        if self.noise_rate is None and undecided and waited < self.ramp + _PATIENCE:
             return _ASSUMED, None
         known = suspicion[~np.isnan(suspicion)]
         found = mixture.fit(known)
-        if not memorises and (ledger.labels is None or found is None or found.separation < _CLEAR):
-            return self.cautious, None
-        if found is None or (found.share < _TAIL and found.separation < _CLEAR and not undecided):
+        clear = found is not None and found.separation >= _CLEAR
+        if not memorises and not clear:
+            return None
+        if self.noise_rate is not None:
+            return self.noise_rate, self.noise_rate
+        if found is None or (found.share < _TAIL and not clear and not undecided):
             return 0.0, 0.0
         return float((known > found.cut).sum()) / len(suspicion), found.share
 
