@@ -51,7 +51,7 @@ def test_the_librarys_own_method_prunes_half_by_exposure_loss_and_never_anneals(
     assert preset.with_knobs(noise_rate=0.4, exponent=0).policy == Robust(prune_ratio=0.5, noise_rate=0.4)
 
 
-def test_alignment_presets_use_what_the_specification_defaults_to() -> None:
+def test_alignment_presets_leave_gaps_out_and_measure_the_reference_after_an_epoch() -> None:
     for name in ("infobatch+das", "seta+das"):
         score = presets.get(name).score
         assert isinstance(score, Alignment)

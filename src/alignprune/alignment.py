@@ -84,7 +84,7 @@ def dynamic_alignment_score(
     Returns:
         float32 [num_samples], higher = moves with the reference = likely clean; NaN means "no score yet".
 
-    Source: paper section 3.2, equation 5; open points as methods A2 and A3 of the specification.
+    Source: paper section 3.2, equation 5.
     """
     score = CORRELATIONS[correlation](trajectories, reference)
     if flat == "zero":

@@ -36,8 +36,8 @@ class DivBS(Policy):
         trust: multiply the projections by the share of samples that score lower (1 where there is no score), so that
             DivBS plugs together with any score. An extension of this library; off in the published method.
 
-    Source: Hong et al. (ICML 2024); section 1.5 of the specification. The optional random subset of gradient
-    dimensions is not offered: with Gram matrices it would save nothing.
+    Source: Hong et al. (ICML 2024). The optional random subset of gradient dimensions is not offered: with Gram
+    matrices it would save nothing.
     """
 
     in_batch: ClassVar[bool] = True

@@ -126,7 +126,7 @@ class DynamicRandom(Policy):
     Args:
         prune_ratio: share of the data set left out, in [0, 1): exactly the share of forward passes saved.
 
-    Source: section 1.1 of the specification.
+    Source: paper Table 1, the baseline "Dynamic Random".
     """
 
     prune_ratio: float = 0.3
@@ -153,7 +153,7 @@ class InfoBatch(Policy):
         prune_prob: the paper's r, in [0, 1]; 1 drops all of L.
         rescale: whether kept low samples get their weight; without it pruned labels lose influence for good.
 
-    Source: Qin et al. (ICLR 2024); section 1.2 of the specification; A4, A5, A19, A20.
+    Source: Qin et al. (ICLR 2024).
     """
 
     annealing: ClassVar[float] = 0.875
@@ -194,7 +194,7 @@ class SeTa(Policy):
         rounding: "round" is half to even as in the authors' code (5 * 0.9 -> 4); "ceil" would take all 5.
         grouping: "exact" is the optimal grouping; "sklearn" is the authors' scikit-learn call.
 
-    Source: Zhou et al. (CVPR 2025); section 1.3 of the specification; A6.
+    Source: Zhou et al. (CVPR 2025).
     """
 
     annealing: ClassVar[float] = 0.875
@@ -272,7 +272,7 @@ class IES(Policy):
     Args:
         threshold: samples that score below it are left out; 1e-3 on CIFAR-10, 2e-3 on CIFAR-100.
 
-    Source: Yuan et al. (ICLR 2025); section 1.4 of the specification.
+    Source: Yuan et al. (ICLR 2025).
     """
 
     threshold: float = 1e-3

@@ -14,7 +14,7 @@ need not fit it. SOP+ adds λ_C KL(stop(softmax z_weak) || softmax z_strong) to 
 
 A step reads and changes the rows of its batch only, whatever the number of samples: their gradients are sparse.
 
-Source: Liu et al. (ICML 2022), by the authors' code (model/loss.py, commit 4d991ce); section 3 of the specification.
+Source: Liu et al. (ICML 2022), by the authors' code (model/loss.py, commit 4d991ce).
 """
 
 from __future__ import annotations
@@ -279,7 +279,7 @@ def sop_losses(logits: Tensor, labels: Tensor, u: Tensor, v: Tensor) -> tuple[Te
     Returns:
         Losses [B], and q [B, C], the prediction with the noise of its label.
 
-    Source: Liu et al. (ICML 2022), section 3 of the specification: L_CE + L_MSE.
+    Source: Liu et al. (ICML 2022): L_CE + L_MSE.
     """
     y = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
     added = (u.square() * y).clamp_max(1)

@@ -64,7 +64,7 @@ class Score(ABC):
 class Loss(Score):
     """The latest training loss, kept while a sample is pruned: what InfoBatch and SeTa rank by.
 
-    Source: Qin et al. (ICLR 2024); section 1.2 of the specification.
+    Source: Qin et al. (ICLR 2024).
     """
 
     @property
@@ -88,7 +88,7 @@ class Alignment(Score):
         flat: a trajectory without a trend gets "zero" (neutral), or is "exempt" from pruning.
         reference_timing: the reference loss of an epoch is measured "after" its updates, or "before" them.
 
-    Source: paper section 3.2, equations 3 to 5, Algorithm 1; A1, A2, A3, A10 of the specification.
+    Source: paper section 3.2, equations 3 to 5, Algorithm 1. What it leaves open is told in `docs/methods.md`.
     """
 
     needs_reference: ClassVar[bool] = True
@@ -149,7 +149,7 @@ class SecondDifference(Score):
     Args:
         smoothing: second differences averaged; 3 as its authors' code, 1 as their algorithm.
 
-    Source: Yuan et al. (ICLR 2025), IES; section 1.4 of the specification.
+    Source: Yuan et al. (ICLR 2025), IES.
     """
 
     needs_pruned: ClassVar[bool] = True

@@ -2,8 +2,7 @@
 
 Rows by epoch, not by sample: an epoch is then one contiguous write and a score one pass of long vector operations.
 A gap (the sample was not seen in that epoch) is shown as NaN; it is stored as 0, which adds nothing to any sum, with
-a bit that tells it from a loss. Paper section 3.2, equation 3; what a gap means is the choice ``gaps`` (A1 of the
-specification).
+a bit that tells it from a loss. Paper section 3.2, equation 3; what a gap means is the choice ``gaps``.
 """
 
 from __future__ import annotations

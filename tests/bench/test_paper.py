@@ -13,7 +13,7 @@ from alignprune.bench.paper import PaperNumber
 ACCURACIES = ("1", "2", "4", "5", "B", "C", "D", "E", "G", "H", "I")
 ROUNDING = 0.1 + 1e-9  # both accuracies and the delta are rounded to 0.1
 
-# Where the paper contradicts itself (section 9 of the specification).
+# Where the paper contradicts itself.
 MISPRINTED_DELTA = ("C", "50", "DUAL", "real_worst")
 MISPRINTED_MEAN = ("B", "50", "Moderate")
 

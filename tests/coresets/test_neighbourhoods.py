@@ -25,7 +25,7 @@ def to_one(x: float) -> float:
 def literal(
     features: Tensor, confidence: list[float], labels: list[int], size: int, tau: float, eta: float, balance: bool
 ) -> list[int]:
-    """The greedy loop as section 2.9 of the specification tells it, in the order chosen."""
+    """The greedy loop, one sample after the other, in the order chosen."""
     count = len(labels)
     rows = features.double().tolist()
     norm = [math.sqrt(sum(x * x for x in row)) for row in rows]

@@ -4,7 +4,7 @@ SimCLR draws two augmented views of each sample of a batch and asks the network,
 view belongs to which. The head is thrown away; the features before it, of the plain samples, are what clustering then
 works on. Wrong labels cannot reach them.
 
-Source: Chen et al. (ICML 2020); section 2.8 of the specification.
+Source: Chen et al. (ICML 2020).
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def dynamic_uncertainty(label_probabilities: Tensor, window: int = 10) -> Tensor
     Raises:
         ValueError: for fewer epochs than a window.
 
-    Source: He et al. (CVPR 2024); section 2.10 of the specification.
+    Source: He et al. (CVPR 2024).
     """
     return _mean_over_windows(label_probabilities, window, lambda rows: rows.std(0))
 
@@ -68,7 +68,7 @@ def dual_score(label_probabilities: Tensor, window: int = 10) -> Tensor:
     Raises:
         ValueError: for fewer epochs than a window.
 
-    Source: Cho et al. (2025); section 2.11 of the specification.
+    Source: Cho et al. (2025).
     """
     return _mean_over_windows(label_probabilities, window, lambda rows: rows.std(0) * (1 - rows.mean(0)))
 
@@ -91,7 +91,7 @@ def dual_density(mean_probability: Tensor, score: Tensor, size: int, c_d: float 
     Raises:
         ValueError: if no score is positive: then no p_y ever moved.
 
-    Source: Cho et al. (2025), and the authors' code; section 2.11 of the specification.
+    Source: Cho et al. (2025), and the authors' code.
     """
     if not (score > 0).any():
         raise ValueError("label_probabilities never change, so DUAL cannot rank: record one row an epoch of a training")
@@ -129,7 +129,7 @@ class Forgetting(Settings):
         never_learned: where samples rank that were never right: "least" forgotten, with 0 events, as the published
             codes count; "most" forgotten, as the paper's text has it.
 
-    Source: Toneva et al. (ICLR 2019); section 2.4 of the specification.
+    Source: Toneva et al. (ICLR 2019).
     """
 
     epochs: int | None = None
@@ -155,7 +155,7 @@ class DynUnc(Settings):
         window: epochs in a window, the paper's J.
         epochs: first epochs of the proxy run to read; None = all, as in the paper.
 
-    Source: He et al. (CVPR 2024); section 2.10 of the specification.
+    Source: He et al. (CVPR 2024).
     """
 
     window: int = 10
@@ -181,7 +181,7 @@ class DUAL(Settings):
         c_d: how late easy samples are preferred; 4 on CIFAR-100, 5.5 on CIFAR-10, 11 on ImageNet.
         sampling: "beta" draws in proportion to score times Beta density; "largest" keeps the largest scores.
 
-    Source: Cho et al. (2025); section 2.11 of the specification.
+    Source: Cho et al. (2025).
     """
 
     window: int = 10

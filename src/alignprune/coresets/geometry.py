@@ -31,7 +31,7 @@ def distance_to_class_median(features: Tensor, labels: Tensor) -> Tensor:
     Returns:
         float32 [N]. Of an even number of samples the median is the mean of the middle two.
 
-    Source: Xia et al. (ICLR 2023); section 2.7 of the specification.
+    Source: Xia et al. (ICLR 2023).
     """
     distance = torch.empty(len(labels))
     for c in labels.unique():
@@ -94,7 +94,7 @@ def distance_to_prototype(features: Tensor, centroids: Tensor) -> Tensor:
 class Moderate(Settings):
     """Keep the samples at a medium distance to the centre of their class; one ranking over all classes.
 
-    Source: Xia et al. (ICLR 2023); section 2.7 of the specification.
+    Source: Xia et al. (ICLR 2023).
     """
 
     def select(self, proxy: Proxy, size: int, generator: torch.Generator) -> Tensor:
@@ -111,7 +111,7 @@ class SSP(Settings):
         class_floor: share of a balanced choice's count that every class keeps at least, in [0, 1]; 0 = none.
         features: "self-supervised" as in the paper, or the proxy's own "supervised" ones where there are no others.
 
-    Source: Sorscher et al. (NeurIPS 2022); section 2.8 of the specification.
+    Source: Sorscher et al. (NeurIPS 2022).
     """
 
     keep: Keep = "hard"

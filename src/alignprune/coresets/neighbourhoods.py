@@ -80,7 +80,7 @@ def prune4rel(
     Returns:
         int64 [size] on the CPU, in the order chosen.
 
-    Source: Park et al. (NeurIPS 2023), and the authors' code; section 2.9 of the specification.
+    Source: Park et al. (NeurIPS 2023), and the authors' code.
     """
     neighbours = _Neighbours(features, tau, memory)
     trust = confidence.double().cpu().numpy().clip(_LEAST) / eta
@@ -111,7 +111,7 @@ class Prune4ReL(Settings):
         balance: whether the classes take turns.
         confidence: "max", the largest probability, or the "margin" to the second largest.
 
-    Source: Park et al. (NeurIPS 2023), with a proxy trained by cross-entropy; section 2.9 of the specification.
+    Source: Park et al. (NeurIPS 2023), with a proxy trained by cross-entropy.
     """
 
     tau: float = 0.95

@@ -67,7 +67,7 @@ def error_norm(error_norms: Tensor) -> Tensor:
 class SmallLoss(Settings):
     """Keep the smallest losses: what the proxy agrees with.
 
-    Source: Jiang et al. (ICML 2018), as ranked by Prune4ReL's baseline; section 2.2 of the specification.
+    Source: Jiang et al. (ICML 2018), as ranked by Prune4ReL's baseline.
     """
 
     def select(self, proxy: Proxy, size: int, generator: torch.Generator) -> Tensor:
@@ -78,7 +78,7 @@ class SmallLoss(Settings):
 class Margin(Settings):
     """Keep the smallest margins: what the proxy is least certain of. The labels are not read.
 
-    Source: Coleman et al. (ICLR 2020); section 2.3 of the specification.
+    Source: Coleman et al. (ICLR 2020).
     """
 
     def select(self, proxy: Proxy, size: int, generator: torch.Generator) -> Tensor:
@@ -89,7 +89,7 @@ class Margin(Settings):
 class GraNd(Settings):
     """Keep the largest gradients of the last layer.
 
-    Source: Paul et al. (NeurIPS 2021); section 2.5 of the specification.
+    Source: Paul et al. (NeurIPS 2021).
     """
 
     def select(self, proxy: Proxy, size: int, generator: torch.Generator) -> Tensor:
@@ -100,7 +100,7 @@ class GraNd(Settings):
 class EL2N(Settings):
     """Keep the largest prediction errors.
 
-    Source: Paul et al. (NeurIPS 2021); section 2.6 of the specification.
+    Source: Paul et al. (NeurIPS 2021).
     """
 
     def select(self, proxy: Proxy, size: int, generator: torch.Generator) -> Tensor:
