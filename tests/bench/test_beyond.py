@@ -159,15 +159,15 @@ def test_a_protocol_without_any_of_the_data_is_refused(tmp_path: Path, capsys: p
 
 # -- the whole way -----------------------------------------------------------------------------------------
 
-SAMPLES, EPOCHS = 200, 3
+SAMPLES, EPOCHS = 200, 12  # long enough to memorise, so that suspects are left out
 KNOWN = "the rate is known"
 
 
 def small(name: str, rows: tuple[str, ...]) -> list[Cell]:
     """The experiment's cells on word vectors with half of the labels wrong, on 200 digits in their place."""
-    smaller = {"dataset": "digits", "limit": SAMPLES, "recipe.epochs": EPOCHS, "recipe.batch_size": 32}
+    smaller = {"dataset": "digits", "limit": SAMPLES, "recipe.epochs": EPOCHS, "recipe.batch_size": 8}
     return [
-        replace(cell, block="", settings={**cell.settings, **smaller, "recipe.lr": 5e-3, "evaluate_every": EPOCHS})
+        replace(cell, block="", settings={**cell.settings, **smaller, "recipe.lr": 1e-2, "evaluate_every": EPOCHS})
         for (block, row, column), cell in by_place(name, PROTOCOLS["cpu"]).items()
         if block == "NEWS, 20 groups, word vectors" and column == "sym_0.5" and row in rows
     ]
@@ -206,7 +206,8 @@ def test_all_train_on_exactly_as_many_samples_but_full_training(runs: Path) -> N
 def test_the_oracle_alone_sees_no_wrong_label(runs: Path) -> None:
     wrong = stored(runs, "kept_noise")
     assert wrong[ORACLE] == 0
-    assert wrong[FULL] == wrong[STOPPED] == stored(runs, "noise_rate")[FULL]
+    assert wrong[FULL] == pytest.approx(stored(runs, "noise_rate")[FULL])
+    assert wrong[STOPPED] == pytest.approx(wrong[FULL])
     assert all(share for row, share in wrong.items() if row != ORACLE)
 
 
