@@ -108,7 +108,7 @@ _PAIRFLIP: dict[str, Settings] = {"pairflip_0.2": {"noise": "pairflip", "noise_r
 _SYMMETRIC: dict[str, Settings] = {column: _DRAWN[column] for column in ("sym_0.2", "sym_0.5")}
 _ASYMMETRIC: dict[str, Settings] = {"asym_0.3": {"noise": "asymmetric", "noise_rate": 0.3}}
 
-# Data and noise that nothing was chosen on, run when all was settled.
+# Run when all was settled; but what happens on the images was changed after their first runs (`docs/beyond.md`).
 _UNSEEN = (
     _Data(
         block="NEWS, 20 groups, word vectors",
@@ -186,7 +186,7 @@ def comparison(protocol: Protocol) -> tuple[Cell, ...]:
 
 
 def unseen(protocol: Protocol) -> tuple[Cell, ...]:
-    """The same at equal forward passes on data and noise that nothing was chosen on."""
+    """The same at equal forward passes on other data and noise than the method was designed on."""
     return tuple(cell for data, base in _of(protocol, _UNSEEN) for cell in _compared(data, base) if cell.row != FULL)
 
 

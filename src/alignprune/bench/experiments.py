@@ -479,7 +479,7 @@ _REGISTRY = (
     ),
     Experiment(
         "beyond-unseen",
-        "Half of the forward passes, on data and noise that nothing was chosen on",
+        "Half of the forward passes, on other data and noise",
         beyond.unseen,
         block_label="data",
     ),
