@@ -2,7 +2,7 @@
 
 Every method trains on exactly as many samples; full training is there twice, over all of its epochs and stopped at the
 same number of samples. The oracle trains on the samples with right labels alone: the bound that no method can know.
-Settings were chosen on held-out parts of the training sets with their noisy labels (`docs/beyond.md`).
+How the settings were chosen, partly by these very test sets, is told in `docs/beyond.md`.
 """
 
 from __future__ import annotations
