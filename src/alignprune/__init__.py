@@ -7,7 +7,7 @@ from alignprune.policies import Selection
 from alignprune.presets import PRESETS
 from alignprune.pruner import Pruner
 from alignprune.reference import Reference
-from alignprune.sampler import EpochSampler
+from alignprune.sampler import EpochSampler, EvenBatches
 from alignprune.trajectory import TrajectoryBank
 
 __version__ = "0.1.0"
@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PRESETS",
     "EpochSampler",
+    "EvenBatches",
     "Indexed",
     "IndexedCollate",
     "Ledger",

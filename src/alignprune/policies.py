@@ -38,7 +38,7 @@ class Selection:
         suspects: int64 [S], ascending: samples whose label the policy takes for wrong, whether they are looked at or
             left out; None for policies that do not tell.
         noise_rate: share of wrong labels in the data set as the policy estimates it; None where it does not, or cannot.
-        uniform: whether the samples were drawn without regard to anything known of them.
+        uniform: whether the samples were drawn without regard to anything known of them but when they were seen.
     """
 
     indices: Tensor

@@ -25,7 +25,7 @@ from alignprune._checks import floor, integer, number
 from alignprune.batch_policies import DivBS
 from alignprune.dataset import Indexed, IndexedCollate
 from alignprune.policies import Policy, Selection
-from alignprune.sampler import EpochSampler, keyed_generator, rank_and_world
+from alignprune.sampler import EpochSampler, EvenBatches, keyed_generator, rank_and_world
 from alignprune.scores import Score
 from alignprune.trajectory import TrajectoryBank
 
@@ -156,12 +156,16 @@ class Pruner:
         """Whether `end_epoch` must be given the reference loss."""
         return self.score.needs_reference
 
-    def loader(self, dataset: Dataset[Any], *, pruned: bool = False, **settings: Any) -> DataLoader[Any]:
+    def loader(
+        self, dataset: Dataset[Any], *, pruned: bool = False, even_batches: bool = False, **settings: Any
+    ) -> DataLoader[Any]:
         """A DataLoader of ``(index, batch)`` over this epoch's samples, for whoever wants one line less.
 
         Args:
             dataset: the training set; its length is checked.
             pruned: read the samples that are left out instead.
+            even_batches: cut the epoch into batches whose sizes differ by one at most, none above ``batch_size``,
+                instead of ending it in a short one; see `EvenBatches`.
             settings: of the DataLoader; a ``collate_fn`` gets plain items, as without pruning.
 
         Raises:
@@ -179,6 +183,14 @@ class Pruner:
             )
         collate = settings.pop("collate_fn", None) or default_collate
         sampler = self.pruned_sampler if pruned else self.sampler
+        if even_batches:
+            if settings.pop("drop_last", False):
+                raise ValueError(
+                    "drop_last=True and even_batches=True exclude each other: even batches have no short last one to "
+                    "drop"
+                )
+            batches = EvenBatches(sampler, settings.pop("batch_size", 1))
+            return DataLoader(Indexed(dataset), batch_sampler=batches, collate_fn=IndexedCollate(collate), **settings)
         return DataLoader(Indexed(dataset), sampler=sampler, collate_fn=IndexedCollate(collate), **settings)
 
     # ------------------------------------------------------------------ every step

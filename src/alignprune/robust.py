@@ -16,8 +16,8 @@ from torch import Tensor
 
 from alignprune import mixture
 from alignprune._checks import choice, floor, integer, number
-from alignprune.ledger import Ledger
-from alignprune.policies import Policy, Selection, known_mean, refuse_empty, uniform
+from alignprune.ledger import APART, CLEAR, Ledger
+from alignprune.policies import Policy, Selection, known_mean, refuse_empty
 
 Thinning = Literal["random", "easy"]
 End = Literal["high", "low"]
@@ -29,16 +29,14 @@ _Array = NDArray[Any]
 class Robust(Policy):
     """Leave out the samples whose label is probably wrong, thin out the others: 1 - prune_ratio of the data an epoch.
 
-    Which labels may be wrong is read from a mixture of two normal distributions over the scores. When to begin depends
-    on whether the network memorises: if it does, at once, since wrong labels do their harm by being learned by heart;
-    if it does not, after half of the epochs and only if the two distributions are clearly apart, since otherwise hard
-    and wrong look alike and nobody is left out. Some suspects are looked at in every epoch, in the same batches, with
-    weight 0. These losses are of samples held out, and where the ledger has the labels they tell hard from wrong: who
-    is found as probable as a right label should be, by Bayes' rule and the odds that explain all of them best, is
-    acquitted and trained on again; and no class loses more than twice the share of all. Where the network does not
-    memorise, every loss is as good as one held out, and who is found more probable than by chance is acquitted. Without
-    labels nobody is acquitted but by a falling score. Until suspects are left out the samples are drawn without regard
-    to their losses, and never do all come back for an annealing.
+    Which labels may be wrong is read from a mixture of two normal distributions over the scores, from the onset on that
+    the ledger senses: when the network memorises, since wrong labels do their harm by being learned by heart, or when
+    two distributions are clearly apart. Where neither comes, hard and wrong look alike and nobody is left out. Some
+    suspects are looked at in every epoch, in the same batches, with weight 0. These losses are of samples held out, and
+    where the ledger has the labels they tell hard from wrong: who is found as probable as a right label should be, by
+    Bayes' rule and the odds that explain all of them best, is acquitted and trained on again; and no class loses more
+    than twice the share of all. Without labels nobody is acquitted but by a falling score. The other samples take
+    turns, those first that were not seen for longest, and never do all come back for an annealing.
 
     Args:
         prune_ratio: share of the data set left out of every epoch, in [0, 1): the share of forward passes saved. With 0
@@ -87,21 +85,16 @@ class Robust(Policy):
         suspicion = score.numpy() if self.suspect == "high" else -score.numpy()
         budget = floor((1 - self.prune_ratio) * len(suspicion))
         age = epoch - ledger.last_seen.cpu().numpy()
-        memorises = ledger.memorising_since is not None
-        waited = epoch - self._start(ledger)
-        found = self._judge(suspicion, waited, ledger) if waited > 0 else None
-        if found is None and not memorises:  # by chance alone, so that memorisation can still be told
-            return uniform(len(suspicion), self.prune_ratio, generator)
-        if found is None:  # those first that the network has not seen
+        if ledger.onset is None or epoch == ledger.onset + 1:
             chosen = _longest_unseen(np.arange(len(suspicion)), age, budget, generator)
-            return Selection(torch.from_numpy(chosen), None, len(suspicion))
-        share, noise_rate = found
+            return Selection(torch.from_numpy(chosen), None, len(suspicion), uniform=True)
+        waited = epoch - ledger.onset - 1
+        share, noise_rate = self._judge(suspicion, waited, ledger.onset_separation or 0.0)
         suspect = _highest(suspicion, floor(min(1.0, waited / self.ramp) * share * len(suspicion)))
         if ledger.labels is not None:
             _spare_classes(suspect, suspicion, ledger.labels.cpu().numpy(), _CLASS_LIMIT * share)
         if self.noise_rate is None:
-            # Where it does not memorise, the very losses that made them suspects are looked at: no odds to be had.
-            wrong = _acquit(suspect, ledger.against(self.confused), odds=None if memorises else 1.0)
+            wrong = _acquit(suspect, ledger.against(self.confused))
             noise_rate = None if noise_rate is None else wrong * noise_rate
         looked = _longest_unseen(np.flatnonzero(suspect), age, floor(self.refresh * budget), generator)
         trained, weights = self._thin(np.flatnonzero(~suspect), suspicion, age, budget - len(looked), generator)
@@ -117,26 +110,16 @@ class Robust(Policy):
             noise_rate=noise_rate,
         )
 
-    def _start(self, ledger: Ledger) -> int:
-        """The epoch after which suspects are left out: one after memorisation shows; before it does, half of all."""
-        if ledger.memorising_since is not None:
-            return ledger.memorising_since + 1
-        return max(1, ledger.epochs // 2) - 1
-
-    def _judge(self, suspicion: _Array, waited: int, ledger: Ledger) -> tuple[float, float | None] | None:
-        """Share of the data set to leave out as suspect, and the noise rate if it can be told; None = nothing can."""
-        memorises = ledger.memorising_since is not None
-        undecided = memorises and (ledger.onset_separation or 0.0) < _UNDECIDED
-        if self.noise_rate is None and undecided and waited < self.ramp + _PATIENCE:
+    def _judge(self, suspicion: _Array, waited: int, onset_separation: float) -> tuple[float, float | None]:
+        """Share of the data set to leave out as suspect, and the noise rate, or None where it cannot be told yet."""
+        undecided = onset_separation < APART
+        if self.noise_rate is not None:
+            return self.noise_rate, self.noise_rate
+        if undecided and waited < self.ramp + _PATIENCE:
             return _ASSUMED, None
         known = suspicion[~np.isnan(suspicion)]
         found = mixture.fit(known)
-        clear = found is not None and found.separation >= _CLEAR
-        if not memorises and not clear:
-            return None
-        if self.noise_rate is not None:
-            return self.noise_rate, self.noise_rate
-        if found is None or (found.share < _TAIL and not clear and not undecided):
+        if found is None or (found.share < _TAIL and found.separation < CLEAR and not undecided):
             return 0.0, 0.0
         return float((known > found.cut).sum()) / len(suspicion), found.share
 
@@ -162,11 +145,10 @@ class Robust(Policy):
         return others, weights.astype(np.float32)
 
 
-# Of Robust. Components that lay closer than this when memorisation began say nothing: half of the labels are then taken
-# for wrong, until the losses of those left out, for some epochs more than the ramp, have told the two apart.
-_UNDECIDED, _ASSUMED, _PATIENCE = 1.0, 0.5, 4
-# An upper component that is small and not clearly apart is the tail of the hard samples.
-_TAIL, _CLEAR = 0.15, 2.0
+# Of Robust. Groups that were not apart at the onset say nothing: half of the labels are then taken for wrong, until the
+# losses of those left out, for some epochs more than the ramp, have told the two apart.
+_ASSUMED, _PATIENCE = 0.5, 4
+_TAIL = 0.15  # an upper component smaller than this, and not clearly apart, is the tail of the hard samples
 
 # A class may lose this many times the share of all: a rare one is hard, and would be left out as a whole.
 _CLASS_LIMIT = 2.0
@@ -185,14 +167,15 @@ def _spare_classes(suspect: NDArray[np.bool_], suspicion: _Array, labels: _Array
     suspect[order[rank >= np.ceil(limit * sizes[labels[order]])]] = False
 
 
-def _acquit(suspect: NDArray[np.bool_], against: Tensor | None, odds: float | None = None) -> float:
+def _acquit(suspect: NDArray[np.bool_], against: Tensor | None) -> float:
     """Strike off the suspects whose label is probably right by Bayes' rule; returns the share of wrong ones before.
+
+    The odds of a label to be wrong, before it is looked at, are those that make the labels of all suspects that were
+    looked at most likely.
 
     Args:
         suspect: bool [N], edited in place.
         against: `Ledger.against`, float32 [N]; None = nothing is known, nobody is acquitted.
-        odds: of a label to be wrong, before it is looked at; None = those that make the labels of all suspects that
-            were looked at most likely.
     """
     if against is None:
         return 1.0
@@ -200,10 +183,9 @@ def _acquit(suspect: NDArray[np.bool_], against: Tensor | None, odds: float | No
     heard = np.flatnonzero(suspect & ~np.isnan(log_ratios))
     if len(heard) < _FEWEST:
         return 1.0
-    wrong = mixture.share(log_ratios[heard]) if odds is None else odds / (1 + odds)
-    guilty = log_ratios[heard] >= math.log((1 - wrong) / wrong)
-    suspect[heard[~guilty]] = False
-    return wrong if odds is None else float(guilty.mean())
+    wrong = mixture.share(log_ratios[heard])
+    suspect[heard[log_ratios[heard] < math.log((1 - wrong) / wrong)]] = False
+    return wrong
 
 
 def _highest(values: _Array, count: int) -> NDArray[np.bool_]:

@@ -7,13 +7,15 @@ on any number of ranks. How far training has come is told by `advance`, not by w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from alignprune._checks import integer
 from alignprune.policies import Selection
 
 _CHUNK = 65_536  # indices turned into Python integers at a time
@@ -146,3 +148,29 @@ class _EpochIterator(Iterator[int]):
             )
         self.position = self.chunk_start = state["position"]
         self.chunk = []
+
+
+class EvenBatches(Sampler[list[int]]):
+    """A sampler's epoch in batches whose sizes differ by one at most: as many batches as before, and no short last one.
+
+    A pruned epoch ends in a batch of any size. The statistics of a batch norm over a few samples, and a step as long as
+    every other along their gradient, cost accuracy where the epochs are short; `docs/beyond.md` has a measurement.
+
+    Args:
+        sampler: yields indices and knows how many, such as an `EpochSampler`.
+        batch_size: the largest size of a batch.
+    """
+
+    def __init__(self, sampler: Sampler[int], batch_size: int) -> None:
+        self.sampler, self.batch_size = sampler, integer("batch_size", batch_size, at_least=1, remedy="such as 128")
+
+    def __len__(self) -> int:
+        assert isinstance(self.sampler, Sized)
+        return -(-len(self.sampler) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        assert isinstance(self.sampler, Sized)
+        samples, batches = len(self.sampler), len(self)
+        indices = iter(self.sampler)
+        for batch in range(batches):
+            yield list(islice(indices, samples * (batch + 1) // batches - samples * batch // batches))

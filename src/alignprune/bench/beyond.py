@@ -53,6 +53,7 @@ _SMALL = {
     "recipe.epochs": 30,
     "limit": 8_000,
     "reference_size": 1_000,
+    "even_batches": True,
     "evaluate_every": 30,
     "device": "cpu",
 }

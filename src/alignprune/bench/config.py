@@ -85,6 +85,7 @@ class TrainConfig:
         device: where to train.
         precision: of the forward and backward pass.
         devices: processes of one device each; more than one under torchrun.
+        even_batches: cut every epoch into batches of about the same size, instead of ending it in a short one.
         workers: loader processes per device.
         image_size: height and width of photos; None = the data set's own.
         evaluate_every: epochs between two looks at the test set; the last epoch always has one.
@@ -124,6 +125,7 @@ class TrainConfig:
     device: Device = "auto"
     precision: Precision = "32"
     devices: int = 1
+    even_batches: bool = False
     workers: int = 0
     image_size: int | None = None
     evaluate_every: int = 1

@@ -153,6 +153,7 @@ class _Run:
         return self.pruner.loader(
             samples,
             pruned=pruned,
+            even_batches=config.even_batches and not pruned,
             batch_size=max(1, config.batch_size // config.devices),
             num_workers=config.workers,
             persistent_workers=config.workers > 0,
