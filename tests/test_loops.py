@@ -246,6 +246,45 @@ def test_a_batch_sampler_over_the_sampler_works_for_several_epochs() -> None:
     assert pruner.epoch == 4
 
 
+@pytest.mark.parametrize("size", [1, 7, 8, 10_000])
+def test_even_batches_differ_by_one_at_most_and_are_as_many(size: int) -> None:
+    pruner = pruned_pruner()
+    loader = pruner.loader(Tuples(), batch_size=size, even_batches=True)
+    for _ in range(3):
+        order, kept = list(pruner.sampler), len(pruner.selection)
+        batches = [index.tolist() for index, _ in train(pruner, loader)]
+        sizes = [len(batch) for batch in batches]
+        assert [index for batch in batches for index in batch] == order
+        assert len(sizes) == math.ceil(kept / size)
+        assert max(sizes) <= size
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_even_batches_of_a_resumed_epoch_are_those_of_the_whole_one() -> None:
+    def batches(pruner: ap.Pruner) -> Iterator[list[int]]:
+        for index, _ in pruner.loader(Tuples(), batch_size=BATCH, even_batches=True):
+            pruner.reduce(index, torch.ones(len(index)))
+            yield index.tolist()
+
+    pruner, whole, states = pruned_pruner(), [], []
+    for batch in batches(pruner):
+        whole.append(batch)
+        states.append(copy.deepcopy(pruner.state_dict()))
+    for done, state in enumerate(states, 1):
+        resumed = pruned_pruner()
+        resumed.load_state_dict(state)
+        assert len(resumed.loader(Tuples(), batch_size=BATCH, even_batches=True)) == len(whole) - done
+        assert list(batches(resumed)) == whole[done:]
+
+
+def test_even_batches_refuse_what_contradicts_them() -> None:
+    pruner = pruned_pruner()
+    with pytest.raises(ValueError, match="drop_last=True and even_batches=True exclude each other"):
+        pruner.loader(Tuples(), batch_size=BATCH, even_batches=True, drop_last=True)
+    with pytest.raises(ValueError, match="batch_size=0 is out of range, expected an integer >= 1"):
+        pruner.loader(Tuples(), batch_size=0, even_batches=True)
+
+
 def test_a_loader_without_batches_of_its_own_can_be_batched_by_hand() -> None:
     pruner = pruned_pruner()
     loader = DataLoader(ap.Indexed(Tuples()), sampler=pruner.sampler, batch_size=None)

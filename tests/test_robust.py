@@ -35,9 +35,9 @@ def scores_of(n: int, wrong: float = 0.4, seed: int = 0) -> Tensor:
 
 
 def ledger_of(n: int, since: int | None = 2, last_seen: Tensor | None = None) -> Ledger:
-    """A ledger of a run of `EPOCHS` that memorises from an epoch on, and in which two groups were apart then."""
+    """A ledger of a run of `EPOCHS` whose onset was an epoch, and in which two groups were apart then."""
     ledger = Ledger(n, EPOCHS)
-    ledger.memorising_since = since
+    ledger.onset = since
     ledger.onset_separation = None if since is None else 5.0
     if last_seen is not None:
         ledger.last_seen.copy_(last_seen)
@@ -171,19 +171,29 @@ def test_a_sample_without_a_score_is_no_suspect(seed: int, unknown: float, rate:
         assert not set(suspects_of(selection)) & set(missing.nonzero().flatten().tolist())
 
 
-def test_nothing_is_left_out_by_rank_before_memorisation_or_half_of_the_epochs() -> None:
-    score = scores_of(400, seed=5)
+def test_before_the_onset_nobody_is_suspect_and_all_are_as_likely_to_be_drawn() -> None:
+    score, draws = scores_of(400, seed=5), torch.zeros(400)
     for epoch in range(EPOCHS):
-        selection = select(Robust(), score, epoch, ledger=ledger_of(400, since=None))
-        if epoch < EPOCHS // 2:
+        for policy in (Robust(), Robust(noise_rate=0.4, thinning="easy")):
+            selection = select(policy, score, epoch, ledger=ledger_of(400, since=None))
             assert (selection.suspects, selection.weights, selection.noise_rate) == (None, None, None)
-        else:
-            assert suspects_of(selection)
-    draws = torch.zeros(400)
+            assert (len(selection), selection.uniform) == (200, True)  # so that memorisation can still be told
     for seed in range(500):
         draws[select(Robust(), score, 4, seed, ledger_of(400, since=None)).indices] += 1
     assert abs(draws[:160].mean() - 250) < 5 * math.sqrt(500 * 0.25 / 160)  # wrong ones as often as others
     assert (draws - 250).abs().max() < 5.5 * math.sqrt(500 * 0.25)
+
+
+def test_before_the_onset_samples_take_turns_and_some_come_twice_in_a_row() -> None:
+    ledger, score, times, again = ledger_of(400, since=None), scores_of(400), torch.zeros(400), 0
+    for epoch in range(12):
+        chosen = select(Robust(), score, epoch, epoch, ledger).indices
+        again += int((ledger.last_seen[chosen] == epoch - 1).sum()) if epoch else 0
+        ledger.last_seen[chosen] = epoch
+        times[chosen] += 1
+        assert epoch < 4 or epoch - int(ledger.last_seen.min()) <= 4  # nobody rests for longer
+    assert 0.1 < again / (11 * 200) < 0.3  # those that tell whether the network memorises
+    assert times.var() < 0.5 * 12 * 0.25  # by chance alone it would be twice that at least
 
 
 @pytest.mark.parametrize("since", [None, 2])
@@ -197,16 +207,6 @@ def test_until_there_are_suspects_the_scores_do_not_matter(since: int | None) ->
             assert one.weights is None
             assert torch.equal(one.indices, other.indices)
         assert since is None or epoch < 5 or one.suspects is not None
-
-
-@pytest.mark.parametrize("rate", [None, 0.4])
-def test_without_memorisation_nobody_is_left_out_unless_two_groups_are_clearly_apart(rate: float | None) -> None:
-    policy, blind = Robust(0.5, noise_rate=rate, ramp=1), ledger_of(400, since=None)
-    one_group = torch.randn(400, generator=generator(3))
-    selection = select(policy, one_group, EPOCHS - 1, ledger=blind)
-    assert (selection.suspects, selection.weights, selection.noise_rate) == (None, None, None)
-    assert (len(selection), selection.uniform) == (200, True)  # so that memorisation can still be told
-    assert suspects_of(select(policy, scores_of(400), EPOCHS - 1, ledger=blind))[:160] == list(range(160))
 
 
 # -------------------------------------------------------------------------- who is looked at, who is thinned out
@@ -413,34 +413,42 @@ def test_only_what_is_learned_from_counts_as_an_exposure() -> None:
     training = Training(14, fit=0.25).run()
     ledger = training.pruner.ledger
     assert ledger is not None
-    assert ledger.memorising_since is not None
-    assert torch.equal(ledger.exposures, torch.stack(training.trained[ledger.memorising_since :]).sum(0).int())
+    assert ledger.onset is not None
+    assert torch.equal(ledger.exposures, torch.stack(training.trained[ledger.onset :]).sum(0).int())
     assert parts(training.selections[-1])[1]
     assert all(ledger.last_seen[i] > ledger.last_trained[i] for i in parts(training.selections[-1])[1])
 
 
-def test_without_memorisation_the_first_half_of_a_run_is_drawn_uniformly() -> None:
-    training = Training(12, fit=0.0).run()
+def test_without_memorisation_groups_that_are_clearly_apart_are_told_after_a_quarter_of_the_epochs() -> None:
+    training = Training(16, fit=0.0, labels=torch.arange(N) % 10).run()
     assert training.pruner.ledger is not None
-    assert training.pruner.ledger.memorising_since is None
+    assert training.pruner.ledger.onset == 3
     for epoch, selection in enumerate(training.selections):
-        assert (selection.suspects is None) == (epoch < 6)
-        assert (selection.weights is None) == (epoch < 6)
-    assert WRONG[training.selections[-1].suspects].float().mean() > 0.9
+        assert (selection.suspects is None) == (epoch <= 4)
+    last = training.selections[-1]
+    assert last.noise_rate == pytest.approx(float(WRONG.float().mean()), abs=0.05)
+    assert WRONG[last.suspects].float().mean() > 0.95
 
 
-def test_memorisation_that_comes_after_half_of_the_epochs_is_sensed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_hard_and_wrong_look_alike_nobody_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "START", (2 + torch.randn(N, generator=generator(13))).clamp_min(0.5))  # not apart
+    training = Training(24, fit=0.0).run()
+    assert all(selection.suspects is None and selection.weights is None for selection in training.selections)
+    assert training.pruner.forward_passes == 24 * (N // 2)
+
+
+def test_memorisation_that_comes_late_is_sensed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "START", (2 + torch.randn(N, generator=generator(13))).clamp_min(0.5))  # not apart
     training = Training(24, fit=0.0)
     while training.pruner.epoch < 24:
         training.fit = 0.25 if training.pruner.epoch >= 14 else 0.0
         training.epoch()
     assert training.pruner.ledger is not None
-    since = training.pruner.ledger.memorising_since
-    assert since is not None
-    assert 14 < since < 20
+    onset = training.pruner.ledger.onset
+    assert onset is not None
+    assert 14 <= onset < 20
     for epoch, selection in enumerate(training.selections):
-        assert (selection.suspects is None) == (epoch <= since + 1)
+        assert (selection.suspects is None) == (epoch <= onset + 1)
 
 
 def test_without_pruning_memorisation_cannot_be_told() -> None:
@@ -482,33 +490,31 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_with_suspects_is_the_same_run()
 # -------------------------------------------------------------------------- hard and wrong
 
 
-def heard(n: int, classes: int, seed: int, since: int | None = 2) -> Ledger:
+def heard(n: int, classes: int, seed: int) -> Ledger:
     """A ledger with labels, in which half of the samples were looked at."""
     ledger = Ledger(n, EPOCHS, labels=torch.randint(0, classes, (n,), generator=generator(seed)))
-    ledger.memorising_since, ledger.onset_separation = since, 5.0
+    ledger.onset, ledger.onset_separation = 2, 5.0
     ledger.held_out = 6 * torch.rand(n, generator=generator(seed + 1))
     ledger.held_out[torch.rand(n, generator=generator(seed + 2)) < 0.5] = NAN
     return ledger
 
 
-@given(classes=st.integers(2, 8), since=st.sampled_from([None, 2]), seed=st.integers(0, 10_000))
+@given(classes=st.integers(2, 8), seed=st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
-def test_a_suspect_is_acquitted_by_bayes_rule_under_the_most_likely_odds_or_even_ones(
-    classes: int, since: int | None, seed: int
-) -> None:
+def test_a_suspect_is_acquitted_by_bayes_rule_under_the_most_likely_odds(classes: int, seed: int) -> None:
     n, policy = 400, Robust(ramp=1)
-    score, ledger = scores_of(n, seed=seed), heard(n, classes, seed, since)
+    score, ledger = scores_of(n, seed=seed), heard(n, classes, seed)
     assert ledger.labels is not None
     unheard = Ledger(n, EPOCHS, labels=ledger.labels)
-    unheard.memorising_since, unheard.onset_separation = since, 5.0
+    unheard.onset, unheard.onset_separation = 2, 5.0
     before = select(policy, score, ledger=unheard)
     suspects = suspects_of(before)
     frequency = [ledger.labels.tolist().count(c) / n for c in range(classes)]
     right = {i: math.exp(-float(ledger.held_out[i])) for i in suspects if not math.isnan(ledger.held_out[i])}
     shares = {i: frequency[int(ledger.labels[i])] for i in right}
     wrong = {i: (1 - right[i]) * (0.75 * shares[i] / (1 - shares[i]) + 0.25 * right[i]) for i in right}
-    share, most = 0.5, -math.inf  # even odds where these losses have made them suspects
-    for candidate in np.linspace(0.001, 0.999, 999) if since is not None else ():
+    share, most = 0.5, -math.inf
+    for candidate in np.linspace(0.001, 0.999, 999):
         likelihood = math.fsum(math.log((1 - candidate) * right[i] + candidate * wrong[i]) for i in right)
         share, most = (float(candidate), likelihood) if likelihood > most else (share, most)
     odds = {i: share * wrong[i] / ((1 - share) * right[i]) for i in right}
@@ -517,8 +523,7 @@ def test_a_suspect_is_acquitted_by_bayes_rule_under_the_most_likely_odds_or_even
     expected = {i for i in suspects if odds.get(i, 2.0) >= 1}
     assert set(suspects_of(after)) ^ expected <= close
     assert before.noise_rate is not None
-    guilty = share if since is not None else len([i for i in odds if odds[i] >= 1]) / len(odds)
-    assert after.noise_rate == pytest.approx(before.noise_rate * guilty, rel=0.1, abs=0.01)
+    assert after.noise_rate == pytest.approx(before.noise_rate * share, rel=0.1, abs=0.01)
 
 
 def test_nobody_is_acquitted_where_the_rate_is_known_or_few_were_looked_at() -> None:
@@ -540,7 +545,7 @@ def test_no_class_loses_more_than_twice_the_share_of_all(seed: int, classes: int
     labels = (torch.rand(n, generator=generator(seed)) ** 2 * classes).long()  # the last classes are rare
     score = torch.randn(n, generator=generator(seed + 1)) + 2 * labels  # and hard
     ledger = Ledger(n, EPOCHS, labels=labels)
-    ledger.memorising_since, ledger.onset_separation = 2, 5.0
+    ledger.onset, ledger.onset_separation = 2, 5.0
     suspects = set(suspects_of(select(Robust(ramp=1, noise_rate=rate), score, ledger=ledger)))
     expected = set()
     for i in sorted(range(n), key=lambda i: -float(score[i]))[: math.floor(round(rate * n, 9))]:
@@ -563,27 +568,7 @@ def test_with_labels_hard_samples_come_back_and_wrong_ones_do_not(monkeypatch: p
         assert float(mask[WRONG].float().mean()) > 0.95
     assert suspected["without"] > 0.9
     assert suspected["with"] < 0.1
-    assert last.noise_rate == pytest.approx(float(WRONG.float().mean()), abs=0.04)
-
-
-def test_without_memorisation_the_suspects_are_less_probable_than_chance() -> None:
-    n = 400
-    ledger = Ledger(n, EPOCHS, labels=torch.arange(n) % 4)
-    ledger.held_out.copy_(torch.where(torch.arange(n) % 3 == 0, 0.8, 1.2) * math.log(4))
-    selection = select(Robust(0.5, ramp=1), scores_of(n), ledger=ledger)
-    assert {i for i in suspects_of(selection) if i < 160} == {i for i in range(160) if i % 3}
-    assert len(suspects_of(selection)) < 110
-    assert selection.noise_rate == pytest.approx(0.4 * 2 / 3, abs=0.01)
-
-
-def test_without_memorisation_wrong_labels_that_are_clearly_apart_are_left_out() -> None:
-    training = Training(16, fit=0.0, labels=torch.arange(N) % 10).run()
-    last = training.selections[-1]
-    rate = float(WRONG.float().mean())
-    assert training.pruner.ledger is not None
-    assert training.pruner.ledger.memorising_since is None
-    assert last.noise_rate == pytest.approx(rate, abs=0.05)
-    assert len(suspects_of(last)) == pytest.approx(rate * N, rel=0.1)
+    assert last.noise_rate == pytest.approx(float(WRONG.float().mean()), abs=0.05)
 
 
 @pytest.mark.parametrize(

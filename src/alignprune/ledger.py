@@ -28,7 +28,7 @@ APART, CLEAR = 1.0, 2.0
 """Ashman's D from which on two groups of mean losses count as apart at all, and as clearly apart."""
 
 _SETTLED = 0.25  # share of the epochs after which one of two signs is enough
-_FEWEST = 20  # samples in each half, below which they are not compared
+_FEWEST = 20  # samples in each of two groups, below which these are not compared
 _SMOOTHING = 0.5  # weight of the newest number in a running one
 
 
@@ -119,7 +119,8 @@ class Ledger:
 
     def _begin(self, epoch: int) -> None:
         """Whether this epoch is the onset."""
-        found = mixture.fit(self.mean_loss()[self.weight > 0].cpu().numpy())
+        known = self.mean_loss()[self.weight > 0].cpu().numpy()
+        found = mixture.fit(known) if len(known) >= 2 * _FEWEST else None
         separation = 0.0 if found is None else found.separation
         memorises, clear = self.memorisation > MEMORISING, separation >= CLEAR
         settled = epoch + 1 >= _SETTLED * self.epochs

@@ -7,7 +7,7 @@ on any number of ranks. How far training has come is told by `advance`, not by w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -151,26 +151,31 @@ class _EpochIterator(Iterator[int]):
 
 
 class EvenBatches(Sampler[list[int]]):
-    """A sampler's epoch in batches whose sizes differ by one at most: as many batches as before, and no short last one.
+    """An epoch in batches whose sizes differ by one at most: as many batches as otherwise, and no short last one.
 
     A pruned epoch ends in a batch of any size. The statistics of a batch norm over a few samples, and a step as long as
     every other along their gradient, cost accuracy where the epochs are short; `docs/beyond.md` has a measurement.
 
     Args:
-        sampler: yields indices and knows how many, such as an `EpochSampler`.
-        batch_size: the largest size of a batch.
+        sampler: of the epochs.
+        batch_size: the largest size of a batch, at least 1.
     """
 
-    def __init__(self, sampler: Sampler[int], batch_size: int) -> None:
+    def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
         self.sampler, self.batch_size = sampler, integer("batch_size", batch_size, at_least=1, remedy="such as 128")
 
+    def _ends(self) -> list[int]:
+        """Positions in the epoch at which the batches end that are still to come: they do not depend on a resume."""
+        length = self.sampler.epoch_length
+        batches = -(-length // self.batch_size)
+        ends = [length * (batch + 1) // batches for batch in range(batches)]
+        return [end for end in ends if end > self.sampler.start]
+
     def __len__(self) -> int:
-        assert isinstance(self.sampler, Sized)
-        return -(-len(self.sampler) // self.batch_size)
+        return len(self._ends())
 
     def __iter__(self) -> Iterator[list[int]]:
-        assert isinstance(self.sampler, Sized)
-        samples, batches = len(self.sampler), len(self)
-        indices = iter(self.sampler)
-        for batch in range(batches):
-            yield list(islice(indices, samples * (batch + 1) // batches - samples * batch // batches))
+        indices, position = iter(self.sampler), self.sampler.start
+        for end in self._ends():
+            yield list(islice(indices, end - position))
+            position = end
