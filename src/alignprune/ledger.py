@@ -27,7 +27,7 @@ MEMORISING, STRONGLY = 0.04, 0.1
 APART, CLEAR = 1.0, 2.0
 """Ashman's D from which on two groups of mean losses count as apart at all, and as clearly apart."""
 
-_SETTLED = 0.25  # share of the epochs after which one of two signs is enough
+_SETTLED = 0.25  # share of the epochs after which the mean losses have settled: the third sign of an onset
 _FEWEST = 20  # samples in each of two groups, below which these are not compared
 _SMOOTHING = 0.5  # weight of the newest number in a running one
 

@@ -63,6 +63,7 @@ _BY_PROTOCOL: dict[str, Settings] = {
     "paper": _IMAGES | {"workers": 4},
 }
 
+_PHOTOS = "CIFAR-100N, images"
 _DATA = (
     _Data(
         block="NEWS, 20 groups, word vectors",
@@ -92,7 +93,7 @@ _DATA = (
         methods=_DYNAMIC,
     ),
     _Data(
-        block="CIFAR-100N, images",
+        block=_PHOTOS,
         noises=_REAL,
         settings=_BY_PROTOCOL,
         methods=("infobatch+das",),
@@ -236,6 +237,18 @@ def causes(protocol: Protocol) -> tuple[Cell, ...]:
             for row, changes in _PAPERS.items():
                 cells.append(Cell(data.block, row, column, {**base, **noise, "method": "infobatch+das", **changes}))
             cells += bounds[2:]
+    return tuple(cells)
+
+
+def batches(protocol: Protocol) -> tuple[Cell, ...]:
+    """Whole epochs and halves of the clean images, in even batches and with a short last one."""
+    cells = []
+    for data, base in _of(protocol, [data for data in _DATA if data.block == _PHOTOS]):
+        for cell in _compared(data, base):
+            if cell.column == "clean" and cell.row != FULL:
+                short = {name: value for name, value in cell.settings.items() if name != "even_batches"}
+                cells.append(replace(cell, row=f"{cell.row}, even batches", settings={**short, "even_batches": True}))
+                cells.append(replace(cell, row=f"{cell.row}, a short last batch", settings=short))
     return tuple(cells)
 
 

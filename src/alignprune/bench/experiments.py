@@ -500,6 +500,7 @@ _REGISTRY = (
         block_label="data",
         row_label="change",
     ),
+    Experiment("beyond-batches", "Even batches and a short last one", beyond.batches, block_label="data"),
     Experiment(
         "beyond-traces", "How statistics of the losses find wrong labels", beyond.traces, "suspicion", row_label="data"
     ),
