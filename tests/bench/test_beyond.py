@@ -159,12 +159,12 @@ def test_a_protocol_without_any_of_the_data_is_refused(tmp_path: Path, capsys: p
 
 # -- the whole way -----------------------------------------------------------------------------------------
 
-SAMPLES, EPOCHS = 200, 12  # long enough to memorise, so that suspects are left out
+SAMPLES, EPOCHS = 400, 12  # long enough to memorise, so that suspects are left out
 KNOWN = "the rate is known"
 
 
 def small(name: str, rows: tuple[str, ...]) -> list[Cell]:
-    """The experiment's cells on word vectors with half of the labels wrong, on 200 digits in their place."""
+    """The experiment's cells on word vectors with half of the labels wrong, on 400 digits in their place."""
     smaller = {"dataset": "digits", "limit": SAMPLES, "recipe.epochs": EPOCHS, "recipe.batch_size": 8}
     return [
         replace(cell, block="", settings={**cell.settings, **smaller, "recipe.lr": 1e-2, "evaluate_every": EPOCHS})
