@@ -403,13 +403,13 @@ def test_a_trace_is_the_same_after_a_resume_and_changes_nothing(method: str, tmp
 
 
 def test_robust_goes_on_with_its_suspects_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    settings = {"recipe": "features", "recipe.epochs": 10, "recipe.batch_size": 16, "recipe.lr": 5e-3}
+    settings = {"limit": 400, "recipe": "features", "recipe.epochs": 10, "recipe.batch_size": 16, "recipe.lr": 5e-3}
     whole = train(digits("robust", tmp_path / "whole", **settings))
     with pytest.raises(Stop):
-        train(digits("robust", tmp_path / "cut", **settings), StopAfter(5))
+        train(digits("robust", tmp_path / "cut", **settings), StopAfter(7))
     before = metrics_of(tmp_path / "cut")
-    assert len(before) == 5
-    assert before[-1]["memorisation"] > 0.1
+    assert len(before) == 7
+    assert before[-1]["memorisation"] > 0.04
     assert before[-1]["estimated_noise_rate"] > 0  # suspects were left out before the interruption
     resumed = train(digits("robust", tmp_path / "cut", resume=True, **settings))
     assert comparable(resumed) == comparable(whole)
