@@ -7,13 +7,15 @@ import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 
+from alignprune.errors import TypeMistake, ValueMistake
+
 
 def integer(name: str, value: object, *, at_least: int, remedy: str) -> int:
     """Return ``value`` if it is an integer (no bool) of at least ``at_least``; raise otherwise."""
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}, expected an integer >= {at_least}: {remedy}")
+        raise TypeMistake(f"{name}={value!r} is {type(value).__name__}, expected an integer >= {at_least}: {remedy}")
     if value < at_least:
-        raise ValueError(f"{name}={value!r} is out of range, expected an integer >= {at_least}: {remedy}")
+        raise ValueMistake(f"{name}={value!r} is out of range, expected an integer >= {at_least}: {remedy}")
     return int(value)
 
 
@@ -21,11 +23,11 @@ def number(name: str, value: object, *, low: float, high: float, remedy: str, op
     """Return ``value`` if it is a number in [low, high], or [low, high) with ``open_high``; raise otherwise."""
     interval = f"[{low:g}, {high:g}" + (")" if open_high else "]")
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}, expected a number in {interval}: {remedy}")
+        raise TypeMistake(f"{name}={value!r} is {type(value).__name__}, expected a number in {interval}: {remedy}")
     given = float(value)
     inside = low <= given < high if open_high else low <= given <= high  # false for NaN
     if not inside:
-        raise ValueError(f"{name}={value!r} is out of range, expected a number in {interval}: {remedy}")
+        raise ValueMistake(f"{name}={value!r} is out of range, expected a number in {interval}: {remedy}")
     return given
 
 
@@ -35,7 +37,7 @@ def choice(name: str, value: object, known: Iterable[str]) -> None:
     if value not in options:
         near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name}={value!r} is unknown, expected one of {', '.join(options)}{hint}")
+        raise ValueMistake(f"{name}={value!r} is unknown, expected one of {', '.join(options)}{hint}")
 
 
 def floor(value: float) -> int:

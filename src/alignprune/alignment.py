@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignprune.errors import ValueMistake
+
 CorrelationName = Literal["pearson", "cosine"]
 FlatRule = Literal["zero", "exempt"]
 
@@ -280,11 +282,11 @@ def _observations(trajectories: Tensor, reference: Tensor) -> Tensor:
 
 def _by_columns(correlate: Callable[[Tensor, Tensor], Tensor], trajectories: Tensor, reference: Tensor) -> Tensor:
     if trajectories.ndim != 2:
-        raise ValueError(
+        raise ValueMistake(
             f"trajectories has shape {tuple(trajectories.shape)}, expected [window, num_samples]: one row an epoch"
         )
     if reference.shape not in (trajectories.shape[:1], trajectories.shape):
-        raise ValueError(
+        raise ValueMistake(
             f"reference has shape {tuple(reference.shape)}, expected {tuple(trajectories.shape[:1])} (one loss an "
             f"epoch) or {tuple(trajectories.shape)} (one for every loss)"
         )

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import alignprune
 from alignprune import coresets, presets, relabel
+from alignprune.errors import ValueMistake
 from alignprune.sampler import rank_and_world
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
         default = dataclasses.replace(default, relabel=configs.relabelling(name))
         words = _without(words, "--relabel")
     if (not words or words[0].startswith("-")) and not {"-h", "--help"} & set(words):
-        raise ValueError("DATASET is missing: alignprune train cifar100n, a file.npz or a folder")
+        raise ValueMistake("DATASET is missing: alignprune train cifar100n, a file.npz or a folder")
     return tyro.cli(
         configs.TrainConfig,
         args=words,

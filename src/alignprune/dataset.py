@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from alignprune.errors import TypeMistake
+
 Item = TypeVar("Item")
 
 
@@ -28,12 +30,12 @@ class Indexed(Dataset[tuple[int, Item]], Generic[Item]):
 
     def __init__(self, dataset: Dataset[Item]) -> None:
         if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
-            raise TypeError(
+            raise TypeMistake(
                 f"dataset is a {type(dataset).__name__} without __getitem__ and __len__, expected a map-style data "
                 f"set: pruning needs to read samples by index"
             )
         if isinstance(dataset, Indexed):
-            raise TypeError("dataset is Indexed already: wrap a data set once")
+            raise TypeMistake("dataset is Indexed already: wrap a data set once")
         self.dataset = dataset
 
     def __len__(self) -> int:

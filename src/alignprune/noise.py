@@ -18,6 +18,7 @@ from torch import Tensor
 
 from alignprune._checks import choice, floor, integer, number
 from alignprune._files import replace_file
+from alignprune.errors import TypeMistake, ValueMistake
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -227,12 +228,12 @@ class NoisyLabels:
     def __post_init__(self) -> None:
         for name, value in (("labels", self.labels), ("clean", self.clean)):
             if value.ndim != 1 or value.dtype != torch.int64:
-                raise ValueError(
+                raise ValueMistake(
                     f"NoisyLabels: {name} is {value.dtype} of shape {tuple(value.shape)}, expected int64 "
                     f"[N]; pass {name}.long().flatten()"
                 )
         if self.labels.shape != self.clean.shape:
-            raise ValueError(
+            raise ValueMistake(
                 f"NoisyLabels: labels has {len(self.labels)} entries and clean {len(self.clean)}, expected "
                 "as many; both must list the same samples in the same order"
             )
@@ -311,7 +312,7 @@ class NoisyLabels:
         except FileNotFoundError:
             raise
         except Exception as error:  # numpy raises BadZipFile, KeyError, EOFError, ValueError, ... for a foreign file
-            raise ValueError(
+            raise ValueMistake(
                 f"path: {os.fspath(path)!r} does not hold saved labels ({type(error).__name__}: {error}); "
                 "expected a file that NoisyLabels.save wrote"
             ) from error
@@ -355,14 +356,16 @@ def _options(kind: str, flips: Sequence[int] | None, per_class: bool) -> dict[st
     """The arguments that "asymmetric" takes beyond those of every kind."""
     if kind == "asymmetric":
         if flips is None:
-            raise ValueError(
+            raise ValueMistake(
                 "flips: None given with kind 'asymmetric', expected the class that each class turns into; pass "
                 "CIFAR10_FLIPS, CIFAR100_FLIPS or a list of your own, or choose kind 'pairflip' for c -> c + 1"
             )
         return {"flips": flips, "per_class": per_class}
     for name, given in (("flips", flips is not None), ("per_class", not per_class)):
         if given:
-            raise ValueError(f"{name}: given with kind {kind!r}, which has none; leave it out or use kind 'asymmetric'")
+            raise ValueMistake(
+                f"{name}: given with kind {kind!r}, which has none; leave it out or use kind 'asymmetric'"
+            )
     return {}
 
 
@@ -398,11 +401,13 @@ def _check_rate(rate: float) -> float:
 
 def _check_labels(labels: Tensor, num_classes: int) -> None:
     if not isinstance(labels, Tensor):
-        raise TypeError(f"labels: a {type(labels).__name__} given, expected an integer tensor [N]; use torch.as_tensor")
+        raise TypeMistake(
+            f"labels: a {type(labels).__name__} given, expected an integer tensor [N]; use torch.as_tensor"
+        )
     if labels.dtype not in _INTEGERS:
-        raise TypeError(f"labels: dtype {labels.dtype} given, expected integer class ids; convert with .long()")
+        raise TypeMistake(f"labels: dtype {labels.dtype} given, expected integer class ids; convert with .long()")
     if labels.ndim != 1:
-        raise ValueError(
+        raise ValueMistake(
             f"labels: shape {tuple(labels.shape)} given, expected [N], one class id per sample; one-hot rows "
             "become ids with .argmax(1)"
         )
@@ -410,7 +415,7 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
         return
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
-        raise ValueError(
+        raise ValueMistake(
             f"labels: class ids {low}..{high} given, expected 0..{num_classes - 1}; raise num_classes or "
             "renumber the classes"
         )
@@ -419,14 +424,16 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
 def _check_flips(flips: Sequence[int], num_classes: int) -> Tensor:
     """The table as int64 [C]."""
     if len(flips) != num_classes:
-        raise ValueError(
+        raise ValueMistake(
             f"flips: {len(flips)} entries given, expected {num_classes}, one for each class; a class that stays "
             "clean has its own id"
         )
     for c, target in enumerate(flips):
         integer(f"flips[{c}]", target, at_least=0, remedy=f"a class id below {num_classes}")
         if target >= num_classes:
-            raise ValueError(f"flips[{c}]={target} is out of range, expected a class id in 0..{num_classes - 1}")
+            raise ValueMistake(f"flips[{c}]={target} is out of range, expected a class id in 0..{num_classes - 1}")
     if list(flips) == list(range(num_classes)):
-        raise ValueError("flips: every class stays itself, expected at least one that changes; use rate 0 for no noise")
+        raise ValueMistake(
+            "flips: every class stays itself, expected at least one that changes; use rate 0 for no noise"
+        )
     return torch.tensor(list(flips), dtype=torch.int64)

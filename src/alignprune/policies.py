@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignprune._checks import choice, floor, integer, number
+from alignprune.errors import MissingExtra, ValueMistake
 from alignprune.grouping import kmeans_1d
 from alignprune.ledger import Ledger
 
@@ -214,7 +215,7 @@ class SeTa(Policy):
         choice("rounding", self.rounding, get_args(Rounding))
         choice("grouping", self.grouping, get_args(Grouping))
         if self._window(self.groups) < 1:
-            raise ValueError(
+            raise ValueMistake(
                 f"alpha={self.alpha!r} of groups={self.groups!r} rounds to a window of no group: raise alpha to at "
                 f"least {1 / self.groups:g}"
             )
@@ -241,7 +242,7 @@ class SeTa(Policy):
     def check(self, num_samples: int) -> None:
         refuse_empty("prune_prob", self.prune_prob, num_samples)
         if self.groups > floor((1 - self.prune_prob) * num_samples):
-            raise ValueError(
+            raise ValueMistake(
                 f"groups={self.groups} is more than the {floor((1 - self.prune_prob) * num_samples)} samples that "
                 f"prune_prob={self.prune_prob} leaves of num_samples={num_samples}: ask for fewer groups"
             )
@@ -308,7 +309,7 @@ def _sklearn_groups(values: _Array, groups: int) -> tuple[_Array, int]:
     try:
         from sklearn.cluster import KMeans
     except ImportError as error:
-        raise ImportError(
+        raise MissingExtra(
             "grouping='sklearn' needs scikit-learn: pip install scikit-learn, or use grouping='exact'"
         ) from error
     count = min(groups, len(np.unique(values)))
@@ -322,4 +323,4 @@ def _sklearn_groups(values: _Array, groups: int) -> tuple[_Array, int]:
 def refuse_empty(name: str, share: float, num_samples: int) -> None:
     """Raise ValueError where a share left out leaves no sample."""
     if floor((1 - share) * num_samples) < 1:
-        raise ValueError(f"{name}={share} keeps none of num_samples={num_samples}: choose a smaller share")
+        raise ValueMistake(f"{name}={share} keeps none of num_samples={num_samples}: choose a smaller share")

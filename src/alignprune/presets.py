@@ -10,6 +10,7 @@ from typing import Any
 
 from alignprune._checks import choice
 from alignprune.batch_policies import DivBS
+from alignprune.errors import TypeMistake
 from alignprune.policies import IES, DynamicRandom, Full, InfoBatch, Policy, SeTa
 from alignprune.robust import Robust
 from alignprune.scores import Alignment, ExposureLoss, Loss, Score, SecondDifference
@@ -61,7 +62,7 @@ class Preset:
             try:
                 choice("setting", name, known)
             except ValueError as error:
-                raise TypeError(f"preset {self.name!r}: {error}") from None
+                raise TypeMistake(f"preset {self.name!r}: {error}") from None
         return replace(
             self,
             score=replace(self.score, **{k: v for k, v in knobs.items() if k in of_score}),

@@ -24,6 +24,7 @@ from alignprune import presets
 from alignprune._checks import floor, integer, number
 from alignprune.batch_policies import DivBS
 from alignprune.dataset import Indexed, IndexedCollate
+from alignprune.errors import CallMistake, TypeMistake, ValueMistake
 from alignprune.policies import Policy, Selection
 from alignprune.sampler import EpochSampler, EvenBatches, keyed_generator, rank_and_world
 from alignprune.scores import Score
@@ -143,7 +144,7 @@ class Pruner:
     def selection(self) -> Selection:
         """The samples and weights of the current epoch."""
         if self._selection is None:
-            raise RuntimeError(f"all {self.epochs} epochs are done: there is no selection")
+            raise CallMistake(f"all {self.epochs} epochs are done: there is no selection")
         return self._selection
 
     @property
@@ -172,12 +173,12 @@ class Pruner:
             ValueError: if the data set has another size than the pruner was made for.
         """
         if len(dataset) != self.num_samples:  # type: ignore[arg-type]
-            raise ValueError(
+            raise ValueMistake(
                 f"dataset has {len(dataset)} samples, the pruner was made for "  # type: ignore[arg-type]
                 f"num_samples={self.num_samples}: make it with num_samples=len(dataset) of this very data set"
             )
         if settings.get("batch_size", 1) is None:
-            raise ValueError(
+            raise ValueMistake(
                 "batch_size=None loads single samples, expected batches: give a batch_size, or make a DataLoader over "
                 "alignprune.Indexed yourself"
             )
@@ -185,7 +186,7 @@ class Pruner:
         sampler = self.pruned_sampler if pruned else self.sampler
         if even_batches:
             if settings.pop("drop_last", False):
-                raise ValueError(
+                raise ValueMistake(
                     "drop_last=True and even_batches=True exclude each other: even batches have no short last one to "
                     "drop"
                 )
@@ -218,14 +219,14 @@ class Pruner:
         """
         count = self._check_batch(index, losses)
         if record is not None and (record.shape != losses.shape or not record.is_floating_point()):
-            raise ValueError(
+            raise ValueMistake(
                 f"record is {record.dtype} of shape {tuple(record.shape)}, expected float [{count}] like losses: one "
                 f"loss a sample, of the same batch"
             )
         if not self.policy.in_batch:
             self._sampler.advance(count)
         elif self._choosing == 0:
-            raise RuntimeError(f"{type(self.policy).__name__} chooses inside each batch: call pruner.choose first")
+            raise CallMistake(f"{type(self.policy).__name__} chooses inside each batch: call pruner.choose first")
         self._choosing = 0
         if losses.dtype not in _FULL_PRECISION:
             losses = losses.float()
@@ -295,16 +296,16 @@ class Pruner:
                 needs were not recorded.
         """
         if self.epoch >= self.epochs:
-            raise RuntimeError(f"all {self.epochs} epochs have ended: end_epoch was called once too often")
+            raise CallMistake(f"all {self.epochs} epochs have ended: end_epoch was called once too often")
         if self._sampler.position == 0 and self._sampler.epoch_length > 0:
-            raise RuntimeError(
+            raise CallMistake(
                 f"no losses were recorded in epoch {self.epoch}: end_epoch was called twice, reduce was not called, or "
                 f"the loader dropped the only batch (drop_last)"
             )
         reference, complaint = self._reference_value(reference_loss)
         row, totals = self._merged(reference)  # a rank that complains takes part, or the others would wait for it
         if complaint or (self.needs_reference and math.isnan(totals["reference"])):
-            raise ValueError(complaint or "reference_loss is missing or not finite on another rank: see its error")
+            raise ValueMistake(complaint or "reference_loss is missing or not finite on another rank: see its error")
         self._refuse_faults(totals)
         self._refuse_stale(totals)
         self._warn_once(totals)
@@ -394,18 +395,18 @@ class Pruner:
             ValueError: for a state of another format version, data set size or method, naming what differs.
         """
         if state.get("version") != STATE_VERSION:
-            raise ValueError(
+            raise ValueMistake(
                 f"the state has format version {state.get('version')!r}, expected {STATE_VERSION}: load it with the "
                 f"release of alignprune that saved it"
             )
         if state["num_samples"] != self.num_samples:
-            raise ValueError(
+            raise ValueMistake(
                 f"the state is of a data set of {state['num_samples']} samples, this pruner of {self.num_samples}: "
                 f"load it into a pruner made for the same data set"
             )
         for name, here in self._method().items():
             if state["method"].get(name) != here:
-                raise ValueError(
+                raise ValueMistake(
                     f"the state was saved with {name}={state['method'].get(name)}, this pruner has {name}={here}: make "
                     f"the pruner with the settings of the saved run"
                 )
@@ -455,34 +456,34 @@ class Pruner:
     def _check_batch(self, index: Tensor, losses: Tensor) -> int:
         if not isinstance(losses, Tensor) or not losses.is_floating_point():
             kind = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
-            raise TypeError(f"losses is {kind}, expected a float tensor [B]: the criterion with reduction='none'")
+            raise TypeMistake(f"losses is {kind}, expected a float tensor [B]: the criterion with reduction='none'")
         if losses.ndim != 1:
             averaged = "they are averaged already: " if losses.ndim == 0 else ""
-            raise ValueError(
+            raise ValueMistake(
                 f"losses has shape {tuple(losses.shape)}, expected [B], one loss a sample: {averaged}compute the "
                 f"criterion with reduction='none'"
             )
         if not isinstance(index, Tensor) or index.dtype not in _INTEGERS:
             kind = index.dtype if isinstance(index, Tensor) else type(index).__name__
-            raise TypeError(f"index is {kind}, expected an integer tensor [B]: the index that came with the batch")
+            raise TypeMistake(f"index is {kind}, expected an integer tensor [B]: the index that came with the batch")
         if index.shape != losses.shape:
-            raise ValueError(
+            raise ValueMistake(
                 f"index has shape {tuple(index.shape)} and losses {tuple(losses.shape)}, expected [B] both: pass the "
                 f"index that came with this very batch"
             )
         if not len(index):
-            raise ValueError("the batch is empty, expected at least one sample: skip empty batches")
+            raise ValueMistake("the batch is empty, expected at least one sample: skip empty batches")
         if index.is_cpu:
             lowest, highest = (bound.item() for bound in torch.aminmax(index))
             if lowest < 0 or highest >= self.num_samples:
-                raise ValueError(
+                raise ValueMistake(
                     f"index reaches from {lowest} to {highest}, expected 0 to {self.num_samples - 1}: "
                     f"make the Pruner with num_samples=len(train_set) of the data set that is loaded"
                 )
             positions = index.tolist()
             if len(set(positions)) < len(positions):
                 twice = sorted({i for i in positions if positions.count(i) > 1})
-                raise ValueError(
+                raise ValueMistake(
                     f"index repeats {twice[:5]} in one batch, expected every sample once: let pruner.sampler choose "
                     f"the samples, and reduce every batch by itself"
                 )
@@ -595,7 +596,7 @@ class Pruner:
         self._sent = (both, counts)
         totals = dict(zip(names, counts.tolist(), strict=True))
         if totals["fingerprint"] != world * self._fingerprint():
-            raise RuntimeError(
+            raise CallMistake(
                 f"the ranks hold pruners of different settings (this one: {self._method()}): make them with the same "
                 f"arguments and the same seed on every rank"
             )
@@ -608,7 +609,7 @@ class Pruner:
 
     def _refuse_faults(self, totals: dict[str, float]) -> None:
         if totals["outside"] or totals["repeated"]:
-            raise ValueError(
+            raise ValueMistake(
                 f"in epoch {self.epoch}, {int(totals['outside'])} indices were outside 0 to {self.num_samples - 1} and "
                 f"{int(totals['repeated'])} were repeated in a batch: make the Pruner with num_samples=len(train_set) "
                 f"and let pruner.sampler choose the samples"
@@ -617,7 +618,7 @@ class Pruner:
     def _refuse_stale(self, totals: dict[str, float]) -> None:
         pruned = self.num_samples - len(self.selection)
         if self.score.needs_pruned and totals["refreshed"] < pruned:
-            raise ValueError(
+            raise ValueMistake(
                 f"{type(self.score).__name__} needs the losses of the {pruned} pruned samples of epoch {self.epoch}, "
                 f"{int(totals['refreshed'])} were recorded: run the model without gradient over "
                 f"pruner.loader(train_set, pruned=True) and call pruner.record(index, losses)"
@@ -646,12 +647,12 @@ def _share(done: int, total: int, world: int) -> int:
 def _checked_labels(labels: Tensor | Sequence[int], num_samples: int) -> Tensor:
     given = torch.as_tensor(labels)
     if given.dtype not in (*_INTEGERS, torch.int8) or given.shape != (num_samples,):
-        raise ValueError(
+        raise ValueMistake(
             f"labels is {given.dtype} of shape {tuple(given.shape)}, expected integers ({num_samples},): the given "
             f"label of every sample, in the order of the data set"
         )
     if int(given.min()) < 0:
-        raise ValueError(
+        raise ValueMistake(
             f"labels holds {int(given.min())}, expected class ids from 0 on: leave labels out, or map them"
         )
     return given.long()
@@ -659,4 +660,4 @@ def _checked_labels(labels: Tensor | Sequence[int], num_samples: int) -> Tensor:
 
 def _expect(name: str, value: object, kind: type, example: str) -> None:
     if not isinstance(value, kind):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}, expected a {kind.__name__}: such as {example}")
+        raise TypeMistake(f"{name}={value!r} is {type(value).__name__}, expected a {kind.__name__}: such as {example}")

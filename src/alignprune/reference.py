@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from alignprune._checks import floor, integer, number
+from alignprune.errors import TypeMistake, ValueMistake
 from alignprune.sampler import keyed_generator
 
 SMALLEST = 10
@@ -89,13 +90,13 @@ class Reference:
         """
         total = len(dataset)  # type: ignore[arg-type]
         if size is not None and fraction is not None:
-            raise ValueError(f"size={size} and fraction={fraction} are both given: give one of them")
+            raise ValueMistake(f"size={size} and fraction={fraction} are both given: give one of them")
         if fraction is not None:
             number("fraction", fraction, low=0, high=1, remedy="0.01 takes one in a hundred")
             size = floor(fraction * total)
         size = total if size is None else integer("size", size, at_least=0, remedy="samples of the reference")
         if size > total:
-            raise ValueError(f"size={size} is more than the {total} samples of the data set: ask for at most {total}")
+            raise ValueMistake(f"size={size} is more than the {total} samples of the data set: ask for at most {total}")
         drawn = torch.randperm(total, generator=keyed_generator(seed, 0, "reference"))[:size]
         return cls.indices(dataset, drawn.sort().values, losses=losses, batch_size=batch_size, num_workers=num_workers)
 
@@ -120,17 +121,17 @@ class Reference:
         _enough(len(indices))
         wanted = torch.as_tensor(indices)
         if wanted.ndim != 1 or wanted.is_floating_point() or wanted.dtype == torch.bool:
-            raise TypeError(
+            raise TypeMistake(
                 f"indices is {wanted.dtype} of shape {tuple(wanted.shape)}, expected integers [M]: positions in the "
                 f"data set"
             )
         if wanted.min() < 0 or wanted.max() >= total:
-            raise ValueError(
+            raise ValueMistake(
                 f"indices reach from {int(wanted.min())} to {int(wanted.max())}, expected 0 to {total - 1}: they must "
                 f"be positions in this very data set"
             )
         if len(wanted.unique()) < len(wanted):
-            raise ValueError(
+            raise ValueMistake(
                 f"indices hold {len(wanted) - len(wanted.unique())} repetitions, expected each sample once"
             )
         loader = DataLoader(
@@ -160,7 +161,7 @@ class Reference:
             for batch in self.loader:
                 losses = self.losses(model, batch)
                 if losses.ndim != 1:
-                    raise ValueError(
+                    raise ValueMistake(
                         f"losses returned shape {tuple(losses.shape)}, expected [B], one loss a sample: use "
                         f"reduction='none'"
                     )
@@ -171,7 +172,7 @@ class Reference:
             for module, mode in modes:
                 module.training = mode
         if total is None:
-            raise ValueError("the reference loader has no batch: check its data set, drop_last and batch_size")
+            raise ValueMistake("the reference loader has no batch: check its data set, drop_last and batch_size")
         _enough(count)
         self._count = count
         return float(total) / count
@@ -179,6 +180,6 @@ class Reference:
 
 def _enough(size: int) -> None:
     if size < SMALLEST:
-        raise ValueError(
+        raise ValueMistake(
             f"the reference has {size} samples, expected at least {SMALLEST}: its mean loss would be noise; take more"
         )

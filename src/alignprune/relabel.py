@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alignprune._checks import integer, number
+from alignprune.errors import TypeMistake, ValueMistake
 from alignprune.sampler import rank_and_world
 
 LEAST = 1e-4
@@ -150,7 +151,7 @@ class SOP(nn.Module):
         self.num_samples = integer("num_samples", num_samples, at_least=1, remedy="len(train_set)")
         self.num_classes = integer("num_classes", num_classes, at_least=2, remedy="the number of classes")
         if not isinstance(settings, SOPSettings):
-            raise TypeError(f"settings={settings!r} is {type(settings).__name__}, expected one of relabel.SETTINGS")
+            raise TypeMistake(f"settings={settings!r} is {type(settings).__name__}, expected one of relabel.SETTINGS")
         self.settings = settings
         integer("seed", seed, at_least=0, remedy="any non-negative integer")
         generator = torch.Generator().manual_seed(seed)
@@ -226,9 +227,9 @@ class SOP(nn.Module):
         self._check_views(logits, strong_logits)
         for name, ids, count in (("index", index, self.num_samples), ("labels", labels, self.num_classes)):
             if ids.dtype not in _INTEGERS:
-                raise TypeError(f"{name} is {ids.dtype}, expected integers [B]")
+                raise TypeMistake(f"{name} is {ids.dtype}, expected integers [B]")
             if ids.shape != logits.shape[:1]:
-                raise ValueError(
+                raise ValueMistake(
                     f"{name} has shape {tuple(ids.shape)} and logits {tuple(logits.shape)}, expected [B] and [B, C]: "
                     f"pass what came with this very batch"
                 )
@@ -236,7 +237,7 @@ class SOP(nn.Module):
                 lowest, highest = (bound.item() for bound in torch.aminmax(ids))
                 if lowest < 0 or highest >= count:
                     made = "num_samples=len(train_set)" if name == "index" else "the data set's number of classes"
-                    raise ValueError(
+                    raise ValueMistake(
                         f"{name} reaches from {lowest} to {highest}, expected 0 to {count - 1}: make SOP with {made}"
                     )
 
@@ -245,20 +246,20 @@ class SOP(nn.Module):
             if view is None:
                 continue
             if not view.is_floating_point():
-                raise TypeError(f"{name} is {view.dtype}, expected a float tensor [B, C]: the network's output")
+                raise TypeMistake(f"{name} is {view.dtype}, expected a float tensor [B, C]: the network's output")
             if view.ndim != 2 or view.shape[1] != self.num_classes or view.shape != logits.shape:
-                raise ValueError(
+                raise ValueMistake(
                     f"{name} has shape {tuple(view.shape)}, expected [B, {self.num_classes}], the same for both views"
                 )
             if view.device != self.u.device:
-                raise ValueError(f"{name} is on {view.device}, u and v on {self.u.device}: use sop.to({view.device})")
+                raise ValueMistake(f"{name} is on {view.device}, u and v on {self.u.device}: use sop.to({view.device})")
         if self.settings.consistency and strong_logits is None:
-            raise ValueError(
+            raise ValueMistake(
                 f"SOP+ needs two views of each sample: consistency={self.settings.consistency} is given, strong_logits "
                 f"is not. Pass the logits of a strong augmentation, or settings with consistency=0"
             )
         if not self.settings.consistency and strong_logits is not None:
-            raise ValueError(
+            raise ValueMistake(
                 "strong_logits is given, but consistency=0 makes no use of it: leave the second view out, or pass "
                 "settings with a consistency (SOP+ has 0.9)"
             )

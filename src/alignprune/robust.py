@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alignprune import mixture
 from alignprune._checks import choice, floor, integer, number
+from alignprune.errors import ValueMistake
 from alignprune.ledger import APART, CLEAR, Ledger
 from alignprune.policies import Policy, Selection, known_mean, refuse_empty
 
@@ -81,7 +82,7 @@ class Robust(Policy):
 
     def select(self, score: Tensor, epoch: int, generator: torch.Generator, ledger: Ledger | None = None) -> Selection:
         if ledger is None:
-            raise ValueError("ledger is missing, expected a Ledger: Robust reads what the whole run has told")
+            raise ValueMistake("ledger is missing, expected a Ledger: Robust reads what the whole run has told")
         suspicion = score.numpy() if self.suspect == "high" else -score.numpy()
         budget = floor((1 - self.prune_ratio) * len(suspicion))
         age = epoch - ledger.last_seen.cpu().numpy()

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from alignprune._checks import integer
+from alignprune.errors import CallMistake, ValueMistake
 from alignprune.policies import Selection
 
 _CHUNK = 65_536  # indices turned into Python integers at a time
@@ -80,7 +81,7 @@ class EpochSampler(Sampler[int]):
         if self._length is None:
             self._length = self.epoch_length
         if self.position + samples > self._length:
-            raise RuntimeError(
+            raise CallMistake(
                 f"epoch {self.epoch} has {self._length} samples on this rank, and this batch would make it "
                 f"{self.position + samples}: call pruner.end_epoch() after every epoch, and give the DataLoader "
                 f"sampler=pruner.sampler"
@@ -91,7 +92,7 @@ class EpochSampler(Sampler[int]):
     def epoch_length(self) -> int:
         """Samples that this rank reads in the whole epoch, consumed ones included."""
         if self._order is None:
-            raise RuntimeError("all epochs are done: the sampler has no epoch to read")
+            raise CallMistake("all epochs are done: the sampler has no epoch to read")
         return -(-len(self._order) // rank_and_world()[1])
 
     def __len__(self) -> int:
@@ -99,12 +100,12 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         if self._order is None:
-            raise RuntimeError(
+            raise CallMistake(
                 f"all {self.epoch} epochs are done: there is no epoch to iterate over. Make the Pruner with more "
                 f"epochs, or loop over range(pruner.epoch, pruner.epochs)"
             )
         if self.position != self.start:
-            raise RuntimeError(
+            raise CallMistake(
                 f"{self.position - self.start} samples of epoch {self.epoch} have been recorded already: call "
                 f"pruner.end_epoch() before the next epoch; for another pass over the data use a loader of its own, "
                 f"without pruner.sampler"
@@ -142,7 +143,7 @@ class _EpochIterator(Iterator[int]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["epoch"] != self.epoch:
-            raise ValueError(
+            raise ValueMistake(
                 f"the loader's state is of epoch {state['epoch']}, the pruner is at epoch {self.epoch}: load the "
                 f"pruner's state of the same moment first"
             )

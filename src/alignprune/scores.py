@@ -16,6 +16,7 @@ from torch import Tensor
 from alignprune import alignment
 from alignprune._checks import choice, integer, number
 from alignprune.alignment import CorrelationName, FlatRule
+from alignprune.errors import ValueMistake
 from alignprune.ledger import Ledger
 from alignprune.trajectory import Gaps, TrajectoryBank
 
@@ -201,7 +202,7 @@ class ExposureLoss(Score):
 
     def __call__(self, bank: TrajectoryBank, reference: Tensor, ledger: Ledger | None = None) -> Tensor:
         if ledger is None:
-            raise ValueError("ledger is missing, expected a Ledger: ExposureLoss reads what the whole run has told")
+            raise ValueMistake("ledger is missing, expected a Ledger: ExposureLoss reads what the whole run has told")
         return ledger.mean_loss()
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from alignprune.alignment import packed_words, set_packed, uninitialised, unpacked
+from alignprune.errors import ValueMistake
 
 Gaps = Literal["paired", "carry", "last_obs"]
 GAPS: tuple[str, ...] = get_args(Gaps)
@@ -52,7 +53,7 @@ class TrajectoryBank:
         path: str | Path | None = None,
     ) -> None:
         if gaps not in GAPS:
-            raise ValueError(f"gaps={gaps!r} is unknown, expected one of {', '.join(GAPS)}")
+            raise ValueMistake(f"gaps={gaps!r} is unknown, expected one of {', '.join(GAPS)}")
         self.num_samples, self.window, self.gaps = num_samples, window, gaps
         self.device = torch.device(device)
         self.rows = self._allocate(path)
@@ -111,7 +112,7 @@ class TrajectoryBank:
             losses: float [num_samples], NaN where a sample was not seen.
         """
         if losses.shape != (self.num_samples,):
-            raise ValueError(
+            raise ValueMistake(
                 f"losses has shape {tuple(losses.shape)}, expected ({self.num_samples},): one loss a sample, NaN "
                 f"where it was not seen"
             )
@@ -225,7 +226,7 @@ class TrajectoryBank:
             rows = uninitialised(*shape, device=self.device)
             return rows.zero_() if self.gaps == "last_obs" else rows  # a row is written whole, an observation is not
         if self.device.type != "cpu":
-            raise ValueError(
+            raise ValueMistake(
                 f"path={str(path)!r} maps a file into host memory: leave device at 'cpu', not {self.device}"
             )
         return torch.from_numpy(np.memmap(path, dtype=np.float32, mode="w+", shape=shape))

@@ -15,6 +15,7 @@ from alignprune.bench.budget import Budget
 from alignprune.bench.grid import Cell, Experiment, Protocol
 from alignprune.bench.store import Store
 from alignprune.bench.sweep import Job, Report, Summary
+from alignprune.errors import ValueMistake
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def chosen_cells(which: Which, protocol: Protocol) -> list[tuple[Experiment, tup
         ValueError: for a name, row, column or block that is nowhere, with the nearest.
     """
     if not which.names:
-        raise ValueError("NAME is missing, such as table-1 or figure-3; --list tells all")
+        raise ValueMistake("NAME is missing, such as table-1 or figure-3; --list tells all")
     wanted = {experiment.name: experiment for name in which.names for experiment in experiments.get(name)}
     chosen = [(experiment, experiments.cells_of(experiment, protocol)) for experiment in wanted.values()]
     every = [cell for _, cells in chosen for cell in cells]

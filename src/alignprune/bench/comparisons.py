@@ -19,6 +19,7 @@ import numpy as np
 from alignprune._checks import choice
 from alignprune.bench.grid import Cell
 from alignprune.bench.measures import Measure, Statistics, statistics, t_quantile
+from alignprune.errors import ValueMistake
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def comparison(
             a single seed.
     """
     if against is not None and between is not None:
-        raise ValueError(
+        raise ValueMistake(
             f"against={against!r} and between={between!r} are both given, expected one: a table shows one comparison"
         )
     made: Comparison
@@ -117,10 +118,10 @@ def comparison(
         choice(option, row, rows)
     given = f"{option}={against or between!r}"
     if len(set(made.rows)) < len(made.rows):
-        raise ValueError(f"{given} names one row twice, expected two rows, such as full training and an oracle")
+        raise ValueMistake(f"{given} names one row twice, expected two rows, such as full training and an oracle")
     for measure in measures:
         if measure.spread:
-            raise ValueError(f"{given} is given with {measure.name}, which has no value for a single seed")
+            raise ValueMistake(f"{given} is given with {measure.name}, which has no value for a single seed")
     return made
 
 

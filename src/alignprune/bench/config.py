@@ -16,6 +16,7 @@ from alignprune._checks import choice, integer, number
 from alignprune.bench import budget, recipes
 from alignprune.bench.budget import Budget
 from alignprune.bench.recipes import Recipe
+from alignprune.errors import MissingFile, ValueMistake
 from alignprune.policies import Policy
 from alignprune.relabel import SOPSettings
 from alignprune.scores import Score
@@ -142,53 +143,53 @@ class TrainConfig:
         if self.limit is not None:
             integer("limit", self.limit, at_least=1, remedy="training samples")
         if self.imbalance is not None and not 0 < self.imbalance <= 1:
-            raise ValueError(
+            raise ValueMistake(
                 f"imbalance={self.imbalance!r} is out of range, expected a share in (0, 1]: 0.1 leaves the last "
                 f"class a tenth"
             )
         if self.holdout is not None and not 0 < self.holdout < 1:
-            raise ValueError(
+            raise ValueMistake(
                 f"holdout={self.holdout!r} is out of range, expected a share in (0, 1): 0.1 holds out a tenth"
             )
         if self.prune_ratio is not None:
             number("prune_ratio", self.prune_ratio, low=0, high=1, open_high=True, remedy="0.5 saves half")
         if self.coreset is not None and self.prune_ratio is None:
-            raise ValueError(
+            raise ValueMistake(
                 f"prune_ratio is missing: {self.method} keeps a share of the samples for good, say which with "
                 f"--prune-ratio 0.5"
             )
         if self.prune_ratio and self.budget == "calibrated" and not self._realises_ratio:
-            raise ValueError(
+            raise ValueMistake(
                 f"prune_ratio={self.prune_ratio:g} is given with {self.method}, which has no share of its own and no "
                 f"base to calibrate its epochs by: stop it at as many training samples with --budget equal"
             )
         if self.oracle and self.coreset is not None:
-            raise ValueError(
+            raise ValueMistake(
                 f"oracle is given with {self.method}, expected a dynamic method: each chooses the samples to train on "
                 f"for good. Leave one of them out"
             )
         if self.oracle and self.prune_ratio is not None and self.budget == "calibrated":
-            raise ValueError(
+            raise ValueMistake(
                 f"oracle is given with prune_ratio={self.prune_ratio:g} and calibrated epochs, which are those of the "
                 f"whole data set: add --budget equal"
             )
         if self.trace and self.devices > 1:
-            raise ValueError(
+            raise ValueMistake(
                 f"trace is given on {self.devices} devices, expected one: each would see a part of the samples only"
             )
         whole = self.method == "full" and self.prune_ratio is None and not self.oracle
         if self.collect and (not whole or self.devices > 1):
-            raise ValueError(
+            raise ValueMistake(
                 f"collect is given with {self.method!r} on {self.devices} devices, expected method full on one device, "
                 f"without prune ratio and oracle: the proxy run sees every sample in every epoch"
             )
         if self.relabel is not None and self.policy.in_batch:
-            raise ValueError(
+            raise ValueMistake(
                 f"relabel is given with {self.method}, which chooses inside each batch by cross-entropy gradients: "
                 f"choose another method"
             )
         if self.relabel is not None and self.precision == "16":
-            raise ValueError(
+            raise ValueMistake(
                 "precision='16' is given with relabel: its scaled gradients would move u and v; choose bf16 or 32"
             )
 
@@ -241,7 +242,7 @@ class TrainConfig:
         if self.base is None:
             return None
         if self.base_run is None:
-            raise ValueError(
+            raise ValueMistake(
                 f"base_run is missing: with a prune ratio {self.method} runs as many epochs as the pruned share of "
                 f"{self.base} says. Run {self.base} without --prune-ratio on the same data, then add --base-run with "
                 f"its folder (alignprune sweep does both)"
@@ -350,7 +351,7 @@ def configure(settings: Mapping[str, Any]) -> TrainConfig:
         record = getattr(config, head)
         known = [field.name for field in fields(record)] if is_dataclass(record) else []
         if not known:
-            raise ValueError(f"{head}.{next(iter(changes))} is given, but {config.method} has no {head} settings")
+            raise ValueMistake(f"{head}.{next(iter(changes))} is given, but {config.method} has no {head} settings")
         for tail in changes:
             choice(f"setting of {head}", tail, known)
         flat[head] = replace(record, **changes)
@@ -361,11 +362,11 @@ def _pruned_share(folder: Path, base: str, epochs: int) -> float:
     """The mean pruned share that a finished run of the base method measured."""
     file = folder / "result.json"
     if not file.exists():
-        raise FileNotFoundError(f"base_run={str(folder)!r} holds no result.json: give the folder of a finished run")
+        raise MissingFile(f"base_run={str(folder)!r} holds no result.json: give the folder of a finished run")
     result = json.loads(file.read_text())
     found = (result.get("method"), result.get("epochs"), result.get("prune_ratio"))
     if found != (base, epochs, None):
-        raise ValueError(
+        raise ValueMistake(
             f"base_run={str(folder)!r} is a run of {found[0]} over {found[1]} epochs with prune ratio {found[2]}, "
             f"expected {base} over {epochs} epochs without a prune ratio"
         )

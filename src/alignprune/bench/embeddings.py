@@ -19,6 +19,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from alignprune._checks import integer
 from alignprune.bench.runs import save_arrays
+from alignprune.errors import ValueMistake
 
 CACHE_ROOT = "ALIGNPRUNE_CACHE"
 
@@ -60,7 +61,7 @@ def read_glove(path: str | os.PathLike[str], vocabulary: Sequence[str]) -> NDArr
             if word == first:  # some published words contain blanks: "at name@domain.com" is not "at"
                 found[rows[first]] = _numbers(values, dimensions, f"path: line {number} of {os.fspath(path)!r}")
     if not found:
-        raise ValueError(
+        raise ValueMistake(
             f"path: {os.fspath(path)!r} has none of the {len(vocabulary)} words, expected GloVe's text format: a word "
             "and its values in each line, without a header"
         )
@@ -71,13 +72,15 @@ def read_glove(path: str | os.PathLike[str], vocabulary: Sequence[str]) -> NDArr
 
 def _numbers(values: Sequence[bytes], dimensions: int, place: str) -> list[float]:
     if len(values) != dimensions:
-        raise ValueError(f"{place} has {len(values)} values, expected {dimensions} as in line 1; copy the file again")
+        raise ValueMistake(f"{place} has {len(values)} values, expected {dimensions} as in line 1; copy the file again")
     try:
         numbers = [float(value) for value in values]
     except ValueError as error:
-        raise ValueError(f"{place} is damaged ({error}), expected {dimensions} numbers; copy the file again") from error
+        raise ValueMistake(
+            f"{place} is damaged ({error}), expected {dimensions} numbers; copy the file again"
+        ) from error
     if not np.isfinite(numbers).all():
-        raise ValueError(f"{place} holds a value that is not finite; copy the file again")
+        raise ValueMistake(f"{place} holds a value that is not finite; copy the file again")
     return numbers
 
 
@@ -109,25 +112,25 @@ def train_embeddings(
     dimensions = integer("dimensions", dimensions, at_least=1, remedy="300 is usual")
     window = integer("window", window, at_least=1, remedy="neighbouring words are at distance 1")
     if dimensions > vocabulary_size:
-        raise ValueError(
+        raise ValueMistake(
             f"dimensions={dimensions} is more than vocabulary_size={vocabulary_size}: ask for fewer, or take more words"
         )
     _check_token_ids(token_ids, vocabulary_size)
     counts = _count_pairs(token_ids, vocabulary_size, window)
     if not counts.nnz:
-        raise ValueError("token_ids: no document has two words within the window, expected running text")
+        raise ValueMistake("token_ids: no document has two words within the window, expected running text")
     u, s, _ = randomized_svd(_ppmi(counts), dimensions, n_iter=4, random_state=0)
     return np.vstack([np.zeros((1, dimensions)), u * np.sqrt(s)]).astype(np.float32)
 
 
 def _check_token_ids(token_ids: NDArray, vocabulary_size: int) -> None:
     if token_ids.ndim != 2 or token_ids.dtype.kind not in "iu":
-        raise ValueError(
+        raise ValueMistake(
             f"token_ids: {token_ids.dtype} of shape {token_ids.shape} given, expected integers [N, L]; pad short "
             "documents with 0"
         )
     if token_ids.size and not 0 <= token_ids.min() <= token_ids.max() <= vocabulary_size:
-        raise ValueError(
+        raise ValueMistake(
             f"token_ids: {token_ids.min()}..{token_ids.max()} given, expected 0 (no word) to {vocabulary_size}; raise "
             "vocabulary_size"
         )
@@ -187,7 +190,7 @@ def cached(name: str, depends_on: Mapping[str, object], compute: Callable[[], Ar
         with np.load(file, allow_pickle=False) as stored:
             return dict(stored)
     except Exception as error:  # numpy raises BadZipFile, EOFError, ValueError, zlib.error, ... for a damaged file
-        raise ValueError(f"{CACHE_ROOT}: {str(file)!r} is damaged ({error}); delete it") from error
+        raise ValueMistake(f"{CACHE_ROOT}: {str(file)!r} is damaged ({error}); delete it") from error
 
 
 def _cache_folder() -> Path:

@@ -14,6 +14,7 @@ from alignprune import coresets, presets
 from alignprune._checks import choice
 from alignprune.bench import beyond, paper
 from alignprune.bench.grid import Cell, Experiment, Protocol, Settings
+from alignprune.errors import ValueMistake
 
 # -- protocols ---------------------------------------------------------------------------------------------
 
@@ -537,12 +538,12 @@ def cells_of(experiment: Experiment, protocol: Protocol) -> tuple[Cell, ...]:
     try:
         cells = experiment.cells(protocol)
     except KeyError as missing:
-        raise ValueError(
+        raise ValueMistake(
             f"{experiment.name} needs the data set {missing}, and the protocol {protocol.name!r} has settings only for "
             f"{', '.join(protocol.settings)}"
         ) from None
     if not cells:
-        raise ValueError(
+        raise ValueMistake(
             f"{experiment.name} has no cells under protocol {protocol.name!r}, which leaves all of its data sets out: "
             f"choose another"
         )

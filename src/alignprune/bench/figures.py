@@ -29,6 +29,7 @@ from alignprune.bench.measures import Measure
 from alignprune.bench.store import Store
 from alignprune.bench.suspicion import STATISTICS, History, auroc_by_epoch, load
 from alignprune.bench.tables import Entry
+from alignprune.errors import ValueMistake
 
 _CLEAN, _NOISY, _REFERENCE = "#2b6cb0", "#c05621", "#1a202c"
 
@@ -110,7 +111,7 @@ def suspicion(panels: Mapping[str, Path | History], path: Path) -> None:
         FileNotFoundError: where a trace is not there.
     """
     if not panels:
-        raise ValueError("panels is empty, expected a run at least: give its trace.npz by its title")
+        raise ValueMistake("panels is empty, expected a run at least: give its trace.npz by its title")
     _save(_suspicion_figure(panels), path)
 
 
@@ -191,7 +192,7 @@ def draw(experiment: Experiment, protocol: Protocol, store: Store, path: Path) -
     shown = tables.entries(experiment, protocol, store)
     picture = _KINDS[kind](experiment, protocol, store, shown)
     if not picture.drawn:
-        raise ValueError(
+        raise ValueMistake(
             f"{experiment.name} has no run to draw under protocol {protocol.name!r}: "
             f"alignprune sweep {experiment.name} --protocol {protocol.name}"
         )
@@ -293,7 +294,7 @@ def _lines(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequ
     """The columns as numbers on the horizontal axis, a line a row, its interval shaded."""
     for entry in shown:
         if not _is_number(entry.cell.column):
-            raise ValueError(
+            raise ValueMistake(
                 f"{experiment.name}: column {entry.cell.column!r} of row {entry.cell.row!r} is not a number, expected "
                 f"one where draw='lines': give numbers, or draw='bars'"
             )

@@ -21,6 +21,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from alignprune._checks import number
+from alignprune.errors import MissingFile, TypeMistake, ValueMistake
 
 # Up to this height the first convolution keeps the resolution: 7x7 stride 2 and a pool would leave 8x8 of
 # 32x32.
@@ -146,15 +147,15 @@ def create(
     Source: AlignPrune, Table A and section 4.1, for the networks of its experiments.
     """
     if num_classes < 2:
-        raise ValueError(f"num_classes: {num_classes} given, expected >= 2")
+        raise ValueMistake(f"num_classes: {num_classes} given, expected >= 2")
     if len(input_shape) not in (1, 3) or prod(input_shape) < 1:
-        raise ValueError(
+        raise ValueMistake(
             f"input_shape: {tuple(input_shape)} given, expected (channels, height, width) or (features,); "
             "use the input_shape of the data"
         )
     number("drop_path", drop_path, low=0, high=1, open_high=True, remedy="0 drops nothing")
     if name not in MODELS and not _is_timm(name):
-        raise ValueError(_unknown_model(name))
+        raise ValueMistake(_unknown_model(name))
     _check_inputs(name, input_shape)
     _check_weights(name, weights)
     build = MODELS[name].build if name in MODELS else partial(_timm, name)
@@ -184,14 +185,14 @@ def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         method for method in ("forward_features", "forward_head", "get_classifier") if not hasattr(model, method)
     ]
     if missing:
-        raise TypeError(
+        raise TypeMistake(
             f"model: a {type(model).__name__} without {', '.join(missing)} given, expected a timm model or a "
             "module with the same methods"
         )
     network: Any = model
     classifier = network.get_classifier()
     if not isinstance(classifier, nn.Module):
-        raise TypeError(
+        raise TypeMistake(
             f"model: a {type(model).__name__} whose get_classifier() gives a {type(classifier).__name__}, "
             "expected one classifier; choose a model without a distillation head"
         )
@@ -213,7 +214,7 @@ def _timm(name: str, num_classes: int, input_shape: tuple[int, ...], drop_path: 
         if "drop_path_rate" not in str(error):
             raise
         if drop_path:
-            raise ValueError(
+            raise ValueMistake(
                 f"drop_path: {drop_path} given, but this network has no stochastic depth; expected 0"
             ) from error
         network = timm.create_model(name, **options)
@@ -228,7 +229,7 @@ def _residual(
     """A ResNet of timm, with the stem for small images where they are small."""
     small = input_shape[1] <= SMALL_IMAGE
     if small and pretrained:
-        raise ValueError(
+        raise ValueMistake(
             f"weights: 'pretrained' given, but images up to {SMALL_IMAGE} pixels high get a 3x3 stem here, which "
             "nobody publishes weights for; use larger images or a file of your own"
         )
@@ -278,7 +279,7 @@ def _features(
     pretrained: bool,
 ) -> nn.Module:
     if drop_path:
-        raise ValueError(
+        raise ValueMistake(
             f"drop_path: {drop_path} given, but networks for features have no stochastic depth; expected 0"
         )
     return network(num_classes, input_shape[0])
@@ -400,7 +401,7 @@ def _check_inputs(name: str, input_shape: tuple[int, ...]) -> None:
     if given == wanted:
         return
     fitting = [record.name for record in MODELS.values() if record.inputs == given]
-    raise ValueError(
+    raise ValueMistake(
         f"name: {name!r} takes {wanted}, but the samples are {given} of shape {tuple(input_shape)}; choose "
         f"one of {', '.join(fitting)}" + (" or a timm model" if given == "images" else "")
     )
@@ -410,16 +411,16 @@ def _check_weights(name: str, weights: str | None) -> None:
     """Refuse weights that nobody publishes, and what is no file of weights."""
     if weights == PRETRAINED:
         if not (MODELS[name].published if name in MODELS else is_model_pretrained(name)):
-            raise ValueError(
+            raise ValueMistake(
                 f"weights: 'pretrained' given, but timm publishes none for {name!r}; use a file of your own"
             )
     elif weights is not None:
         if Path(weights).suffix not in _WEIGHT_FILES:
-            raise ValueError(
+            raise ValueMistake(
                 f"weights: {weights!r} given, expected 'pretrained' or a file that ends in {', '.join(_WEIGHT_FILES)}"
             )
         if not Path(weights).is_file():
-            raise FileNotFoundError(f"weights: {weights!r}: there is no such file")
+            raise MissingFile(f"weights: {weights!r}: there is no such file")
 
 
 def _check_patches(network: Any, input_shape: tuple[int, ...]) -> None:
@@ -429,7 +430,7 @@ def _check_patches(network: Any, input_shape: tuple[int, ...]) -> None:
         return
     (height, width), (tall, wide) = input_shape[1:], patch_size
     if height % tall or width % wide:
-        raise ValueError(
+        raise ValueMistake(
             f"input_shape: this network cuts images into patches of {tall}x{wide} pixels, and {height}x{width} is no "
             f"multiple of it; resize the images, for example to {-(-height // tall) * tall}x{-(-width // wide) * wide}"
         )
@@ -444,7 +445,7 @@ def _try(network: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
             network(torch.zeros(1, *input_shape, device=first.device, dtype=first.dtype))
     except (RuntimeError, AssertionError) as error:
         height, width = input_shape[1:]
-        raise ValueError(f"input_shape: {name!r} cannot take images of {height}x{width} pixels ({error})") from error
+        raise ValueMistake(f"input_shape: {name!r} cannot take images of {height}x{width} pixels ({error})") from error
     network.train()
 
 
@@ -466,7 +467,7 @@ def _load(network: Any, name: str, path: Path) -> None:
     }
     if any(problems.values()):
         found = "; ".join(f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in problems.items() if keys)
-        raise ValueError(
+        raise ValueMistake(
             f"weights: {str(path)!r} is no state dict of {name!r} ({found}); use a file of the same network, with its "
             "input channels and image size"
         )

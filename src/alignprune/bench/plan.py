@@ -19,6 +19,7 @@ from alignprune.bench.grid import Cell, Protocol, Settings, key_of
 from alignprune.bench.runs import write_json
 from alignprune.bench.sweep import Job
 from alignprune.bench.training import Progress, train
+from alignprune.errors import ValueMistake
 
 ROOT = Path("runs/sweeps")
 """Where sweeps keep their runs unless told."""
@@ -71,7 +72,7 @@ def jobs(
             try:
                 add(cell.settings, seed)
             except (ValueError, TypeError) as error:
-                raise ValueError(f"{cell.block} {cell.row} {cell.column}: {error}") from error
+                raise ValueMistake(f"{cell.block} {cell.row} {cell.column}: {error}") from error
     return list(found.values())
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from alignprune.bench import models
 from alignprune.bench.data import ClassificationData, Samples
 from alignprune.coresets import Proxy
+from alignprune.errors import ValueMistake
 
 FILE = "proxy.npz"
 
@@ -28,7 +29,7 @@ CHECKPOINTS = 10
 def warmup_epochs(epochs: int, given: int | None) -> int:
     """After how many epochs the end-of-warm-up statistics are taken: the given number, or 15 % of the run."""
     if given is not None and not 1 <= given <= epochs:
-        raise ValueError(f"proxy_epochs={given} is out of range, expected 1 to the run's {epochs} epochs")
+        raise ValueMistake(f"proxy_epochs={given} is out of range, expected 1 to the run's {epochs} epochs")
     return given if given is not None else max(1, round(WARMUP_SHARE * epochs))
 
 

@@ -22,6 +22,7 @@ from torch import nn
 from tyro.conf import Suppress, arg
 
 from alignprune._checks import choice
+from alignprune.errors import TypeMistake, ValueMistake
 
 OPTIMIZERS = ("lars", "sgd", "adam", "adamw")
 SCHEDULES = ("onecycle", "cosine", "constant", "multistep", "exponential", "linear")
@@ -50,7 +51,7 @@ _SCHEDULES_OF = {
 
 def _check(name: str, value: float, valid: bool, expected: str) -> None:
     if not valid:
-        raise ValueError(f"{name}={value!r} is out of range, expected a value {expected}")
+        raise ValueMistake(f"{name}={value!r} is out of range, expected a value {expected}")
 
 
 @dataclass(frozen=True)
@@ -155,21 +156,21 @@ class Recipe:
             _check("late_momentum", self.late_momentum, 0 <= self.late_momentum < 1, "in [0, 1)")
         shares = (0.0, *self.milestones, 1.0)
         if any(not before < after for before, after in pairwise(shares)):
-            raise ValueError(f"milestones={self.milestones!r} are out of range, expected ascending shares in (0, 1)")
+            raise ValueMistake(f"milestones={self.milestones!r} are out of range, expected ascending shares in (0, 1)")
 
     def _check_readers(self) -> None:
         default = {field.name: field.default for field in fields(self)}
         for name, schedules in _SCHEDULES_OF.items():
             value = getattr(self, name)
             if value != default[name] and self.schedule not in schedules:
-                raise ValueError(
+                raise ValueMistake(
                     f"{name}={value!r} is given with schedule {self.schedule!r}, expected "
                     f"{' or '.join(map(repr, schedules))}; leave it at {default[name]!r} for any other schedule"
                 )
         if self.schedule == "multistep" and not self.milestones:
-            raise ValueError("milestones=() is given with schedule 'multistep', expected shares such as (0.5,)")
+            raise ValueMistake("milestones=() is given with schedule 'multistep', expected shares such as (0.5,)")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
-            raise ValueError(
+            raise ValueMistake(
                 f"nesterov=True is given with optimizer {self.optimizer!r} and momentum={self.momentum!r}, expected "
                 "'sgd' and a momentum > 0; no other optimiser here has Nesterov's momentum"
             )
@@ -566,7 +567,7 @@ def _parameters(recipe: Recipe, network: nn.Module | Iterable[nn.Parameter]) -> 
     if recipe.decay_all:
         return network.parameters() if isinstance(network, nn.Module) else network
     if not isinstance(network, nn.Module):
-        raise TypeError(
+        raise TypeMistake(
             f"network: parameters without their names given, but recipe {recipe.name!r} spares some of them from the "
             "weight decay by name; pass the network itself"
         )

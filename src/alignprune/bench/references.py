@@ -14,6 +14,7 @@ from alignprune import Reference, coresets
 from alignprune.bench.config import TrainConfig
 from alignprune.bench.data import ClassificationData
 from alignprune.coresets import Proxy
+from alignprune.errors import MissingFile, ValueMistake
 from alignprune.reference import cross_entropy_losses
 
 _KINDS = ("auto", "clean", "noisy", "none")
@@ -45,7 +46,7 @@ def make(
         kind = "clean" if config.score.needs_reference else "none"
     if kind == "none":
         if config.score.needs_reference:
-            raise ValueError(
+            raise ValueMistake(
                 f"reference='none' is given, but {config.method} needs a reference: choose clean, noisy, a coreset "
                 f"method or a file of indices, or a method that needs none"
             )
@@ -59,7 +60,7 @@ def make(
     if kind == "clean":
         source = data.reference if data.reference is not None else data.clean_eval
         if source is None:
-            raise ValueError(
+            raise ValueMistake(
                 f"{config.method} needs a clean reference, and {config.dataset} brings none: add x_reference and "
                 f"y_reference to the .npz (or a reference/ folder), or choose --reference noisy, small-loss, moderate "
                 f"or a file of training indices that you trust"
@@ -85,11 +86,11 @@ def _read_indices(path: Path) -> Tensor:
         ".txt": lambda file: np.loadtxt(file, dtype=np.int64, ndmin=1),
     }
     if path.suffix not in readers:
-        raise ValueError(
+        raise ValueMistake(
             f"reference={str(path)!r} is unknown, expected {', '.join(_KINDS)}, a coreset method "
             f"({', '.join(coresets.CORESETS)}) or a file of training indices ({', '.join(readers)})"
         )
     if not path.exists():
-        raise FileNotFoundError(f"reference={str(path)!r}: there is no such file of training indices")
+        raise MissingFile(f"reference={str(path)!r}: there is no such file of training indices")
     indices: Tensor = torch.as_tensor(readers[path.suffix](path))
     return indices

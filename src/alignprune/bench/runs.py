@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from alignprune._files import replace_file
+from alignprune.errors import ExistingFile, MissingFile, ValueMistake
 
 
 class RunFolder:
@@ -48,11 +49,11 @@ class RunFolder:
         """Raise what making the folder would raise, and make nothing: for use before long preparations."""
         stored = path / "config.json"
         if not resume and stored.exists():
-            raise FileExistsError(
+            raise ExistingFile(
                 f"{path} holds a run already: add --resume to go on with it, or choose another folder with --out"
             )
         if resume and not stored.exists():
-            raise FileNotFoundError(f"--resume: {path} holds no run: leave --resume out to start one there")
+            raise MissingFile(f"--resume: {path} holds no run: leave --resume out to start one there")
         if resume:
             _refuse_other(json.loads(stored.read_text()), _plain(config), path)
 
@@ -119,7 +120,7 @@ def _refuse_other(stored: dict[str, Any], given: dict[str, Any], path: Path) -> 
     differing = sorted(key for key in stored.keys() | given.keys() if stored.get(key) != given.get(key))
     if differing:
         changes = "; ".join(f"{key}: {stored.get(key)!r} there, {given.get(key)!r} now" for key in differing)
-        raise ValueError(
+        raise ValueMistake(
             f"--resume: the run in {path} has another configuration ({changes}): give the same options, or start anew "
             f"with another --out"
         )

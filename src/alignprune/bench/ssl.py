@@ -21,6 +21,7 @@ from alignprune._checks import integer
 from alignprune.bench.data import Samples
 from alignprune.bench.models import features_and_logits
 from alignprune.bench.recipes import Recipe, make_optimizer, position, set_schedule
+from alignprune.errors import ValueMistake
 
 PROJECTION = 128
 """Width of what the two views are compared by."""
@@ -44,7 +45,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     Source: SimCLR, equation 1.
     """
     if z1.ndim != 2 or z1.shape != z2.shape:
-        raise ValueError(f"z1 has shape {tuple(z1.shape)} and z2 {tuple(z2.shape)}, expected [B, d] both")
+        raise ValueMistake(f"z1 has shape {tuple(z1.shape)} and z2 {tuple(z2.shape)}, expected [B, d] both")
     _check_temperature(temperature)
     count = len(z1)
     z = F.normalize(torch.cat([z1, z2]), dim=1)
@@ -157,7 +158,7 @@ def _train(
             total += loss.detach()
         mean = total.item() / len(loader)
         if not math.isfinite(mean):
-            raise ValueError(f"lr={recipe.lr}: the mean loss of epoch {epoch + 1} is {mean}; choose a lower lr")
+            raise ValueMistake(f"lr={recipe.lr}: the mean loss of epoch {epoch + 1} is {mean}; choose a lower lr")
         if progress is not None:
             progress(epoch + 1, mean)
 
@@ -174,7 +175,7 @@ def _check(views: Samples, evaluation: Samples, batch_size: int, temperature: fl
     """The number of samples, if everything fits."""
     size, other = len(views), len(evaluation)  # type: ignore[arg-type]
     if size != other:
-        raise ValueError(
+        raise ValueMistake(
             f"views has {size} samples and evaluation {other}, expected the same samples in the same order"
         )
     integer("samples", size, at_least=2, remedy="views are told apart from those of other samples")
@@ -186,6 +187,6 @@ def _check(views: Samples, evaluation: Samples, batch_size: int, temperature: fl
 
 def _check_temperature(temperature: float) -> None:
     if not 0 < temperature < math.inf:
-        raise ValueError(
+        raise ValueMistake(
             f"temperature={temperature!r} is out of range, expected a number > 0: SimCLR uses 0.5 on CIFAR"
         )

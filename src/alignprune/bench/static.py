@@ -18,6 +18,7 @@ from alignprune.bench.config import TrainConfig
 from alignprune.bench.data import ClassificationData
 from alignprune.bench.runs import save_tensors
 from alignprune.coresets import Proxy
+from alignprune.errors import MissingFile, ValueMistake
 
 _SELF_SUPERVISED = "self_supervised.pt"
 
@@ -41,13 +42,13 @@ def statistics(config: TrainConfig, data: ClassificationData, train: Callable[[T
         return None
     folder = _folder(config)
     if config.proxy is not None and not (folder / "result.json").exists():
-        raise FileNotFoundError(
+        raise MissingFile(
             f"proxy={str(folder)!r} holds no finished run, expected the folder of one with --method full --collect: "
             f"wait for it, or leave --proxy out to train one"
         )
     if config.proxy is None:
         if config.devices > 1:
-            raise ValueError(
+            raise ValueMistake(
                 f"proxy is missing: {config.method} is chosen by a proxy run, which trains on one device. Run it first "
                 f"with --method full --collect, then give its folder with --proxy"
             )
@@ -57,7 +58,7 @@ def statistics(config: TrainConfig, data: ClassificationData, train: Callable[[T
                 train(_proxy_run(config, folder))
     found = Proxy.load(folder / proxy.FILE)
     if not torch.equal(found.labels, data.labels):
-        raise ValueError(
+        raise ValueMistake(
             f"proxy={str(folder)!r} was trained on other samples or labels than this run: give one of the same data "
             f"set, noise, seed, limit and holdout"
         )
@@ -89,13 +90,13 @@ def right_labels(config: TrainConfig, data: ClassificationData) -> Tensor:
         ValueError: if the truth is not known, or no label is right.
     """
     if data.clean_labels is None:
-        raise ValueError(
+        raise ValueMistake(
             f"oracle is given, but nobody knows which labels of {config.dataset} are right: choose a data set with "
             f"clean labels, draw noise with --noise and --noise-rate, or add y_train_clean to the .npz"
         )
     right = (data.labels == data.clean_labels).nonzero().squeeze(1)
     if not len(right):
-        raise ValueError(
+        raise ValueMistake(
             f"oracle is given, but none of the {len(data.labels)} labels is right: choose a smaller --noise-rate"
         )
     return right
@@ -145,14 +146,14 @@ def _self_supervised(config: TrainConfig, data: ClassificationData) -> Tensor:
     """Features of a network that never saw a label: from the given file, or trained now and kept with the proxy."""
     file = config.self_supervised or _folder(config) / _SELF_SUPERVISED
     if config.self_supervised is not None and not file.exists():
-        raise FileNotFoundError(f"self_supervised={str(file)!r}: there is no such file of features")
+        raise MissingFile(f"self_supervised={str(file)!r}: there is no such file of features")
     if not file.exists():
         with FileLock(file.with_suffix(".lock")):
             if not file.exists():
                 save_tensors(file, _train_self_supervised(config, data))
     features: Tensor = torch.load(file, weights_only=True)
     if features.shape[:1] != data.labels.shape:
-        raise ValueError(
+        raise ValueMistake(
             f"self_supervised={str(file)!r} has features of {len(features)} samples, expected the {len(data.labels)} "
             f"training samples"
         )
@@ -161,7 +162,7 @@ def _self_supervised(config: TrainConfig, data: ClassificationData) -> Tensor:
 
 def _train_self_supervised(config: TrainConfig, data: ClassificationData) -> Tensor:
     if data.contrastive is None:
-        raise ValueError(
+        raise ValueMistake(
             f"ssp looks for self-supervised features, and {config.dataset} has no images to learn them from: choose "
             f"--coreset.features supervised, or give --self-supervised FILE"
         )

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from alignprune._checks import choice
 from alignprune._files import replace_file
+from alignprune.errors import MissingFile, ValueMistake
 
 _Row = dict[str, Any]
 
@@ -158,7 +159,7 @@ class Store:
                 names = [column[0] for column in answer.description]
                 return [dict(zip(names, values, strict=True)) for values in answer.fetchall()]
             except (duckdb.InvalidInputException, duckdb.IOException) as error:
-                raise ValueError(
+                raise ValueMistake(
                     f"the runs under {self.root} cannot be read: {str(error).splitlines()[0]}. Remove that file, or "
                     f"write it anew with alignprune.bench.store.archive(its folder)"
                 ) from error
@@ -197,7 +198,7 @@ def _literal(texts: Iterable[str]) -> str:
 
 def _read(file: Path) -> _Row:
     if not file.exists():
-        raise FileNotFoundError(f"{file.parent} has no {file.name}: archive a run when it is complete")
+        raise MissingFile(f"{file.parent} has no {file.name}: archive a run when it is complete")
     return _parse(file.read_text(), str(file))
 
 
@@ -205,9 +206,9 @@ def _parse(text: str, source: str) -> _Row:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{source} is damaged ({error}): remove the run's folder and run it again") from error
+        raise ValueMistake(f"{source} is damaged ({error}): remove the run's folder and run it again") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{source} holds a {type(value).__name__}, expected names and values: is it a run's file?")
+        raise ValueMistake(f"{source} holds a {type(value).__name__}, expected names and values: is it a run's file?")
     return value
 
 
@@ -217,12 +218,12 @@ def _check_place(folder: Path, identity: _Row, result: _Row) -> None:
     found = {"key": place.parent.name.rpartition("-")[2], "protocol": place.parent.parent.name, "seed": place.name}
     expected = identity | {"seed": f"seed{identity['seed']}"}
     if found != expected:
-        raise ValueError(
+        raise ValueMistake(
             f"job.json in {folder} says {identity}, but the folder is that of {found}, expected "
             f"<protocol>/<slug>-<key>/seed<k>: give the run its own folder"
         )
     if result.get("seed", identity["seed"]) != identity["seed"]:
-        raise ValueError(
+        raise ValueMistake(
             f"result.json in {folder} has seed {result['seed']}, job.json has {identity['seed']}: run the job again"
         )
 
@@ -247,6 +248,6 @@ def _write(view: str, rows: list[_Row], folder: Path) -> None:
         try:
             columns[name] = pa.array(values, schema.field(name).type if name in schema.names else None)
         except pa.ArrowException as error:
-            raise ValueError(f"{name}={values!r} in {folder} cannot be stored: {error}") from error
+            raise ValueMistake(f"{name}={values!r} in {folder} cannot be stored: {error}") from error
     table = pa.table(columns)
     replace_file(folder / _FILES[view], lambda file: pq.write_table(table, file))

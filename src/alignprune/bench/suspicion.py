@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from alignprune._checks import choice
 from alignprune.alignment import FLAT_VARIANCE, dynamic_alignment_score
+from alignprune.errors import MissingFile, ValueMistake
 
 MIN_OBSERVATIONS = 3
 """Samples seen in fewer epochs than this have no alignment, as in `alignprune.alignment`."""
@@ -49,15 +50,15 @@ class History:
 
     def __post_init__(self) -> None:
         if self.losses.ndim != 2:
-            raise ValueError(f"losses has shape {self.losses.shape}, expected [epochs, samples]")
+            raise ValueMistake(f"losses has shape {self.losses.shape}, expected [epochs, samples]")
         epochs, samples = self.losses.shape
         for name, shape in (("margins", (epochs, samples)), ("reference", (epochs,)), ("is_noisy", (samples,))):
             given = getattr(self, name)
             if given is not None and given.shape != shape:
-                raise ValueError(f"{name} has shape {given.shape}, expected {shape}, as losses {self.losses.shape}")
+                raise ValueMistake(f"{name} has shape {given.shape}, expected {shape}, as losses {self.losses.shape}")
         if self.is_noisy.all() or not self.is_noisy.any():
             kind = "wrong" if self.is_noisy.all() else "right"
-            raise ValueError(f"is_noisy says that all labels are {kind}, expected both kinds: take a run with noise")
+            raise ValueMistake(f"is_noisy says that all labels are {kind}, expected both kinds: take a run with noise")
 
 
 def load(path: Path) -> History:
@@ -71,12 +72,12 @@ def load(path: Path) -> History:
         ValueError: if an array is missing or they do not fit together.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist, expected the trace of a run: train it with --trace")
+        raise MissingFile(f"{path} does not exist, expected the trace of a run: train it with --trace")
     with np.load(path, allow_pickle=False) as file:
         for name in ("losses", "margins", "reference", "is_noisy"):
             if name not in file:
                 why = ": the truth about its labels is not known" if name == "is_noisy" else ""
-                raise ValueError(f"{path} has no array {name!r}, only {', '.join(file.files)}{why}")
+                raise ValueMistake(f"{path} has no array {name!r}, only {', '.join(file.files)}{why}")
         losses, margins, reference = (file[name].astype(np.float32) for name in ("losses", "margins", "reference"))
         return History(losses, margins, None if np.isnan(reference).all() else reference, file["is_noisy"])
 
@@ -198,7 +199,7 @@ def _misalignment(history: History) -> _Rows:
 
 def _reference(history: History) -> _Array:
     if history.reference is None:
-        raise ValueError("reference=None, but alignment needs one: take a run with a reference, or other statistics")
+        raise ValueMistake("reference=None, but alignment needs one: take a run with a reference, or other statistics")
     return history.reference
 
 

@@ -36,6 +36,7 @@ from filelock import FileLock, Timeout
 
 from alignprune._checks import choice, integer, number
 from alignprune.bench.runs import write_json
+from alignprune.errors import MissingExtra, ValueMistake
 
 Engine = Literal["local", "ray"]
 
@@ -180,11 +181,11 @@ def _check(
     number("gpus", gpus, low=0, high=math.inf, remedy="the GPUs of one job")
     number("cpus", cpus, low=0, high=math.inf, remedy="the CPUs of one job")
     if engine == "local" and (gpus, cpus, address) != (0.0, 1.0, None):
-        raise ValueError(
+        raise ValueMistake(
             f"gpus={gpus!r}, cpus={cpus!r} and address={address!r} are for engine='ray': leave them out, or choose it"
         )
     if engine == "ray" and workers != 1:
-        raise ValueError(
+        raise ValueMistake(
             f"workers={workers!r} is for engine='local'; Ray runs as many jobs at once as fit: set the cpus and gpus "
             f"of one job instead"
         )
@@ -209,7 +210,7 @@ def _place(folder: Path) -> Path:
 def _refuse_other(first: Job, second: Job) -> None:
     differing = [field.name for field in fields(Job) if getattr(first, field.name) != getattr(second, field.name)]
     if differing:
-        raise ValueError(
+        raise ValueMistake(
             f"jobs {first.name!r} and {second.name!r} want the same folder {first.folder} but differ in "
             f"{', '.join(differing)}: give each its own"
         )
@@ -220,14 +221,14 @@ def _refuse_circle(plan: Mapping[Path, Job], needs: Mapping[Path, set[Path]]) ->
         TopologicalSorter(needs).prepare()
     except CycleError as error:
         circle = " -> ".join(repr(plan[place].name) for place in error.args[1])
-        raise ValueError(f"jobs need each other in a circle: {circle}: take one of these needs away") from None
+        raise ValueMistake(f"jobs need each other in a circle: {circle}: take one of these needs away") from None
 
 
 def _refuse_missing(plan: Mapping[Path, Job], needs: Mapping[Path, set[Path]]) -> None:
     for place, job in plan.items():
         missing = [str(need) for need in needs[place] - plan.keys() if not complete(need)]
         if missing and not complete(job.folder):
-            raise ValueError(
+            raise ValueMistake(
                 f"job {job.name!r} needs {', '.join(sorted(missing))}, which is not complete and which no job "
                 f"provides: add the job"
             )
@@ -574,7 +575,7 @@ class _Ray(_Executor):
         try:
             import ray
         except ImportError as error:
-            raise ImportError("engine='ray' needs Ray: pip install 'alignprune[ray]'") from error
+            raise MissingExtra("engine='ray' needs Ray: pip install 'alignprune[ray]'") from error
         self._ray = ray
         self._ours = not ray.is_initialized()
         if self._ours:

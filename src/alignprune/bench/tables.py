@@ -26,6 +26,7 @@ from alignprune.bench.comparisons import Comparison, comparison
 from alignprune.bench.grid import Cell, Experiment, Protocol
 from alignprune.bench.measures import MEASURES, Measure, Statistics, statistics
 from alignprune.bench.store import Store
+from alignprune.errors import ValueMistake
 
 Form = Literal["text", "markdown", "csv"]
 
@@ -91,7 +92,7 @@ def entries(
     """
     cells = experiment.cells(protocol)
     if not cells:
-        raise ValueError(
+        raise ValueMistake(
             f"{experiment.name} has no cells under protocol {protocol.name!r}: that protocol leaves its data set out, "
             f"choose another"
         )
@@ -113,7 +114,7 @@ def entries(
             numbers = [printed.get((other.block, other.row, other.column, name)) for other in group]
             made.append(_entry(cell, MEASURES[name], compared, seeds, numbers))
     if compared is not None and not made:
-        raise ValueError(
+        raise ValueMistake(
             f"no column of {experiment.name} has {' and '.join(compared.rows)} and a further row, expected one at "
             f"least: choose rows that stand in the same columns"
         )

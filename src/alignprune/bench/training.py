@@ -34,6 +34,7 @@ from alignprune.bench.data import ClassificationData, Samples
 from alignprune.bench.diagnosis import kept_noise, mean_losses, mean_of_known, noise_auroc
 from alignprune.bench.runs import RunFolder, save_arrays
 from alignprune.coresets import Proxy
+from alignprune.errors import ValueMistake
 from alignprune.relabel import SOP
 from alignprune.sampler import keyed_generator
 
@@ -478,7 +479,7 @@ def _held_out(data: ClassificationData, share: float, seed: int) -> Classificati
     total = len(data.labels)
     size = floor(share * total)
     if not 1 <= size < total:
-        raise ValueError(
+        raise ValueMistake(
             f"holdout={share:g} holds out {size} of the {total} training samples, expected one at least, and one at "
             f"least to be left: choose another share"
         )
@@ -490,7 +491,7 @@ def _held_out(data: ClassificationData, share: float, seed: int) -> Classificati
 def _check(config: TrainConfig, data: ClassificationData) -> None:
     """Refuse what does not go with this data, before any training."""
     if config.relabel is not None and config.relabel.consistency and data.strong is None:
-        raise ValueError(
+        raise ValueMistake(
             f"relabel is given with consistency={config.relabel.consistency:g}, which compares two views of a sample, "
             f"and {config.dataset} has no second view: SOP without consistency takes features "
             f"(--relabel.consistency 0 --relabel.balance 0)"
@@ -504,7 +505,7 @@ def _check(config: TrainConfig, data: ClassificationData) -> None:
 
 def _fabric(config: TrainConfig) -> Fabric:
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda' is given, but torch sees no GPU here: use --device cpu, or --device auto")
+        raise ValueMistake("device='cuda' is given, but torch sees no GPU here: use --device cpu, or --device auto")
     return Fabric(
         accelerator=config.device,
         devices=config.devices,

@@ -17,6 +17,7 @@ from alignprune._checks import choice, integer, number
 from alignprune.coresets.proxy import Proxy
 from alignprune.coresets.ranking import largest, largest_of_each_class
 from alignprune.coresets.settings import Settings
+from alignprune.errors import ValueMistake
 
 NeverLearned = Literal["least", "most"]
 Sampling = Literal["beta", "largest"]
@@ -94,7 +95,9 @@ def dual_density(mean_probability: Tensor, score: Tensor, size: int, c_d: float 
     Source: Cho et al. (2025), and the authors' code.
     """
     if not (score > 0).any():
-        raise ValueError("label_probabilities never change, so DUAL cannot rank: record one row an epoch of a training")
+        raise ValueMistake(
+            "label_probabilities never change, so DUAL cannot rank: record one row an epoch of a training"
+        )
     anchors = score.topk(min(_ANCHORS, len(score))).indices
     mu = mean_probability.double()[anchors].mean()
     left_out = 1 - size / len(score)
@@ -210,7 +213,7 @@ class DUAL(Settings):
 def _mean_over_windows(rows: Tensor, window: int, statistic: Callable[[Tensor], Tensor]) -> Tensor:
     integer("window", window, at_least=2, remedy="the published methods use 10")
     if len(rows) < window:
-        raise ValueError(
+        raise ValueMistake(
             f"label_probabilities has {len(rows)} epochs, expected at least window={window}: train the proxy longer, "
             "or choose a shorter window"
         )
@@ -223,7 +226,7 @@ def _mean_over_windows(rows: Tensor, window: int, statistic: Callable[[Tensor], 
 
 def _first(rows: Tensor, epochs: int | None) -> Tensor:
     if epochs is not None and len(rows) < epochs:
-        raise ValueError(
+        raise ValueMistake(
             f"epochs={epochs} is more than the {len(rows)} epochs of the proxy run: train it longer, or lower epochs"
         )
     return rows[:epochs]

@@ -14,6 +14,7 @@ from alignprune._checks import choice, integer, number
 from alignprune.coresets.proxy import Proxy
 from alignprune.coresets.ranking import central, largest_with_floor
 from alignprune.coresets.settings import Settings
+from alignprune.errors import ValueMistake
 
 Keep = Literal["hard", "easy"]
 FeatureSource = Literal["self-supervised", "supervised"]
@@ -62,7 +63,7 @@ def spherical_kmeans(features: Tensor, clusters: int, generator: torch.Generator
     Source: Arthur and Vassilvitskii (2007) for the seeds.
     """
     if clusters > len(features):
-        raise ValueError(f"clusters={clusters} is more than the {len(features)} samples: ask for fewer clusters")
+        raise ValueMistake(f"clusters={clusters} is more than the {len(features)} samples: ask for fewer clusters")
     points = F.normalize(features.float())
     centroids = _seeds(points, clusters, generator)
     assigned = torch.empty(0, dtype=torch.int64)

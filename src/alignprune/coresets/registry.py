@@ -16,6 +16,7 @@ from alignprune.coresets.neighbourhoods import Prune4ReL
 from alignprune.coresets.outputs import EL2N, GraNd, Margin, SmallLoss
 from alignprune.coresets.proxy import Proxy
 from alignprune.coresets.settings import Random, Settings
+from alignprune.errors import TypeMistake, ValueMistake
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def select(method: str | Settings, proxy: Proxy, size: int, seed: int, **setting
     generator = torch.Generator().manual_seed(integer("seed", seed, at_least=0, remedy="choose any such number"))
     for field in chosen.needs:
         if getattr(proxy, field) is None:
-            raise ValueError(
+            raise ValueMistake(
                 f"{type(chosen).__name__} reads {field}, which this proxy run did not record: {_REMEDIES[field]}"
             )
     return chosen.select(proxy, size, generator).sort().values
@@ -225,7 +226,7 @@ def _changed(settings: Settings, changes: dict[str, Any]) -> Settings:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(
+            raise TypeMistake(
                 f"{type(settings).__name__} has no setting {name!r}, expected {', '.join(known) or 'none'}{hint}"
             )
     return replace(settings, **changes)
@@ -234,5 +235,5 @@ def _changed(settings: Settings, changes: dict[str, Any]) -> Settings:
 def _check_size(size: int, num_samples: int) -> int:
     size = integer("size", size, at_least=1, remedy="the number of samples to keep")
     if size > num_samples:
-        raise ValueError(f"size={size} is more than the {num_samples} samples of the proxy run: ask for fewer")
+        raise ValueMistake(f"size={size} is more than the {num_samples} samples of the proxy run: ask for fewer")
     return size

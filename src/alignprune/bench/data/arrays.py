@@ -19,6 +19,7 @@ from alignprune.bench.data.views import (
     channels_first,
     refuse_overlap,
 )
+from alignprune.errors import MissingFile, ValueMistake
 
 ARRAYS = DatasetRecord(
     name="FILE.npz",
@@ -61,7 +62,7 @@ def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None,
     given = as_labels(found["y_train"])
     known = as_labels(found["y_train_clean"]) if "y_train_clean" in found else None
     if known is not None and noise != "none" and not torch.equal(known, given):
-        raise ValueError(
+        raise ValueMistake(
             f"noise: {noise!r} given, but y_train_clean shows that y_train is noisy already; expected "
             "'none', or a file whose y_train is clean"
         )
@@ -100,24 +101,24 @@ _OPTIONAL = ("y_train_clean", "x_reference", "y_reference")
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The known arrays of the file; others are reported and left out."""
     if not path.is_file():
-        raise FileNotFoundError(f"path: there is no file {str(path)!r}, expected an .npz file; check the path")
+        raise MissingFile(f"path: there is no file {str(path)!r}, expected an .npz file; check the path")
     try:
         with np.load(path, allow_pickle=False) as file:
             names = list(file.keys())
             found = {name: file[name] for name in names if name in _REQUIRED + _OPTIONAL}
     except Exception as error:  # numpy raises BadZipFile, ValueError (pickled objects), EOFError, ...
-        raise ValueError(
+        raise ValueMistake(
             f"path: {str(path)!r} cannot be read ({type(error).__name__}: {error}); expected arrays of "
             "numbers written by numpy.savez"
         ) from error
     missing = [name for name in _REQUIRED if name not in found]
     if missing:
-        raise ValueError(
+        raise ValueMistake(
             f"path: {str(path)!r} lacks {', '.join(missing)} (it holds {', '.join(names) or 'nothing'}), "
             f"expected {', '.join(_REQUIRED)}; optional: {', '.join(_OPTIONAL)}"
         )
     if ("x_reference" in found) != ("y_reference" in found):
-        raise ValueError(f"path: {str(path)!r} holds one of x_reference and y_reference, expected both or neither")
+        raise ValueMistake(f"path: {str(path)!r} holds one of x_reference and y_reference, expected both or neither")
     unknown = [name for name in names if name not in found]
     if unknown:
         warnings.warn(
@@ -135,7 +136,7 @@ def _check_arrays(found: dict[str, np.ndarray]) -> int:
         if name in found:
             _check_input_array(name, found[name])
             if found[name].shape[1:] != train.shape[1:] or found[name].dtype.kind != train.dtype.kind:
-                raise ValueError(
+                raise ValueMistake(
                     f"{name}: samples of shape {found[name].shape[1:]} and dtype {found[name].dtype} given, "
                     f"expected {train.shape[1:]} and {train.dtype} as in x_train"
                 )
@@ -146,7 +147,9 @@ def _check_arrays(found: dict[str, np.ndarray]) -> int:
             _check_label_array(name, found[name], len(found[partner]))
             low, high = int(found[name].min()), int(found[name].max())
             if low < 0 or high >= num_classes:
-                raise ValueError(f"{name}: class ids {low}..{high} given, expected 0..{num_classes - 1} as in y_train")
+                raise ValueMistake(
+                    f"{name}: class ids {low}..{high} given, expected 0..{num_classes - 1} as in y_train"
+                )
     return num_classes
 
 
@@ -154,29 +157,29 @@ def _check_input_array(name: str, x: np.ndarray) -> None:
     image = x.dtype == np.uint8 and x.ndim in (3, 4)
     features = x.dtype.kind == "f" and x.ndim == 2
     if not image and not features:
-        raise ValueError(
+        raise ValueMistake(
             f"{name}: dtype {x.dtype} and shape {x.shape} given, expected images, uint8 [N, H, W, C] or [N, "
             "H, W] with values 0..255, or features, float [N, D]; convert the array"
         )
     if x.size == 0:
-        raise ValueError(f"{name}: shape {x.shape} given, expected at least one sample and one value in it")
+        raise ValueMistake(f"{name}: shape {x.shape} given, expected at least one sample and one value in it")
     if x.ndim == 4 and x.shape[3] > 4:
-        raise ValueError(
+        raise ValueMistake(
             f"{name}: shape {x.shape} given, expected [N, H, W, C] with at most 4 channels; move the "
             "channels to the end with x.transpose(0, 2, 3, 1)"
         )
     if features and not np.isfinite(x).all():
         row, column = np.argwhere(~np.isfinite(x))[0]
-        raise ValueError(
+        raise ValueMistake(
             f"{name}: {x[row, column]} at [{row}, {column}] given, expected finite numbers; fill or remove the sample"
         )
 
 
 def _check_label_array(name: str, y: np.ndarray, length: int) -> None:
     if y.dtype.kind not in "iu":
-        raise ValueError(f"{name}: dtype {y.dtype} given, expected integer class ids; use y.astype('int64')")
+        raise ValueMistake(f"{name}: dtype {y.dtype} given, expected integer class ids; use y.astype('int64')")
     if y.shape != (length,):
-        raise ValueError(
+        raise ValueMistake(
             f"{name}: shape {y.shape} given, expected ({length},), one class id per sample; one-hot rows "
             "become ids with y.argmax(1)"
         )
@@ -187,10 +190,10 @@ def _count_classes(y_train: np.ndarray, length: int) -> int:
     _check_label_array("y_train", y_train, length)
     ids = np.unique(y_train)
     if len(ids) < 2:
-        raise ValueError(f"y_train: the one class id {ids[0]} given, expected at least two classes")
+        raise ValueMistake(f"y_train: the one class id {ids[0]} given, expected at least two classes")
     if not np.array_equal(ids, np.arange(len(ids))):
         shown = ", ".join(str(i) for i in ids[:10]) + (", ..." if len(ids) > 10 else "")
-        raise ValueError(
+        raise ValueMistake(
             f"y_train: class ids {shown} given, expected 0..{len(ids) - 1} without gaps; renumber all label "
             "arrays alike, for example with numpy.searchsorted(numpy.unique(y_train), y)"
         )

@@ -25,6 +25,7 @@ from alignprune.bench.data.records import (
 )
 from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD, tensor_transforms
 from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, assemble, channels_first
+from alignprune.errors import ValueMistake
 from alignprune.noise import CIFAR10_FLIPS, CIFAR100_FLIPS, NoisyLabels
 
 _TORONTO = "the CIFAR page of the University of Toronto"
@@ -177,7 +178,7 @@ def _torchvision(source: type[datasets.CIFAR10], root: Path, train: bool) -> dat
     try:
         return source(str(root), train=train, download=False)
     except RuntimeError as error:
-        raise ValueError(
+        raise ValueMistake(
             f"root: {', '.join(_damaged(source, root))} in {str(root / source.base_folder)!r} differ from the official "
             f"files (MD5); unpack {source.filename} from {_TORONTO} again"
         ) from error
@@ -188,18 +189,18 @@ def _human_labels(file: Path, key: str, clean: Tensor, num_classes: int) -> Tens
     check_exists(file.parent, file, f"{_CIFAR_N} (folder data)")
     found = _read_labels(file)
     if not {key, "clean_label"} <= found.keys():
-        raise ValueError(
+        raise ValueMistake(
             f"root: {str(file)!r} holds {', '.join(found)}, expected clean_label and {key}; copy the file "
             f"from {_CIFAR_N} again"
         )
     labels, truth = (as_labels(np.asarray(found[name])) for name in (key, "clean_label"))
     if not torch.equal(truth, clean):
-        raise ValueError(
+        raise ValueMistake(
             f"root: clean_label of {str(file)!r} differs from the labels of the images, expected the same "
             "order; use the .pt file, not the _ordered.npy file, and the python version of the images"
         )
     if labels.shape != clean.shape or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
-        raise ValueError(
+        raise ValueMistake(
             f"root: {key} of {str(file)!r} has shape {tuple(labels.shape)}, expected {len(clean)} class ids "
             f"in 0..{num_classes - 1}; copy the file from {_CIFAR_N} again"
         )
@@ -222,9 +223,9 @@ def _read_labels(file: Path) -> dict[str, object]:
         with torch.serialization.safe_globals(allowed):
             found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... for a foreign file
-        raise ValueError(
+        raise ValueMistake(
             f"root: {str(file)!r} cannot be read ({type(error).__name__}); copy it from {_CIFAR_N} again"
         ) from error
     if not isinstance(found, dict):
-        raise ValueError(f"root: {str(file)!r} holds a {type(found).__name__}, expected the dict of {_CIFAR_N}")
+        raise ValueMistake(f"root: {str(file)!r} holds a {type(found).__name__}, expected the dict of {_CIFAR_N}")
     return found

@@ -13,6 +13,7 @@ from alignprune.bench.data import lists
 from alignprune.bench.data.records import DatasetRecord, check_exists, data_root, problem
 from alignprune.bench.data.transforms import resized_transforms
 from alignprune.bench.data.views import ClassificationData, ImageFiles, PathLike, assemble
+from alignprune.errors import ValueMistake
 
 NUM_CLASSES = 14
 
@@ -102,11 +103,11 @@ def _labelled(keys: Path, labels: dict[str, int]) -> list[lists.Entry]:
     found = []
     for number, path in lists.paths(keys):
         if path not in labels:
-            raise ValueError(
+            raise ValueMistake(
                 f"root: line {number} of {str(keys)!r} names {path!r}, which the list of labels beside it does not "
                 "have; copy both lists again"
             )
         found.append((path, labels[path]))
     if not found:
-        raise ValueError(f"root: {str(keys)!r} lists no image; copy the list again")
+        raise ValueMistake(f"root: {str(keys)!r} lists no image; copy the list again")
     return found

@@ -12,6 +12,7 @@ from torchvision import datasets
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, check_noise, draw
 from alignprune.bench.data.transforms import photo_transforms
 from alignprune.bench.data.views import ClassificationData, FileNames, ImageFiles, PathLike, assemble, refuse_overlap
+from alignprune.errors import MissingFile, ValueMistake
 
 FOLDER = DatasetRecord(
     name="FOLDER",
@@ -57,7 +58,7 @@ def image_folder(
     folder = Path(path)
     files, given, classes = files_by_class(_existing(folder / "train"))
     if len(classes) < 2:
-        raise ValueError(f"path: {str(folder / 'train')!r} holds {len(classes)} class, expected at least two")
+        raise ValueMistake(f"path: {str(folder / 'train')!r} holds {len(classes)} class, expected at least two")
     noisy = draw(FOLDER, given, noise, noise_rate, len(classes), seed)
 
     tested = folder / "test" if (folder / "test").is_dir() or not (folder / "val").is_dir() else folder / "val"
@@ -112,19 +113,19 @@ def split_by_class(folder: Path, classes: list[str], transform: nn.Module | None
     files, given, names = files_by_class(folder, allow_empty=True)
     foreign = [name for name in names if name not in classes]
     if foreign:
-        raise ValueError(
+        raise ValueMistake(
             f"path: {str(folder)!r} holds the classes {', '.join(foreign)}, which train/ does not have; "
             f"expected the classes {', '.join(classes)}"
         )
     if not len(files):
-        raise FileNotFoundError(f"path: {str(folder)!r} holds no image, expected CLASS/*.jpg or *.png")
+        raise MissingFile(f"path: {str(folder)!r} holds no image, expected CLASS/*.jpg or *.png")
     ids = as_labels([classes.index(name) for name in names])
     return ImageFiles(files, ids[given], transform)
 
 
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
-        raise FileNotFoundError(
+        raise MissingFile(
             f"path: there is no folder {str(folder)!r}, expected train/CLASS/ and test/CLASS/ (or "
             "val/CLASS/) with image files"
         )

@@ -20,6 +20,7 @@ from alignprune._checks import choice
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, check_noise, draw
 from alignprune.bench.data.transforms import photo_transforms
 from alignprune.bench.data.views import ClassificationData, assemble
+from alignprune.errors import ValueMistake
 
 if TYPE_CHECKING:
     import datasets
@@ -62,7 +63,7 @@ class TableImages(Dataset[tuple[Tensor, int]]):
             (image,) = self.images[index].values()
             image = image.convert("RGB")
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, ... by image format
-            raise ValueError(
+            raise ValueMistake(
                 f"the image in row {index} of split {self.split} cannot be read ({type(error).__name__}: "
                 f"{error}); replace or remove the row"
             ) from error
@@ -128,13 +129,13 @@ def _splits(path: str) -> dict[str, datasets.Dataset]:
         saved = os.path.isfile(os.path.join(path, "dataset_dict.json"))
         found = datasets.load_from_disk(path) if saved else datasets.load_dataset(path)
     except Exception as error:  # the library raises its own, those of pyarrow, of the network, ...
-        raise ValueError(
+        raise ValueMistake(
             f"dataset: {PREFIX + path!r} cannot be loaded ({type(error).__name__}: {error}); expected a folder that "
             "DatasetDict.save_to_disk wrote, or a name on the Hugging Face Hub, which needs the network unless its "
             "cache has the data set already"
         ) from error
     if "train" not in found or not {"test", "validation"} & set(found):
-        raise ValueError(
+        raise ValueMistake(
             f"dataset: {PREFIX + path!r} holds the splits {', '.join(found)}, expected train and test (or "
             "validation); save a DatasetDict with these"
         )
@@ -153,13 +154,13 @@ def _columns(train: datasets.Dataset, chosen: str) -> dict[str, str]:
         if key in given:
             choice(f"dataset: column of the {key}", given[key], types)
         elif len(candidates) != 1:
-            raise ValueError(
+            raise ValueMistake(
                 f"dataset: {len(candidates)} columns of type {wanted} ({', '.join(candidates) or 'none'}) among "
                 f"{', '.join(types)}, expected one; name it, as in hf:NAME?{key}=COLUMN"
             )
         columns[key] = given.get(key) or candidates[0]
     if types[columns["image"]] != "Image":
-        raise ValueError(
+        raise ValueMistake(
             f"dataset: column {columns['image']!r} is of type {types[columns['image']]}, expected Image; use "
             "cast_column"
         )
@@ -171,14 +172,14 @@ def _count_classes(train: datasets.Dataset, column: str) -> int:
     named = getattr(train.features[column], "num_classes", None)
     count = int(named) if named is not None else int(_integers(train, "train", column).max()) + 1
     if count < 2:
-        raise ValueError(f"dataset: column {column!r} has {count} class, expected at least two")
+        raise ValueMistake(f"dataset: column {column!r} has {count} class, expected at least two")
     return count
 
 
 def _integers(split: datasets.Dataset, name: str, column: str) -> np.ndarray:
     found = np.asarray(split.with_format("numpy")[column][:])
     if found.dtype.kind not in "iu" or found.ndim != 1:
-        raise ValueError(
+        raise ValueMistake(
             f"dataset: column {column!r} of split {name} holds {found.dtype} values of shape {found.shape}, "
             "expected one class id a row; use class_encode_column, and remove rows without a label"
         )
@@ -196,11 +197,11 @@ def _split(
     split = splits[name]
     missing = [column for column in columns.values() if column not in split.column_names]
     if missing:
-        raise ValueError(f"dataset: split {name} lacks the column {', '.join(missing)}, which train has")
+        raise ValueMistake(f"dataset: split {name} lacks the column {', '.join(missing)}, which train has")
     labels = _integers(split, name, columns["label"])
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
-        raise ValueError(
+        raise ValueMistake(
             f"dataset: row {wrong[0]} of split {name} has the label {labels[wrong[0]]}, expected "
             f"0..{num_classes - 1}; remove the rows without a label, or choose a column by hf:NAME?label=COLUMN"
         )

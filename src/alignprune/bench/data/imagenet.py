@@ -18,6 +18,7 @@ from alignprune.bench.data.records import (
 )
 from alignprune.bench.data.transforms import photo_transforms
 from alignprune.bench.data.views import ClassificationData, ImageFiles, PathLike, assemble
+from alignprune.errors import ValueMistake
 
 NUM_CLASSES = 1000
 
@@ -100,7 +101,7 @@ def _check_folders(root: Path) -> None:
         check_exists(root, root / file, IMAGENET.source)
         found = IMAGENET.inspect(root, file)
         if found is not None:
-            raise ValueError(
+            raise ValueMistake(
                 f"root: {file!r} under the data root {str(root)!r}: {found}; sort the images into one folder a "
                 "class, named by its WordNet id (other sets of classes: give the folder as the data set)"
             )

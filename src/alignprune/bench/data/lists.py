@@ -9,6 +9,7 @@ from torch import nn
 
 from alignprune.bench.data.records import as_labels, check_exists
 from alignprune.bench.data.views import FileNames, ImageFiles
+from alignprune.errors import ValueMistake
 
 Entry = tuple[str, int]
 
@@ -37,12 +38,12 @@ def entries(file: Path, num_classes: int) -> Iterator[Entry]:
     for number, line in paths(file):
         path, _, label = line.replace("\t", " ").rpartition(" ")
         if not path or not label.isdecimal():
-            raise ValueError(
+            raise ValueMistake(
                 f"root: line {number} of {str(file)!r} is {line!r}, expected 'PATH CLASS' with a class id; copy "
                 "the list again"
             )
         if int(label) >= num_classes:
-            raise ValueError(
+            raise ValueMistake(
                 f"root: line {number} of {str(file)!r} gives {path!r} the class id {label}, expected "
                 f"0..{num_classes - 1}; copy the list again"
             )

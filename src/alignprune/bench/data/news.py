@@ -32,6 +32,7 @@ from alignprune.bench.data.records import (
 from alignprune.bench.data.transforms import Transforms
 from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, assemble
 from alignprune.bench.embeddings import Arrays, cached, read_glove, train_embeddings
+from alignprune.errors import MissingFile, ValueMistake
 
 Pooling = Literal["flat", "document"]
 
@@ -117,13 +118,13 @@ def news(
     size = _check_features(pooling, features)
     record = _RECORD_OF.get((groups, pooling))
     if record is None:
-        raise ValueError(f"groups={groups!r} is unknown, expected 7 (hierarchies) or 20 (newsgroups)")
+        raise ValueMistake(f"groups={groups!r} is unknown, expected 7 (hierarchies) or 20 (newsgroups)")
     check_noise(record, noise, noise_rate)
     folder = data_root(root)
     check_exists(folder, folder / FILE, record.source)
     glove = None if embeddings is None else Path(embeddings)
     if glove is not None and not glove.is_file():
-        raise FileNotFoundError(f"embeddings: there is no file {str(glove)!r}, expected word vectors as GloVe's")
+        raise MissingFile(f"embeddings: there is no file {str(glove)!r}, expected word vectors as GloVe's")
 
     depends_on = {
         "version": 1,
@@ -162,7 +163,7 @@ def _check_features(pooling: str, features: int | None) -> int | None:
         given = FLAT_FEATURES if features is None else features
         return integer("features", given, at_least=1, remedy="the paper's network reads 4800")
     if features is not None:
-        raise ValueError(
+        raise ValueMistake(
             f"features={features!r} is given with pooling 'document', which has as many as a word vector; leave it "
             "out, or use pooling 'flat'"
         )
@@ -189,7 +190,7 @@ def _read(folder: Path) -> tuple[list[str], np.ndarray]:
     try:
         found = fetch_20newsgroups(data_home=folder, subset="all", shuffle=False, download_if_missing=False)
     except OSError as error:  # scikit-learn prints what is wrong with the file, and then reports it as missing
-        raise ValueError(
+        raise ValueMistake(
             f"root: {FILE!r} in {str(folder)!r} cannot be read; remove it, and make it again with {NEWS.source}"
         ) from error
     return found.data, found.target

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alignprune._checks import choice
 from alignprune.bench.data.views import PathLike
+from alignprune.errors import MissingFile, ValueMistake
 from alignprune.noise import KINDS, NoisyLabels, corrupt
 
 DATA_ROOT = "ALIGNPRUNE_DATA"
@@ -126,7 +127,7 @@ def data_root(root: PathLike | None) -> Path:
     """
     given = root or os.environ.get(DATA_ROOT)
     if not given:
-        raise ValueError(
+        raise ValueMistake(
             "root: no data root given, expected the folder that holds the data; point to it with "
             f"--data-root or {DATA_ROOT}"
         )
@@ -145,7 +146,7 @@ def check_exists(root: Path, path: Path, source: str) -> None:
         FileNotFoundError: If it is missing.
     """
     if not path.exists():
-        raise FileNotFoundError(
+        raise MissingFile(
             f"root: {str(path.relative_to(root))!r} is missing under the data root {str(root)!r}; it comes "
             f"from {source}. Point to the folder that holds it with --data-root or {DATA_ROOT}."
         )
@@ -164,12 +165,12 @@ def check_noise(record: DatasetRecord, noise: str, noise_rate: float | None) -> 
     """
     choice(f"{record.name}: noise", noise, record.noises)
     if noise in KINDS and noise_rate is None:
-        raise ValueError(
+        raise ValueMistake(
             f"noise_rate: None given, expected a share in [0, 1] because noise is {noise!r}; for example 0.2"
         )
     if noise not in KINDS and noise_rate is not None:
         drawn = " or ".join(kind for kind in record.noises if kind in KINDS)
-        raise ValueError(
+        raise ValueMistake(
             f"noise_rate: {noise_rate} given, expected None because noise {noise!r} has the rate that it "
             "has; leave it out" + (f", or choose the noise {drawn}" if drawn else "")
         )

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import AutoAugmentPolicy, v2
 
+from alignprune.errors import ValueMistake
+
 # The constants of the scripts that the paper follows; they use them for CIFAR-10 and CIFAR-100 alike.
 CIFAR_MEAN = (0.5074, 0.4867, 0.4411)
 CIFAR_STD = (0.2011, 0.1987, 0.2025)
@@ -127,7 +129,7 @@ def resized_transforms(size: int) -> Transforms:
 def _resized(size: int) -> int:
     """Size in pixels from which the crop is cut."""
     if size < 1:
-        raise ValueError(f"image_size: {size} given, expected a number of pixels >= 1")
+        raise ValueMistake(f"image_size: {size} given, expected a number of pixels >= 1")
     return round(size / 0.875)
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, Subset
 from torchvision.datasets.folder import default_loader
 
 from alignprune.bench.data.transforms import Transforms
+from alignprune.errors import ValueMistake
 from alignprune.noise import NoisyLabels
 from alignprune.sampler import keyed_generator
 
@@ -122,7 +123,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         try:
             image = default_loader(file)
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, ... by image format
-            raise ValueError(
+            raise ValueMistake(
                 f"image {file!r} cannot be read ({type(error).__name__}: {error}); replace or remove the file"
             ) from error
         return image if self.transform is None else self.transform(image), int(self.labels[index])
@@ -193,7 +194,7 @@ def refuse_overlap(reference: TensorData | ImageFiles | None, test: TensorData |
         return
     if shared:
         first = ", ".join(shared[:3])
-        raise ValueError(
+        raise ValueMistake(
             f"reference: {len(shared)} of its {len(reference)} samples are in the test set, too ({first}, ...), "
             "expected none, since the training would be steered by test data. Take them out of one of the two"
         )
@@ -270,7 +271,7 @@ def limit(data: ClassificationData, size: int, seed: int) -> ClassificationData:
     """
     total = len(data.labels)
     if not data.num_classes <= size <= total:
-        raise ValueError(
+        raise ValueMistake(
             f"size: {size} given, expected {data.num_classes} (one sample per class) to {total} (all samples)"
         )
     return subset(data, balanced(data.labels, data.num_classes, size, torch.Generator().manual_seed(seed)))

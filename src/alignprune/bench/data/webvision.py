@@ -15,6 +15,7 @@ from alignprune.bench.data import lists
 from alignprune.bench.data.records import DatasetRecord, as_labels, check_exists, data_root
 from alignprune.bench.data.transforms import resized_transforms
 from alignprune.bench.data.views import ClassificationData, ImageFiles, PathLike, assemble, balanced
+from alignprune.errors import ValueMistake
 
 NUM_CLASSES = 50
 _ALL_CLASSES = 1000
@@ -95,7 +96,7 @@ def _first_classes(root: Path, name: str) -> list[lists.Entry]:
     check_exists(root, file, WEBVISION.source)
     found = [(path, label) for path, label in lists.entries(file, _ALL_CLASSES) if label < NUM_CLASSES]
     if len(found) < 2:
-        raise ValueError(
+        raise ValueMistake(
             f"root: {str(file)!r} lists {len(found)} images of the classes 0..{NUM_CLASSES - 1}, expected at "
             "least two; copy the list again"
         )

@@ -20,6 +20,7 @@ from importlib.resources import files
 from types import MappingProxyType
 
 from alignprune._checks import choice
+from alignprune.errors import ValueMistake
 
 TABLES = ("1", "2", "3", "4", "5", "A", "B", "C", "D", "E", "F", "G", "H", "I")
 
@@ -111,7 +112,7 @@ def find(table: str, *, value: str = "accuracy", **where: str) -> float | None:
     if len(found) > 1:
         entries = {name: dict.fromkeys(line[name] for line in found) for name in _PLACE if name in found[0]}
         several = "; ".join(f"{name}: {', '.join(known)}" for name, known in entries.items() if len(known) > 1)
-        raise ValueError(f"{len(found)} lines of table {table} have {where}, expected one; say which: {several}")
+        raise ValueMistake(f"{len(found)} lines of table {table} have {where}, expected one; say which: {several}")
     return _number(found[0][value]) if found else None
 
 
