@@ -7,9 +7,9 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from alignprune import PRESETS, presets
-from alignprune.batch_policies import DivBS
+from alignprune.policies.divbs import DivBS
 from alignprune.policies import IES, DynamicRandom, Full, InfoBatch, SeTa
-from alignprune.robust import Robust
+from alignprune.policies.robust import Robust
 from alignprune.scores import Alignment, ExposureLoss, Loss, SecondDifference
 
 NAMES = ["full", "dynamic-random", "infobatch", "seta", "ies", "divbs", "infobatch+das", "seta+das", "robust"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import alignprune as ap
-from alignprune.sampler import keyed_generator, rank_and_world
+from alignprune._ranks import keyed_generator, rank_and_world
 
 
 def planned(indices: Tensor, num_samples: int, seed: int = 0, epoch: int = 0, start: int = 0) -> ap.EpochSampler:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import alignprune
 from alignprune import coresets, presets, relabel
+from alignprune._ranks import rank_and_world
 from alignprune.errors import ValueMistake
-from alignprune.sampler import rank_and_world
 
 if TYPE_CHECKING:
     from alignprune.bench.config import TrainConfig

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from alignprune._checks import choice, floor, integer, number
 from alignprune._files import replace_file
+from alignprune._tensors import INTEGERS
 from alignprune.errors import TypeMistake, ValueMistake
-
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 # Fine class ids of the 20 super-classes, in the order of their names.
 _CIFAR100_SUPERCLASSES = (
@@ -404,7 +403,7 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
         raise TypeMistake(
             f"labels: a {type(labels).__name__} given, expected an integer tensor [N]; use torch.as_tensor"
         )
-    if labels.dtype not in _INTEGERS:
+    if labels.dtype not in INTEGERS:
         raise TypeMistake(f"labels: dtype {labels.dtype} given, expected integer class ids; convert with .long()")
     if labels.ndim != 1:
         raise ValueMistake(

@@ -5,14 +5,14 @@ A preset is a score, a policy and an annealing start, with the paper's hyper-par
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 from alignprune._checks import choice
-from alignprune.batch_policies import DivBS
-from alignprune.errors import TypeMistake
-from alignprune.policies import IES, DynamicRandom, Full, InfoBatch, Policy, SeTa
-from alignprune.robust import Robust
+from alignprune.errors import TypeMistake, ValueMistake
+from alignprune.policies import IES, DivBS, DynamicRandom, Full, InfoBatch, Policy, Robust, SeTa
 from alignprune.scores import Alignment, ExposureLoss, Loss, Score, SecondDifference
 
 
@@ -29,7 +29,7 @@ class Preset:
         use: when it helps.
         cost: what it costs beside training.
         source: where it comes from.
-        label: what the paper's tables call it.
+        title: what tables print, the paper's name for it.
         base: the method whose share of pruned samples says how many epochs a prune ratio takes; None where the policy
             has a prune ratio itself.
     """
@@ -42,33 +42,40 @@ class Preset:
     use: str
     cost: str
     source: str
-    label: str
+    title: str
     base: str | None = None
 
     @property
     def needs_reference(self) -> bool:
+        """Whether its score needs a reference."""
         return self.score.needs_reference
 
-    def with_knobs(self, **knobs: Any) -> Preset:
-        """The preset with some settings of its score, its policy or ``delta`` replaced.
+    @property
+    def knobs(self) -> list[str]:
+        """The names of the settings that can be replaced, in alphabetical order."""
+        return sorted({field.name for record in (self.score, self.policy) for field in fields(record)})
 
-        Raises:
-            TypeError: for a name that neither score nor policy has; the message lists theirs and the nearest.
+    def check_knobs(self, names: Iterable[str], others: Sequence[str] = ()) -> None:
+        """Raise TypeMistake for a setting that neither score nor policy has, naming the nearest.
+
+        Args:
+            names: that are given.
+            others: names that the caller takes besides.
         """
-        of_score = {field.name for field in fields(self.score)}
-        of_policy = {field.name for field in fields(self.policy)}
-        known = sorted(of_score | of_policy | {"delta"})
-        for name in knobs:
+        for name in names:
             try:
-                choice("setting", name, known)
-            except ValueError as error:
+                choice("setting", name, sorted({*self.knobs, *others}))
+            except ValueMistake as error:
                 raise TypeMistake(f"preset {self.name!r}: {error}") from None
-        return replace(
-            self,
-            score=replace(self.score, **{k: v for k, v in knobs.items() if k in of_score}),
-            policy=replace(self.policy, **{k: v for k, v in knobs.items() if k in of_policy}),
-            delta=knobs.get("delta", self.delta),
-        )
+
+    def with_knobs(self, **knobs: Any) -> Preset:
+        """The preset with some settings of its score or its policy replaced; raises as `check_knobs`."""
+        self.check_knobs(knobs)
+
+        def replaced(record: Any) -> Any:
+            return replace(record, **{name: knobs[name] for name in knobs if hasattr(record, name)})
+
+        return replace(self, score=replaced(self.score), policy=replaced(self.policy))
 
 
 _REGISTRY = (
@@ -81,7 +88,7 @@ _REGISTRY = (
         use="the baseline",
         cost="nothing, saves nothing",
         source="-",
-        label="Full-training",
+        title="Full-training",
     ),
     Preset(
         name="dynamic-random",
@@ -92,7 +99,7 @@ _REGISTRY = (
         use="the baseline to beat at the same number of forward passes",
         cost="nothing",
         source="Qin et al. 2024",
-        label="Dynamic Random",
+        title="Dynamic Random",
     ),
     Preset(
         name="infobatch",
@@ -103,7 +110,7 @@ _REGISTRY = (
         use="clean labels",
         cost="one loss a sample",
         source="Qin et al. 2024",
-        label="InfoBatch",
+        title="InfoBatch",
         base="infobatch",
     ),
     Preset(
@@ -115,7 +122,7 @@ _REGISTRY = (
         use="clean labels",
         cost="one loss a sample, a grouping per epoch",
         source="Zhou et al. 2025",
-        label="SeTa",
+        title="SeTa",
         base="seta",
     ),
     Preset(
@@ -127,7 +134,7 @@ _REGISTRY = (
         use="clean labels; saves backward passes only",
         cost="six losses a sample and a forward pass of the pruned samples every epoch",
         source="Yuan et al. 2025",
-        label="IES",
+        title="IES",
         base="ies",
     ),
     Preset(
@@ -139,7 +146,7 @@ _REGISTRY = (
         use="clean labels; saves backward passes only",
         cost="a second forward pass and a greedy choice in every batch",
         source="Hong et al. 2024",
-        label="DivBS",
+        title="DivBS",
     ),
     Preset(
         name="infobatch+das",
@@ -150,19 +157,19 @@ _REGISTRY = (
         use="noisy labels and a small clean or pseudo-clean reference",
         cost="25 losses a sample, a forward pass of the reference per epoch",
         source="AlignPrune, section 3",
-        label="InfoBatch + Ours",
+        title="InfoBatch + Ours",
         base="infobatch",
     ),
     Preset(
         name="seta+das",
         score=Alignment(window=25),
-        policy=SeTa(prune_prob=0.1, groups=5, alpha=0.9, order="descending"),
+        policy=SeTa(prune_prob=0.1, groups=5, alpha=0.9),
         delta=0.875,
         summary="SeTa by alignment: groups by alignment score, aligned samples first",
         use="noisy labels and a small clean or pseudo-clean reference",
         cost="25 losses a sample, a forward pass of the reference and a grouping per epoch",
         source="AlignPrune, section 3",
-        label="SeTa + Ours",
+        title="SeTa + Ours",
         base="seta",
     ),
     Preset(
@@ -172,14 +179,30 @@ _REGISTRY = (
         delta=1.0,
         summary="leaves out the labels that are probably wrong, as many as it estimates, and thins out the others",
         use="noisy labels, with or without clean data; most where the network memorises its training set",
-        cost="38 bytes a sample, a fit of two normal distributions per epoch",
+        cost="28 bytes a sample, a fit of two normal distributions per epoch",
         source="this library, beyond the paper",
-        label="Robust",
+        title="Robust",
     ),
 )
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in _REGISTRY}
-"""All named methods, by name."""
+_STORE: dict[str, Preset] = {preset.name: preset for preset in _REGISTRY}
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(_STORE)
+"""All named methods, by name; `register` adds to them."""
+
+
+def register(preset: Preset) -> Preset:
+    """Add a named method of one's own: `from_preset`, the table and the command line know it from then on.
+
+    Raises:
+        TypeMistake, ValueMistake: for something else than a preset, and for a name that is taken.
+    """
+    if not isinstance(preset, Preset):
+        raise TypeMistake(f"preset={preset!r} is {type(preset).__name__}, expected a Preset: make one and register it")
+    if preset.name in _STORE:
+        raise ValueMistake(f"name={preset.name!r} is taken, expected one that is not: {', '.join(_STORE)} are there")
+    _STORE[preset.name] = preset
+    return preset
 
 
 def get(name: str) -> Preset:
@@ -200,5 +223,5 @@ def table() -> list[dict[str, str]]:
             "settings": f"{preset.policy!r}, {preset.score!r}, delta={preset.delta:g}",
             "source": preset.source,
         }
-        for preset in _REGISTRY
+        for preset in _STORE.values()
     ]

@@ -2,7 +2,7 @@
 
 It owns the state and calls the steps: losses go in, the next epoch's samples come out.
 
-    index, loss -> TrajectoryBank, Ledger -> Score -> Policy -> Selection -> EpochSampler -> DataLoader
+    index, loss -> Recorder -> memories -> Score -> Policy -> Selection -> EpochSampler -> DataLoader
 
 A step costs a gather, a product and a scatter on the device of the losses, and never waits for it. What needs the
 host happens once per epoch, in `Pruner.end_epoch`: one set of collectives, the score, the choice.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,37 +22,51 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from alignprune import presets
 from alignprune._checks import floor, integer, number
-from alignprune.batch_policies import DivBS
+from alignprune._ranks import Draws, keyed_generator, rank_and_world
+from alignprune._state import STATE_VERSION, check_memories, check_state
+from alignprune._tensors import FULL_PRECISION, class_codes
 from alignprune.dataset import Indexed, IndexedCollate
 from alignprune.errors import CallMistake, TypeMistake, ValueMistake
-from alignprune.policies import Policy, Selection
-from alignprune.sampler import EpochSampler, EvenBatches, keyed_generator, rank_and_world
-from alignprune.scores import Score
-from alignprune.trajectory import TrajectoryBank
+from alignprune.memory.contract import Kind, Memory, MemorySpec, Room, memory_of
+from alignprune.policies.contract import BatchEvidence, BatchPolicy, Evidence, Policy
+from alignprune.recorder import LEFT_OUT, Merged, Recorder
+from alignprune.sampler import EpochSampler, EvenBatches
+from alignprune.scores import History, Score
+from alignprune.selection import Selection
 
-STATE_VERSION = 2
-
-_FULL_PRECISION = (torch.float32, torch.float64)  # losses of other dtypes are averaged in float32
+_DELTA = "0.875 anneals in the last eighth of the epochs, 1 never"
+_PLACES = ("delta", "labels", "device", "bank_path")  # arguments of `from_preset` that are no settings of a method
 
 
 class Pruner:
     """Dynamic data pruning for a training loop.
 
     Args:
-        num_samples: size of the training set.
+        num_samples: size N of the training set.
         epochs: epochs of the whole training.
         score: how samples are ranked, from `alignprune.scores`.
-        policy: what is kept, from `alignprune.policies` or `alignprune.batch_policies`.
+        policy: what is kept, from `alignprune.policies`.
         delta: annealing: the full data from epoch floor(delta * epochs) on (what "full" means is the policy's say);
             None = the policy's own, 0.875 for InfoBatch and SeTa, 1 (never) for the others.
         seed: the key of all draws; the same on every rank.
-        labels: integers [num_samples], the given labels, by which `robust` tells hard samples from wrong ones; the
-            other methods do not read them.
-        device: where trajectories are kept and scored; the default spares the accelerator's memory.
-        bank_path: a file to memory-map the trajectories in, for data sets past the RAM.
+        labels: [N], the given labels in the order of the data set: integers or strings, as a tensor, array, list or
+            Series; None (or -100 among integers) is a sample without one, and its losses count nowhere. `robust` tells
+            hard samples from wrong ones by them; the other methods do not read them.
+        device: where memories are kept and scored; the default spares the accelerator's memory.
+        bank_path: a file to memory-map the trajectories in, for data sets past the RAM; under several ranks each adds
+            its number to the name.
+
+    Attributes:
+        epoch: the epoch that is trained on now, from 0; `epochs` after the last one.
+        annealing_start: the first annealing epoch, floor(delta * epochs).
+        memories: what the score and the policy read of the past, each once.
+        reference: float64 [epochs + 1], the reference loss before training and after every epoch, NaN = unknown.
+        scores: float32 [N], of the epoch that ended last; NaN = none yet. `score.suspect` says which end is suspect.
+        nonfinite: losses so far that were not finite.
+        forward_passes: samples forwarded so far, refreshed ones included.
 
     Raises:
-        TypeError, ValueError: for settings out of range, before anything else happens.
+        TypeMistake, ValueMistake: for settings out of range, before anything else happens.
 
     Example:
         >>> pruner = ap.Pruner.from_preset("infobatch+das", num_samples=len(train_set), epochs=200)
@@ -75,7 +89,7 @@ class Pruner:
         *,
         delta: float | None = None,
         seed: int = 0,
-        labels: Tensor | Sequence[int] | None = None,
+        labels: Any = None,
         device: torch.device | str = "cpu",
         bank_path: str | None = None,
     ) -> None:
@@ -89,47 +103,84 @@ class Pruner:
         self.delta = number("delta", policy.annealing if delta is None else delta, low=0, high=1, remedy=_DELTA)
         self.annealing_start = floor(self.delta * self.epochs)
         self.device = torch.device(device)
+        self._labels = None if labels is None else class_codes(labels, self.num_samples)
+        unlabelled = None if self._labels is None else self._labels < 0
+        self._unlabelled = unlabelled if unlabelled is not None and bool(unlabelled.any()) else None
+        self._label_print = 0 if self._labels is None else _fingerprint(self._labels.numpy().tobytes())
 
-        window, gaps = score.memory
-        self.bank = TrajectoryBank(self.num_samples, window, gaps=gaps, device=self.device, path=bank_path)
-        known = None if labels is None else _checked_labels(labels, self.num_samples)
-        remembers = score.needs_ledger or policy.needs_ledger
-        self.ledger = score.ledger(self.num_samples, self.epochs, known) if remembers else None
+        self._memories = self._make_memories(bank_path)
         self.reference = torch.full((self.epochs + 1,), math.nan, dtype=torch.float64)
         self.scores = torch.full((self.num_samples,), math.nan)
         self.epoch = 0
         self.nonfinite = 0
         self.forward_passes = 0
-        self._warned = False
-        self._choosing = 0  # samples of the batch that `choose` was last asked about
-        self._sent: tuple[Tensor, ...] = ()  # what `_merged` gave to the other ranks at the last epoch's end
+        self._recorder = Recorder(self.num_samples)
+        self._probed: Tensor | None = None  # the batch that `choose` was last asked about
         self._sampler = EpochSampler(self.seed)
-        self._pruned_sampler = EpochSampler(self.seed)
+        self._pruned_sampler = EpochSampler(self.seed, shuffle=False)
         self._reads_pruned = score.needs_pruned  # a large data set's complement is listed only where it is read
-        self._start_epoch()
+        self._plan(self._select())
 
     @classmethod
-    def from_preset(cls, name: str, *, num_samples: int, epochs: int, seed: int = 0, **knobs: Any) -> Pruner:
+    def from_preset(
+        cls,
+        name: str,
+        *,
+        num_samples: int,
+        epochs: int,
+        delta: float | None = None,
+        seed: int = 0,
+        labels: Any = None,
+        device: torch.device | str = "cpu",
+        bank_path: str | None = None,
+        **knobs: Any,
+    ) -> Pruner:
         """Make a pruner of a named method.
 
         Args:
-            name: one of `alignprune.presets.PRESETS`, such as "infobatch+das".
-            num_samples, epochs, seed: as in the class.
-            knobs: settings of the method's score or policy to replace, such as ``window=10`` or ``prune_prob=0.75``;
-                ``delta``; ``labels``, ``device`` and ``bank_path`` as in the class.
+            name: one of `alignprune.PRESETS`, such as "infobatch+das".
+            num_samples, epochs, seed, labels, device, bank_path: as in the class.
+            delta: as in the class; None = the method's.
+            knobs: settings of the method's score or policy to replace, such as ``window=10`` or ``prune_prob=0.75``.
 
         Raises:
-            ValueError: for an unknown name; TypeError for an unknown setting; both list the known ones.
+            ValueMistake: for an unknown name; TypeMistake for an unknown setting; both list the known ones.
         """
-        place = {key: knobs.pop(key) for key in ("labels", "device", "bank_path") if key in knobs}
-        preset = presets.get(name).with_knobs(**knobs)
-        return cls(num_samples, epochs, preset.score, preset.policy, delta=preset.delta, seed=seed, **place)
+        preset = presets.get(name)
+        preset.check_knobs(knobs, _PLACES)
+        preset = preset.with_knobs(**knobs)
+        return cls(
+            num_samples,
+            epochs,
+            preset.score,
+            preset.policy,
+            delta=preset.delta if delta is None else delta,
+            seed=seed,
+            labels=labels,
+            device=device,
+            bank_path=bank_path,
+        )
+
+    def _make_memories(self, path: str | None) -> dict[MemorySpec, Memory]:
+        rank, world = rank_and_world()
+        own = path if path is None or world == 1 else f"{path}.rank{rank}"
+        room = Room(self.num_samples, self.epochs, self._labels, self.device, own)
+        made: dict[MemorySpec, Memory] = {}
+        for spec in (*self.score.memories, *self.policy.memories):
+            if not any(spec.met_by(other) for other in made):
+                made[spec] = spec.make(room)
+        return made
+
+    def _memories_of(self, reader: Score | Policy) -> tuple[Memory, ...]:
+        return tuple(
+            next(memory for other, memory in self._memories.items() if spec.met_by(other)) for spec in reader.memories
+        )
 
     # ------------------------------------------------------------------ what the loop reads
 
     @property
     def sampler(self) -> EpochSampler:
-        """The sampler to give to the DataLoader; one object for the whole training."""
+        """The sampler to give to the DataLoader; one object for the whole training, empty after the last epoch."""
         return self._sampler
 
     @property
@@ -142,10 +193,32 @@ class Pruner:
 
     @property
     def selection(self) -> Selection:
-        """The samples and weights of the current epoch."""
-        if self._selection is None:
-            raise CallMistake(f"all {self.epochs} epochs are done: there is no selection")
+        """The samples and weights of the current epoch; after the last one, what a further epoch would read."""
         return self._selection
+
+    @property
+    def suspects(self) -> Tensor | None:
+        """The samples whose label is probably wrong, int64 [S], ascending; None for methods that flag none, or yet."""
+        return self._selection.suspects
+
+    @property
+    def noise_rate(self) -> float | None:
+        """Share of wrong labels as the method estimates it, in [0, 1]; None where it does not, or cannot."""
+        return self._selection.noise_rate
+
+    @property
+    def suspicion(self) -> Tensor:
+        """The scores, turned so that higher = more probably wrong, float32 [N]; NaN = no score yet."""
+        return self._evidence().suspicion
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """What the score and the policy read of the past, each memory once."""
+        return tuple(self._memories.values())
+
+    def memory(self, kind: type[Kind]) -> Kind:
+        """The first memory of a kind, such as `TrajectoryBank`; CallMistake if the method keeps none."""
+        return memory_of(kind, self.memories, "the method")
 
     @property
     def annealing(self) -> bool:
@@ -170,89 +243,128 @@ class Pruner:
             settings: of the DataLoader; a ``collate_fn`` gets plain items, as without pruning.
 
         Raises:
-            ValueError: if the data set has another size than the pruner was made for.
+            ValueMistake: if the data set has another size than the pruner was made for.
         """
-        if len(dataset) != self.num_samples:  # type: ignore[arg-type]
+        size = len(dataset)  # type: ignore[arg-type]
+        if size != self.num_samples:
             raise ValueMistake(
-                f"dataset has {len(dataset)} samples, the pruner was made for "  # type: ignore[arg-type]
-                f"num_samples={self.num_samples}: make it with num_samples=len(dataset) of this very data set"
+                f"dataset has {size} samples, expected num_samples={self.num_samples}, which the pruner was made for: "
+                f"make it with num_samples=len(dataset) of this very data set"
             )
         if settings.get("batch_size", 1) is None:
             raise ValueMistake(
                 "batch_size=None loads single samples, expected batches: give a batch_size, or make a DataLoader over "
                 "alignprune.Indexed yourself"
             )
-        collate = settings.pop("collate_fn", None) or default_collate
+        collate = IndexedCollate(settings.pop("collate_fn", None) or default_collate)
         sampler = self.pruned_sampler if pruned else self.sampler
-        if even_batches:
-            if settings.pop("drop_last", False):
-                raise ValueMistake(
-                    "drop_last=True and even_batches=True exclude each other: even batches have no short last one to "
-                    "drop"
-                )
-            batches = EvenBatches(sampler, settings.pop("batch_size", 1))
-            return DataLoader(Indexed(dataset), batch_sampler=batches, collate_fn=IndexedCollate(collate), **settings)
-        return DataLoader(Indexed(dataset), sampler=sampler, collate_fn=IndexedCollate(collate), **settings)
+        if not even_batches:
+            return DataLoader(Indexed(dataset), sampler=sampler, collate_fn=collate, **settings)
+        if settings.pop("drop_last", False):
+            raise ValueMistake(
+                "drop_last=True is given with even_batches=True, expected one of them: even batches have no short last "
+                "one to drop"
+            )
+        batches = EvenBatches(sampler, settings.pop("batch_size", 1))
+        return DataLoader(Indexed(dataset), batch_sampler=batches, collate_fn=collate, **settings)
 
     # ------------------------------------------------------------------ every step
 
-    def reduce(self, index: Tensor, losses: Tensor, *, record: Tensor | None = None) -> Tensor:
+    def reduce(
+        self, index: Tensor, losses: Tensor, *, record: Tensor | None = None, labelled: Tensor | None = None
+    ) -> Tensor:
         """Record a batch's losses and return their weighted mean, to be back-propagated.
 
-        The mean is over the samples of the batch, not over the weights: ``sum(w_i * l_i) / B``. Non-finite losses are
-        left out of it and of every statistic, and counted; nothing is edited in place.
+        The mean is over the samples of the batch, not over the weights: ``sum(w_i * l_i) / B``. Losses that are not
+        finite are counted, and kept out of every memory and statistic; the mean of their batch is not finite either,
+        since its gradient is lost: skip the step, as a GradScaler does. Nothing is edited in place.
 
         Args:
             index: integers [B], the samples' indices as they came out of the loader, on any device.
             losses: [B], any float dtype, with gradient: the criterion with ``reduction="none"``.
             record: [B], the losses to rank by where they are not those to learn from, such as the plain cross-entropy
                 beside a loss that re-labels; they need no gradient.
+            labelled: bool [B], false for samples without a label, whose loss means nothing (torch's ``ignore_index``):
+                they count neither in the mean, as in torch, nor in any score. Not needed where the pruner was made with
+                labels that say so.
 
         Returns:
             scalar, float32 (float64 for float64 losses), on the losses' device.
 
         Raises:
-            TypeError, ValueError: for averaged losses, wrong lengths or dtypes, indices that are outside the data set
-                or repeated. If the index lives on an accelerator the last two are raised by `end_epoch` instead,
-                since to look at it here would stall the device.
-            RuntimeError: if the epoch has no such batch left (``end_epoch`` or the sampler is missing).
+            TypeMistake, ValueMistake: for averaged losses, wrong lengths or dtypes, indices that are outside the data
+                set, repeated, or not selected. If the index lives on an accelerator the last three are raised by
+                `end_epoch` instead, since to look at it here would stall the device.
+            CallMistake: for samples that were read in this epoch before (``end_epoch`` is missing).
         """
-        count = self._check_batch(index, losses)
+        count = self._recorder.check(index, losses)
         if record is not None and (record.shape != losses.shape or not record.is_floating_point()):
             raise ValueMistake(
                 f"record is {record.dtype} of shape {tuple(record.shape)}, expected float [{count}] like losses: one "
                 f"loss a sample, of the same batch"
             )
-        if not self.policy.in_batch:
-            self._sampler.advance(count)
-        elif self._choosing == 0:
-            raise CallMistake(f"{type(self.policy).__name__} chooses inside each batch: call pruner.choose first")
-        self._choosing = 0
-        if losses.dtype not in _FULL_PRECISION:
-            losses = losses.float()
         checked = index.is_cpu
-        index = self._index_on(losses.device, index)
-        weights = self._on("weights", losses.device, self.selection.dense_weights)
-        own = None if weights is None else weights.index_select(0, index).to(losses.dtype)
-        mean = losses.mean() if own is None else torch.dot(losses, own.mul_(self._inverse(count, own)))
-        if record is not None:
-            finite = self._record(index, record.to(losses.device).masked_fill(~losses.isfinite(), math.nan), checked)
-        elif mean.is_cpu and math.isfinite(mean.item()):  # one number tells for the whole batch
-            self._row_on(mean.device)[0].index_copy_(0, index, losses.detach().float())
+        index = self._take(index).to(losses.device, non_blocking=True)
+        labelled = self._labelled(index, labelled)
+        losses = losses if losses.dtype in FULL_PRECISION else losses.float()
+        mean = self._mean(index, losses, labelled)
+        plain = record is None and labelled is None and losses.dtype == torch.float32
+        if plain and mean.is_cpu and math.isfinite(mean.item()):  # one number says it of the whole batch
+            self._recorder.write_finite(index, losses.detach())
             return mean
-        else:
-            finite = self._record(index, losses, checked)
-        kept = torch.where(finite, losses, 0.0)
-        total = kept.sum() if own is None else torch.dot(kept, own.mul_(count))
-        return total / finite.sum().clamp_min(1)
+        ranked = losses.detach()
+        if record is not None:  # a sample is bad if either of its losses is
+            ranked = record.detach().to(losses.device).masked_fill(~ranked.isfinite(), math.nan)
+        self._recorder.write(index, ranked, labelled, checked=checked)
+        return mean
+
+    def _take(self, index: Tensor) -> Tensor:
+        self._refuse_after_the_end()
+        if not isinstance(self.policy, BatchPolicy):
+            return self._recorder.take(index)
+        if self._probed is None:
+            raise CallMistake(
+                f"{type(self.policy).__name__} chooses inside each batch, and choose was not asked about this one: "
+                "call pruner.choose first"
+            )
+        whole, self._probed = self._probed, None
+        return self._recorder.take_part(index, whole)
+
+    def _mean(self, index: Tensor, losses: Tensor, labelled: Tensor | None) -> Tensor:
+        """The weighted mean of a batch; arguments as in `reduce`, on one device."""
+        weights = self._on("weights", losses.device, lambda: self._selection.dense_weights())
+        if weights is not None:
+            weights = weights.index_select(0, index).to(losses.dtype)
+        if labelled is not None:
+            losses = torch.where(labelled, losses, 0.0)
+            total = losses.sum() if weights is None else torch.dot(losses, weights)
+            return total / labelled.sum().clamp_min(1)
+        return losses.mean() if weights is None else torch.dot(losses, weights.mul_(self._inverse(losses)))
+
+    def _labelled(self, index: Tensor, labelled: Tensor | None) -> Tensor | None:
+        """Which samples of a batch have a label, bool [B] on the index' device; None where all have."""
+        if labelled is not None:
+            if labelled.dtype != torch.bool or labelled.shape != index.shape:
+                raise ValueMistake(
+                    f"labelled is {labelled.dtype} of shape {tuple(labelled.shape)}, expected bool [{len(index)}]: "
+                    "such as y != -100"
+                )
+            labelled = labelled.to(index.device, non_blocking=True)
+        missing = self._on("unlabelled", index.device, lambda: self._unlabelled)
+        if missing is None:
+            return labelled
+        known = ~missing.index_select(0, index)
+        return known if labelled is None else known & labelled
 
     def record(self, index: Tensor, losses: Tensor) -> None:
-        """Record losses of samples that are not trained on, such as the pruned ones that IES keeps observing.
+        """Record losses of samples that this epoch leaves out, such as the pruned ones that IES keeps observing.
 
         Args, Raises: as in `reduce`; the losses need no gradient.
         """
-        self._refreshed += self._check_batch(index, losses)
-        self._record(self._index_on(losses.device, index), losses, index.is_cpu)
+        self._recorder.check(index, losses)
+        checked = index.is_cpu
+        index = self._recorder.take(index, LEFT_OUT).to(losses.device, non_blocking=True)
+        self._recorder.write(index, losses.detach(), self._labelled(index, None), checked=checked)
 
     def choose(self, index: Tensor, *, logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         """Choose the part of a batch to train on, for policies that choose inside a batch (DivBS).
@@ -267,87 +379,115 @@ class Pruner:
             int64 [m], positions in the batch, on the logits' device: train on ``x[chosen]`` and reduce with
             ``index[chosen]``. Other policies keep every position.
         """
-        self._check_batch(index, logits[:, 0])
-        if not isinstance(self.policy, DivBS):
+        self._recorder.check(index, logits[:, 0])
+        if not isinstance(self.policy, BatchPolicy):
             return torch.arange(len(index), device=logits.device)
+        self._refuse_after_the_end()
         rank, _ = rank_and_world()
-        key = f"choose/{rank}/{self._sampler.position}"
-        self._sampler.advance(len(index))
-        self._choosing = len(index)
-        trust = self._on("trust", logits.device, self._trust) if self.policy.trust else None
-        if trust is not None:
-            trust = trust.index_select(0, self._index_on(logits.device, index))
-        generator = keyed_generator(self.seed, self.epoch, key, logits.device)
-        return self.policy.choose(logits, features, labels, generator, trust)
+        generator = keyed_generator(self.seed, self.epoch, f"choose/{rank}/{self._recorder.read}", logits.device)
+        samples = self._recorder.take(index)
+        self._probed = samples
+
+        def trust() -> Tensor:
+            table = self._on("trust", logits.device, self._trust)
+            assert table is not None
+            return table.index_select(0, samples.to(logits.device))
+
+        chosen = self.policy.choose(BatchEvidence(logits, features, labels, generator, trust))
+        if chosen.dtype != torch.int64 or chosen.ndim != 1 or not 1 <= len(chosen) <= len(index):
+            raise TypeMistake(
+                f"{type(self.policy).__name__}.choose returned {chosen.dtype} {tuple(chosen.shape)}, expected int64 "
+                f"[m] with 1 <= m <= {len(index)}: positions in the batch"
+            )
+        return chosen
 
     # ------------------------------------------------------------------ once per epoch
 
-    def end_epoch(self, reference_loss: float | Tensor | None = None) -> None:
+    def end_epoch(self, reference_loss: float | Tensor | None = None, *, partial: bool = False) -> None:
         """Close the epoch: store its losses, score all samples, choose those of the next epoch.
 
         Under DDP every rank calls it; the ranks' losses are merged and every rank comes to the same selection.
 
         Args:
             reference_loss: mean loss of the reference set after this epoch's updates; needed by the alignment score.
+            partial: the epoch was cut on purpose; else all that was selected has to be read, but for a last batch a
+                rank that the loader drops.
 
         Raises:
-            RuntimeError: if no loss was recorded (called twice, or ``reduce`` never), or the training is over.
-            ValueError: if the reference loss is missing or not finite, or losses of pruned samples that the score
+            CallMistake: if no loss was recorded (called twice, or ``reduce`` never), the epoch was read in part, the
+                training is over, or the ranks hold different settings, labels, states or selections.
+            ValueMistake: if the reference loss is missing or not finite, or losses of pruned samples that the score
                 needs were not recorded.
         """
-        if self.epoch >= self.epochs:
-            raise CallMistake(f"all {self.epochs} epochs have ended: end_epoch was called once too often")
-        if self._sampler.position == 0 and self._sampler.epoch_length > 0:
-            raise CallMistake(
-                f"no losses were recorded in epoch {self.epoch}: end_epoch was called twice, reduce was not called, or "
-                f"the loader dropped the only batch (drop_last)"
-            )
+        self._refuse_after_the_end()
         reference, complaint = self._reference_value(reference_loss)
-        row, totals = self._merged(reference)  # a rank that complains takes part, or the others would wait for it
-        if complaint or (self.needs_reference and math.isnan(totals["reference"])):
+        merged = self._merged(reference)  # a rank that complains takes part, or the others would wait for it
+        if complaint or (self.needs_reference and math.isnan(merged.reference)):
             raise ValueMistake(complaint or "reference_loss is missing or not finite on another rank: see its error")
-        self._refuse_faults(totals)
-        self._refuse_stale(totals)
-        self._warn_once(totals)
-        self.bank.write(self.epoch, row)
-        self._write_ledger(row)
-        self.reference[self.epoch + 1] = totals["reference"]
-        self.nonfinite += int(totals["nonfinite"])
-        self.forward_passes += int(totals["consumed"] + totals["refreshed"])
-        self.scores = self.score(self.bank, self.reference, self.ledger).cpu()
+        self._refuse_incomplete(merged, partial)
+        self._warn_of_nonfinite(merged)
+        for memory in self._memories.values():
+            memory.write(self.epoch, merged.losses, self._selection)
+        self.reference[self.epoch + 1] = merged.reference
+        self.nonfinite += merged.total("nonfinite")
+        self.forward_passes += merged.total("read") + merged.total("refreshed")
+        self.scores = self._score()
         self.epoch += 1
-        self._start_epoch()
+        self._plan(self._select())
 
-    def _start_epoch(self) -> None:
-        self._plan(self._select() if self.epoch < self.epochs else None)
+    def _score(self) -> Tensor:
+        scores = self.score(History(self.reference, self._memories_of(self.score)))
+        if not isinstance(scores, Tensor) or scores.shape != (self.num_samples,) or not scores.is_floating_point():
+            given = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+            raise TypeMistake(
+                f"{type(self.score).__name__} returned {given}, expected float32 [{self.num_samples}]: one number a "
+                f"sample, NaN where there is none yet"
+            )
+        return scores.detach().float().cpu()
+
+    def _evidence(self) -> Evidence:
+        return Evidence(
+            score=self.scores,
+            suspect=self.score.suspect,
+            epoch=self.epoch,
+            epochs=self.epochs,
+            draws=Draws(self.seed, self.epoch),
+            memories=self._memories_of(self.policy),
+            labels=self._labels,
+        )
 
     def _select(self) -> Selection:
-        generator = keyed_generator(self.seed, self.epoch, "select")
-        if self.annealing:
-            return self.policy.anneal(self.num_samples, generator)
-        return self.policy.select(self.scores, self.epoch, generator, self.ledger)
+        choose = self.policy.anneal if self.annealing and self.annealing_start < self.epochs else self.policy.select
+        selection = choose(self._evidence())
+        if not isinstance(selection, Selection) or selection.num_samples != self.num_samples:
+            given = f"{selection.num_samples} samples" if isinstance(selection, Selection) else type(selection).__name__
+            raise TypeMistake(
+                f"{type(self.policy).__name__} returned a selection of {given}, expected a Selection of "
+                f"{self.num_samples}: make it with alignprune.Selection"
+            )
+        if not len(selection) and self.epoch < self.epochs:
+            warnings.warn(
+                f"{type(self.policy).__name__} selected none of {self.num_samples} samples for epoch {self.epoch}: "
+                f"nothing is trained on in it. Check its settings against pruner.scores",
+                stacklevel=4,
+            )
+        return selection
 
-    def _write_ledger(self, row: Tensor) -> None:
-        if self.ledger is None:
-            return
-        selection = self.selection
-        learned = selection.indices if selection.weights is None else selection.indices[selection.weights > 0]
-        trained = torch.zeros(self.num_samples, dtype=torch.bool).index_fill_(0, learned, True)
-        self.ledger.write(self.epoch, row, trained, uniform=selection.uniform and not self.policy.in_batch)
-
-    def _plan(self, selection: Selection | None, start: int = 0) -> None:
+    def _plan(self, selection: Selection, start: int = 0) -> None:
+        """Begin an epoch, or go on in it: this rank has consumed ``start`` samples."""
         self._selection = selection
-        self._sampler.plan(self.epoch, selection, start)
+        over = self.epoch >= self.epochs
+        self._sampler.plan(self.epoch, selection.indices[:0] if over else selection.indices, start)
         if self._reads_pruned:
             self._plan_pruned()
-        self._row: Tensor | None = None
-        self._faults: Tensor | None = None
+        whole = len(selection) == self.num_samples
+        self._recorder.start(self.epoch, None if whole else selection.mask(), self._sampler.epoch_length)
         self._cache: dict[tuple[str, torch.device], Tensor | None] = {}
-        self._refreshed = 0
-        self._choosing = 0
+        self._probed = None
 
-    def _plan_pruned(self) -> None:
-        self._pruned_sampler.plan(self.epoch, None if self._selection is None else self._selection.pruned)
+    def _plan_pruned(self, start: int = 0) -> None:
+        pruned = self._selection.pruned
+        self._pruned_sampler.plan(self.epoch, pruned[:0] if self.epoch >= self.epochs else pruned, start)
 
     # ------------------------------------------------------------------ state
 
@@ -357,90 +497,60 @@ class Pruner:
         Under DDP, in the middle of an epoch, every rank must call it, since it merges the ranks' losses; between
         epochs it is the same on every rank and needs no other.
         """
+        losses, faults = None, None
+        if not self._recorder.is_empty:
+            merged = self._merged(math.nan)
+            self._recorder.refuse_faults(merged)
+            losses, faults = merged.losses.cpu().clone(), self._recorder.faults(merged)
         world = rank_and_world()[1]
-        row, faults = None, [0, 0, 0]
-        if self._row is not None:
-            merged, totals = self._merged(math.nan)
-            self._refuse_faults(totals)
-            row, faults = merged.cpu().clone(), [int(totals[name]) for name in _FAULTS]
-        selection = self._selection
-        whole = selection is None or (selection.weights is None and len(selection) == self.num_samples)
         return {
             "version": STATE_VERSION,
             "num_samples": self.num_samples,
             "method": self._method(),
+            "labels": self._label_print,
             "epoch": self.epoch,
-            "position": self._sampler.position * world,
-            "refreshed": self._refreshed * world,
-            "indices": None if whole or selection is None else selection.indices,
-            "weights": None if selection is None else selection.weights,
-            "suspects": None if selection is None else selection.suspects,
-            "noise_rate": None if selection is None else selection.noise_rate,
-            "uniform": selection is not None and selection.uniform,
-            "row": row,
+            "read": self._recorder.read * world,
+            "refreshed": self._recorder.refreshed * world,
+            "largest": self._recorder.largest,
+            "selection": self._selection.state_dict(),
+            "losses": losses,
             "faults": faults,
-            "bank": self.bank.state_dict(),
-            "ledger": None if self.ledger is None else self.ledger.state_dict(),
+            "memories": [memory.state_dict() for memory in self._memories.values()],
             "reference": self.reference.clone(),
             "scores": self.scores.clone(),
             "nonfinite": self.nonfinite,
             "forward_passes": self.forward_passes,
-            "warned": self._warned,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, bit for bit, on any number of ranks.
 
         Raises:
-            ValueError: for a state of another format version, data set size or method, naming what differs.
+            TypeMistake, ValueMistake: for what is no state, and for one of another format version, data set, method,
+                labels or size, naming what differs; nothing is changed then.
         """
-        if state.get("version") != STATE_VERSION:
-            raise ValueMistake(
-                f"the state has format version {state.get('version')!r}, expected {STATE_VERSION}: load it with the "
-                f"release of alignprune that saved it"
-            )
-        if state["num_samples"] != self.num_samples:
-            raise ValueMistake(
-                f"the state is of a data set of {state['num_samples']} samples, this pruner of {self.num_samples}: "
-                f"load it into a pruner made for the same data set"
-            )
-        for name, here in self._method().items():
-            if state["method"].get(name) != here:
-                raise ValueMistake(
-                    f"the state was saved with {name}={state['method'].get(name)}, this pruner has {name}={here}: make "
-                    f"the pruner with the settings of the saved run"
-                )
+        check_state(state, self.num_samples, self.epochs, self._method(), self._label_print)
+        check_memories(state, list(self._memories.values()))
+        selection = Selection.from_state_dict(state["selection"])
         rank, world = rank_and_world()
         self.epoch = state["epoch"]
-        self.bank.load_state_dict(state["bank"])
-        if self.ledger is not None:
-            self.ledger.load_state_dict(state["ledger"])
+        for memory, of_memory in zip(self._memories.values(), state["memories"], strict=True):
+            memory.load_state_dict(of_memory)
         self.reference.copy_(state["reference"])
         self.scores = state["scores"].clone()
         self.nonfinite, self.forward_passes = state["nonfinite"], state["forward_passes"]
-        self._warned = state["warned"]
-        if self.epoch >= self.epochs:
-            selection = None
-        else:
-            whole = state["indices"] is None
-            selection = Selection(
-                indices=torch.arange(self.num_samples) if whole else state["indices"].clone(),
-                weights=state["weights"],
-                num_samples=self.num_samples,
-                suspects=state["suspects"],
-                noise_rate=state["noise_rate"],
-                uniform=state["uniform"],
-            )
-        self._plan(selection, start=_share(state["position"], 0 if selection is None else len(selection), world))
-        if selection is not None and self._reads_pruned and state["refreshed"]:
-            pruned = self.num_samples - len(selection)
-            self._refreshed = _share(state["refreshed"], pruned, world)
-            self._pruned_sampler.plan(self.epoch, selection.pruned, start=self._refreshed)
-        if state["row"] is not None:
-            self._row_on(torch.device("cpu"))
-            if rank == 0:  # one rank holds what all had recorded: merging adds what the others record from here on
-                self._row = state["row"].clone()
-                self._faults = torch.tensor(state["faults"], dtype=torch.int64)
+        selected = 0 if self.epoch >= self.epochs else len(selection)
+        read = _share(state["read"], selected, world)
+        refreshed = _share(state["refreshed"], self.num_samples - len(selection), world)
+        self._plan(selection, start=read)
+        if self._reads_pruned and refreshed:
+            self._plan_pruned(refreshed)
+        self._recorder.resume(self._sampler, self._pruned_sampler, read, refreshed, state["largest"])
+        if state["losses"] is not None and rank == 0:
+            # One rank holds what all had recorded: merging adds what the others record from here on.
+            self._recorder.restore(state["losses"], state["faults"])
+        elif state["losses"] is not None:
+            self._recorder.restore(torch.full_like(self.scores, math.nan), [0] * len(state["faults"]))
 
     def _method(self) -> dict[str, Any]:
         return {
@@ -453,81 +563,6 @@ class Pruner:
 
     # ------------------------------------------------------------------ the steps' details
 
-    def _check_batch(self, index: Tensor, losses: Tensor) -> int:
-        if not isinstance(losses, Tensor) or not losses.is_floating_point():
-            kind = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
-            raise TypeMistake(f"losses is {kind}, expected a float tensor [B]: the criterion with reduction='none'")
-        if losses.ndim != 1:
-            averaged = "they are averaged already: " if losses.ndim == 0 else ""
-            raise ValueMistake(
-                f"losses has shape {tuple(losses.shape)}, expected [B], one loss a sample: {averaged}compute the "
-                f"criterion with reduction='none'"
-            )
-        if not isinstance(index, Tensor) or index.dtype not in _INTEGERS:
-            kind = index.dtype if isinstance(index, Tensor) else type(index).__name__
-            raise TypeMistake(f"index is {kind}, expected an integer tensor [B]: the index that came with the batch")
-        if index.shape != losses.shape:
-            raise ValueMistake(
-                f"index has shape {tuple(index.shape)} and losses {tuple(losses.shape)}, expected [B] both: pass the "
-                f"index that came with this very batch"
-            )
-        if not len(index):
-            raise ValueMistake("the batch is empty, expected at least one sample: skip empty batches")
-        if index.is_cpu:
-            lowest, highest = (bound.item() for bound in torch.aminmax(index))
-            if lowest < 0 or highest >= self.num_samples:
-                raise ValueMistake(
-                    f"index reaches from {lowest} to {highest}, expected 0 to {self.num_samples - 1}: "
-                    f"make the Pruner with num_samples=len(train_set) of the data set that is loaded"
-                )
-            positions = index.tolist()
-            if len(set(positions)) < len(positions):
-                twice = sorted({i for i in positions if positions.count(i) > 1})
-                raise ValueMistake(
-                    f"index repeats {twice[:5]} in one batch, expected every sample once: let pruner.sampler choose "
-                    f"the samples, and reduce every batch by itself"
-                )
-        return len(index)
-
-    def _record(self, index: Tensor, losses: Tensor, checked: bool) -> Tensor:
-        """Write the losses into this epoch's row, NaN for those that are not finite; returns which are finite.
-
-        Args:
-            index: int64 [B] on the losses' device.
-            losses: [B].
-            checked: whether no index is repeated for sure. If not, repetitions are counted, to be raised at the end of
-                the epoch.
-        """
-        values = losses.detach().float()
-        row, faults = self._row_on(values.device)
-        finite = values.isfinite()
-        faults[0] += (~finite).sum()
-        values = values.masked_fill(~finite, math.nan)
-        row.index_copy_(0, index, values)
-        if not checked:
-            faults[2] += (row.index_select(0, index) != values).logical_and_(finite).sum()
-        return finite
-
-    def _index_on(self, device: torch.device, index: Tensor) -> Tensor:
-        """The index as int64 on a device. One that was never seen on the host is forced into the data set, and what was
-        outside is counted, to be raised at the end of the epoch."""
-        if index.is_cpu:  # checked
-            return index.to(device, torch.int64, non_blocking=True)
-        index = index.to(device, torch.int64)
-        inside = index.clamp(0, self.num_samples - 1)
-        self._row_on(device)[1][1] += (inside != index).sum()
-        return inside
-
-    def _row_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """This epoch's losses, float32 [N] with NaN for "not seen", and its counts of faults, on a device."""
-        if self._row is None or self._faults is None:
-            self._row = torch.full((self.num_samples,), math.nan, dtype=torch.float32, device=device)
-            self._sent = ()
-            self._faults = torch.zeros(len(_FAULTS), dtype=torch.int64, device=device)
-        elif self._row.device != device:
-            self._row, self._faults = self._row.to(device), self._faults.to(device)
-        return self._row, self._faults
-
     def _on(self, name: str, device: torch.device, make: Callable[[], Tensor | None]) -> Tensor | None:
         """A per-sample table of this epoch on a device, made when it is first asked for."""
         key = (name, device)
@@ -536,21 +571,20 @@ class Pruner:
             self._cache[key] = None if table is None else table.to(device, non_blocking=True)
         return self._cache[key]
 
-    def _inverse(self, count: int, like: Tensor) -> Tensor:
-        """1 / count as a tensor, kept for the epoch: a product with a Python number takes three times as long."""
-        key = (f"1/{count}/{like.dtype}", like.device)
-        if key not in self._cache:
-            self._cache[key] = torch.full((), 1 / count, dtype=like.dtype, device=like.device)
-        inverse = self._cache[key]
+    def _inverse(self, like: Tensor) -> Tensor:
+        """1 / batch size as a tensor, kept for the epoch: a product with a Python number takes three times as long."""
+        name, count = f"1/{len(like)}/{like.dtype}", len(like)
+        inverse = self._on(name, like.device, lambda: torch.full((), 1 / count, dtype=like.dtype, device=like.device))
         assert inverse is not None
         return inverse
 
     def _trust(self) -> Tensor:
-        """Share of the scored samples that score lower, float32 [N]; 1 where there is no score."""
-        known = (~self.scores.isnan()).nonzero().squeeze(1)
+        """Share of the scored samples that are more suspicious, float32 [N]; 1 where there is no score."""
+        trusted = -self.suspicion
+        known = (~trusted.isnan()).nonzero().squeeze(1)
         trust = torch.ones(self.num_samples)
         if len(known):
-            values = self.scores[known]
+            values = trusted[known]
             trust[known] = torch.searchsorted(values.sort().values, values).float() / len(known)
         return trust
 
@@ -576,86 +610,63 @@ class Pruner:
             )
         return value, None
 
-    def _merged(self, reference: float) -> tuple[Tensor, dict[str, float]]:
-        """This epoch's row and counts over all ranks; the one place where ranks talk."""
-        row, faults = self._row_on(self._row.device if self._row is not None else torch.device("cpu"))
-        own = [*faults.tolist(), self._sampler.position, self._refreshed, self._fingerprint(), reference]
-        names = (*_FAULTS, "consumed", "refreshed", "fingerprint", "reference")
-        _, world = rank_and_world()
-        if world == 1:
-            return row, dict(zip(names, own, strict=True))
-        if torch.distributed.get_backend() == "nccl":  # which cannot carry host memory
-            row = row.cuda()
-        seen = row.isfinite()
-        both = torch.stack([row.masked_fill(~seen, 0.0), seen.float()])
-        counts = torch.tensor(own, dtype=torch.float64, device=row.device)
-        torch.distributed.all_reduce(both)
-        torch.distributed.all_reduce(counts)
-        # Gloo's threads may let go of these after `all_reduce` returned. If Python had done so before them, they would
-        # need its lock to free the tensors, and torch 2.4 hangs or aborts when the training ends at that moment.
-        self._sent = (both, counts)
-        totals = dict(zip(names, counts.tolist(), strict=True))
-        if totals["fingerprint"] != world * self._fingerprint():
+    def _merged(self, reference: float) -> Merged:
+        return self._recorder.merge(reference, self._fingerprints() if rank_and_world()[1] > 1 else {})
+
+    def _fingerprints(self) -> dict[str, int]:
+        """What has to be the same on every rank; only read where there are several."""
+        selection = self._selection
+        chosen = _fingerprint(selection.indices.numpy().tobytes())
+        if selection.weights is not None:
+            chosen ^= _fingerprint(selection.weights.numpy().tobytes())
+        return {
+            "settings": _fingerprint(f"{self._method()}/{self.num_samples}".encode()),
+            "labels": self._label_print,
+            "epochs": self.epoch,
+            "selections": chosen,
+        }
+
+    def _refuse_after_the_end(self) -> None:
+        if self.epoch >= self.epochs:
             raise CallMistake(
-                f"the ranks hold pruners of different settings (this one: {self._method()}): make them with the same "
-                f"arguments and the same seed on every rank"
-            )
-        totals["reference"] /= world
-        return (both[0] / both[1]), totals  # 0 / 0 = NaN: seen by no rank
-
-    def _fingerprint(self) -> int:
-        text = f"{self._method()}/{self.num_samples}/{self.epoch}"
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
-
-    def _refuse_faults(self, totals: dict[str, float]) -> None:
-        if totals["outside"] or totals["repeated"]:
-            raise ValueMistake(
-                f"in epoch {self.epoch}, {int(totals['outside'])} indices were outside 0 to {self.num_samples - 1} and "
-                f"{int(totals['repeated'])} were repeated in a batch: make the Pruner with num_samples=len(train_set) "
-                f"and let pruner.sampler choose the samples"
+                f"all {self.epochs} epochs have ended, expected no further step: make the Pruner with more epochs, or "
+                "loop over range(pruner.epoch, pruner.epochs) and call end_epoch once in each"
             )
 
-    def _refuse_stale(self, totals: dict[str, float]) -> None:
-        pruned = self.num_samples - len(self.selection)
-        if self.score.needs_pruned and totals["refreshed"] < pruned:
+    def _refuse_incomplete(self, merged: Merged, partial: bool) -> None:
+        if merged.total("read") == 0 and merged.total("length") > 0:
+            raise CallMistake(
+                f"no losses were recorded in epoch {self.epoch}: end_epoch was called twice, reduce was not called, or "
+                f"the loader dropped the only batch (drop_last)"
+            )
+        self._recorder.refuse_faults(merged)
+        if not partial:
+            self._recorder.refuse_partly_read(merged, len(self._selection))
+        pruned, refreshed = self.num_samples - len(self._selection), merged.total("refreshed")
+        if self.score.needs_pruned and refreshed < pruned:
             raise ValueMistake(
                 f"{type(self.score).__name__} needs the losses of the {pruned} pruned samples of epoch {self.epoch}, "
-                f"{int(totals['refreshed'])} were recorded: run the model without gradient over "
-                f"pruner.loader(train_set, pruned=True) and call pruner.record(index, losses)"
+                f"{refreshed} were recorded: run the model without gradient over pruner.loader(train_set, pruned=True) "
+                f"and call pruner.record(index, losses)"
             )
 
-    def _warn_once(self, totals: dict[str, float]) -> None:
-        if totals["nonfinite"] and not self._warned:
-            self._warned = True
+    def _warn_of_nonfinite(self, merged: Merged) -> None:
+        if merged.total("nonfinite"):
             warnings.warn(
-                f"{int(totals['nonfinite'])} losses of epoch {self.epoch} are not finite; they are kept out of the "
-                f"mean, the trajectories and every score. This is said once; pruner.nonfinite counts on",
+                f"{merged.total('nonfinite')} losses of epoch {self.epoch} are not finite; they are kept out of the "
+                f"trajectories and every score, and the means of their batches are not finite",
                 stacklevel=3,
             )
 
 
-_FAULTS = ("nonfinite", "outside", "repeated")
-_DELTA = "0.875 anneals in the last eighth of the epochs, 1 never"
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+def _fingerprint(content: bytes) -> int:
+    """63 bits of a hash, never 0."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1 | 1
 
 
 def _share(done: int, total: int, world: int) -> int:
     """A rank's part of ``done`` samples of an epoch of ``total``; the end of the epoch stays the end on any world."""
     return -(-total // world) if done >= total else done // world
-
-
-def _checked_labels(labels: Tensor | Sequence[int], num_samples: int) -> Tensor:
-    given = torch.as_tensor(labels)
-    if given.dtype not in (*_INTEGERS, torch.int8) or given.shape != (num_samples,):
-        raise ValueMistake(
-            f"labels is {given.dtype} of shape {tuple(given.shape)}, expected integers ({num_samples},): the given "
-            f"label of every sample, in the order of the data set"
-        )
-    if int(given.min()) < 0:
-        raise ValueMistake(
-            f"labels holds {int(given.min())}, expected class ids from 0 on: leave labels out, or map them"
-        )
-    return given.long()
 
 
 def _expect(name: str, value: object, kind: type, example: str) -> None:

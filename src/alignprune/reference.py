@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from alignprune._checks import floor, integer, number
+from alignprune._ranks import keyed_generator
 from alignprune.errors import TypeMistake, ValueMistake
-from alignprune.sampler import keyed_generator
 
 SMALLEST = 10
 """Fewest samples a reference may have: the paper's smallest fraction, 0.1 % of 10,000."""

@@ -1,12 +1,11 @@
 """The epoch sampler: which rank reads what. A Selection goes in, this rank's indices come out, in a keyed order.
 
 ``iter`` has no side effect: the order is a function of (seed, epoch), so every call within an epoch yields the same,
-on any number of ranks. How far training has come is told by `advance`, not by what a loader has fetched ahead.
+on any number of ranks. How far training has come the recorder knows, not what a loader has fetched ahead.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -16,23 +15,10 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from alignprune._checks import integer
-from alignprune.errors import CallMistake, ValueMistake
-from alignprune.policies import Selection
+from alignprune._ranks import keyed_generator, rank_and_world
+from alignprune.errors import ValueMistake
 
 _CHUNK = 65_536  # indices turned into Python integers at a time
-
-
-def keyed_generator(seed: int, epoch: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """An own generator whose stream depends on its key alone; the global generators are never touched."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{purpose}".encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's rank and the number of ranks; (0, 1) without an initialised process group."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 class EpochSampler(Sampler[int]):
@@ -40,78 +26,56 @@ class EpochSampler(Sampler[int]):
 
     Ranks take turns in one common order, so that the batches of all ranks together are those of a single process.
     Where the selection does not divide evenly, the first samples of the order are read once more (at most ranks - 1).
+    After the last epoch the sampler is empty.
+
+    Args:
+        seed: of the orders.
+        shuffle: read in random order, by (seed, epoch); else ascending.
 
     Attributes:
         epoch: the epoch that is planned.
         start: samples of this rank that were consumed before a resume; ``iter`` begins there.
-        position: samples of this rank consumed so far.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.epoch = 0
-        self.start = self.position = 0
-        self._order: Tensor | None = None
-        self._length: int | None = None
+    def __init__(self, seed: int, *, shuffle: bool = True) -> None:
+        self.seed, self.shuffle = seed, shuffle
+        self.plan(0, torch.empty(0, dtype=torch.int64))
 
-    def plan(self, epoch: int, selection: Selection | Tensor | None, start: int = 0) -> None:
-        """Set the epoch's samples; ``None`` ends the training.
+    def plan(self, epoch: int, indices: Tensor, start: int = 0) -> None:
+        """Set the epoch's samples.
 
         Args:
             epoch: the epoch's number, part of the key of the order.
-            selection: a Selection, read in random order, or indices int64 [K], read as they are.
+            indices: int64 [K], ascending.
             start: samples of this rank that are consumed already.
         """
-        self.epoch, self.start, self.position = epoch, start, start
-        self._length = None
-        if isinstance(selection, Selection):
-            width = torch.int32 if len(selection) < 2**31 else torch.int64
-            generator = keyed_generator(self.seed, epoch, "order")
-            turn = torch.randperm(len(selection), generator=generator, dtype=width)
-            self._order = selection.indices.index_select(0, turn)
-        else:
-            self._order = selection
+        self.epoch, self.start = epoch, start
+        self._indices = indices
+        self._order: Tensor | None = None
 
-    def advance(self, samples: int) -> None:
-        """Note that this rank has consumed ``samples`` more.
-
-        Raises:
-            RuntimeError: if the epoch does not have as many left.
-        """
-        if self._length is None:
-            self._length = self.epoch_length
-        if self.position + samples > self._length:
-            raise CallMistake(
-                f"epoch {self.epoch} has {self._length} samples on this rank, and this batch would make it "
-                f"{self.position + samples}: call pruner.end_epoch() after every epoch, and give the DataLoader "
-                f"sampler=pruner.sampler"
-            )
-        self.position += samples
+    @property
+    def order(self) -> Tensor:
+        """The epoch's samples in the order in which all ranks together read them, int64 [K]; made when first asked."""
+        if self._order is None:
+            self._order = self._indices
+            if self.shuffle:
+                width = torch.int32 if len(self._indices) < 2**31 else torch.int64
+                generator = keyed_generator(self.seed, self.epoch, "order")
+                turn = torch.randperm(len(self._indices), generator=generator, dtype=width)
+                self._order = self._indices.index_select(0, turn)
+        return self._order
 
     @property
     def epoch_length(self) -> int:
         """Samples that this rank reads in the whole epoch, consumed ones included."""
-        if self._order is None:
-            raise CallMistake("all epochs are done: the sampler has no epoch to read")
-        return -(-len(self._order) // rank_and_world()[1])
+        return -(-len(self._indices) // rank_and_world()[1])
 
     def __len__(self) -> int:
         return self.epoch_length - self.start
 
     def __iter__(self) -> Iterator[int]:
-        if self._order is None:
-            raise CallMistake(
-                f"all {self.epoch} epochs are done: there is no epoch to iterate over. Make the Pruner with more "
-                f"epochs, or loop over range(pruner.epoch, pruner.epochs)"
-            )
-        if self.position != self.start:
-            raise CallMistake(
-                f"{self.position - self.start} samples of epoch {self.epoch} have been recorded already: call "
-                f"pruner.end_epoch() before the next epoch; for another pass over the data use a loader of its own, "
-                f"without pruner.sampler"
-            )
         rank, world = rank_and_world()
-        return _EpochIterator(self._order, rank, world, self.epoch, self.start)
+        return _EpochIterator(self.order, rank, world, self.epoch, self.start)
 
 
 class _EpochIterator(Iterator[int]):
@@ -139,13 +103,15 @@ class _EpochIterator(Iterator[int]):
         return self.chunk[offset]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "position": self.position}
+        return {"epoch": self.epoch, "position": self.position, "length": self.length}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["epoch"] == self.epoch - 1 and state["position"] == state["length"]:
+            return  # the loader was saved between two epochs: the one that ended before it says nothing of this one
         if state["epoch"] != self.epoch:
             raise ValueMistake(
-                f"the loader's state is of epoch {state['epoch']}, the pruner is at epoch {self.epoch}: load the "
-                f"pruner's state of the same moment first"
+                f"the loader's state is of epoch {state['epoch']}, expected {self.epoch}, where the pruner is: load "
+                "the pruner's state of the same moment first"
             )
         self.position = self.chunk_start = state["position"]
         self.chunk = []

@@ -1,64 +1,77 @@
-"""Scores: how much a sample is trusted. A trajectory bank (reference, ledger) goes in, one number a sample comes out.
+"""Scores: one number a sample. Memories (and the reference) go in; the score says once which end of it is suspect.
 
-Higher = kept; NaN = no score yet: the sample is kept, with weight 1, and enters no statistic. A score also says how
-long a memory it needs (``window``) and how the bank treats the epochs in which a sample was not seen (``gaps``).
+NaN = no score yet: the sample is kept, with weight 1, and enters no statistic. "Higher = kept first" is how the papers'
+policies read a score; which end wrong labels gather at is another question, and `Score.suspect` answers it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from alignprune import alignment
 from alignprune._checks import choice, integer, number
+from alignprune._streamed import streamed_alignment_score
 from alignprune.alignment import CorrelationName, FlatRule
-from alignprune.errors import ValueMistake
-from alignprune.ledger import Ledger
-from alignprune.trajectory import Gaps, TrajectoryBank
+from alignprune.errors import TypeMistake
+from alignprune.memory import BankSpec, Gaps, Ledger, LedgerSpec, MemorySpec, TrajectoryBank
+from alignprune.memory.contract import Kind, Memory, memory_of
+from alignprune.policies.contract import End, check_takes_one
 
 ReferenceTiming = Literal["after", "before"]
 
 _COLUMNS = 65_536  # samples scored at a time where the reference differs from sample to sample
 
 
+@dataclass(frozen=True, eq=False)
+class History:
+    """What a score is made from; it may grow without breaking anyone's score.
+
+    Attributes:
+        reference: float64 [epochs + 1], the reference loss before training and after every epoch, NaN = unknown.
+        memories: that the score declared, with at least one epoch; see `memory`.
+    """
+
+    reference: Tensor
+    memories: tuple[Memory, ...]
+
+    def memory(self, kind: type[Kind]) -> Kind:
+        """The memory of a kind, of those that the score declared; CallMistake if it declared none."""
+        return memory_of(kind, self.memories, "the score")
+
+
 @dataclass(frozen=True)
 class Score(ABC):
     """What every score offers; subclasses are frozen records of their settings."""
 
+    suspect: ClassVar[End]
+    """Which end of its numbers wrong labels gather at: "high" for losses, "low" for alignment. Every score says it."""
     needs_reference: ClassVar[bool] = False
     """Whether `Pruner.end_epoch` must be given the reference loss."""
     needs_pruned: ClassVar[bool] = False
     """Whether the losses of pruned samples must be refreshed every epoch (`Pruner.record`)."""
-    needs_ledger: ClassVar[bool] = False
-    """Whether it reads the ledger, which remembers the whole run."""
-    high_is_suspect: ClassVar[bool] = True
-    """Which end the wrong labels gather at, for diagnosis: high losses, but low alignment."""
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        check_takes_one(cls, "__call__", "history")
+        if getattr(cls, "suspect", None) not in get_args(End):
+            raise TypeMistake(
+                f"{cls.__name__}.suspect={getattr(cls, 'suspect', None)!r} is no end of the scores, expected 'high' or "
+                f"'low': say in the class which end wrong labels gather at, 'high' for a loss"
+            )
 
     @property
     @abstractmethod
-    def memory(self) -> tuple[int, Gaps]:
-        """The bank this score reads: (window, gaps)."""
-
-    def ledger(self, num_samples: int, epochs: int, labels: Tensor | None = None) -> Ledger:
-        """The ledger that it reads, empty; arguments as in `Ledger`."""
-        return Ledger(num_samples, epochs, labels=labels)
+    def memories(self) -> tuple[MemorySpec, ...]:
+        """What this score reads."""
 
     @abstractmethod
-    def __call__(self, bank: TrajectoryBank, reference: Tensor, ledger: Ledger | None = None) -> Tensor:
-        """Score all samples.
-
-        Args:
-            bank: the trajectories, at least one epoch.
-            reference: float64 [epochs + 1], the reference loss before training and after every epoch, NaN = unknown.
-            ledger: what the whole run has told; for scores that need it.
-
-        Returns:
-            float32 [num_samples], NaN where a sample has no score yet.
-        """
+    def __call__(self, history: History) -> Tensor:
+        """Score all samples: float32 [N], NaN where a sample has no score yet."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +81,21 @@ class Loss(Score):
     Source: Qin et al. (ICLR 2024).
     """
 
-    @property
-    def memory(self) -> tuple[int, Gaps]:
-        return 1, "carry"
+    suspect: ClassVar[End] = "high"
 
-    def __call__(self, bank: TrajectoryBank, reference: Tensor, ledger: Ledger | None = None) -> Tensor:
-        return bank.recent(1)[0]
+    @property
+    def memories(self) -> tuple[MemorySpec, ...]:
+        return (BankSpec(1, "carry"),)
+
+    def __call__(self, history: History) -> Tensor:
+        return history.memory(TrajectoryBank).recent(1)[0]
 
 
 @dataclass(frozen=True)
 class Alignment(Score):
     """The Dynamic Alignment Score: correlation of a sample's loss trajectory with the reference's.
 
-    Args:
+    Attributes:
         window: epochs compared, the paper's N (25; 5 on Clothing-1M), at least 2.
         correlation: "pearson", or "cosine" as in the paper's ablation.
         gaps: epochs in which the sample was pruned: "paired" compares the epochs it was seen in; "carry" repeats its
@@ -92,8 +107,8 @@ class Alignment(Score):
     Source: paper section 3.2, equations 3 to 5, Algorithm 1. What it leaves open is told in `docs/methods.md`.
     """
 
+    suspect: ClassVar[End] = "low"
     needs_reference: ClassVar[bool] = True
-    high_is_suspect: ClassVar[bool] = False
 
     window: int = 25
     correlation: CorrelationName = "pearson"
@@ -111,14 +126,15 @@ class Alignment(Score):
         choice("reference_timing", self.reference_timing, get_args(ReferenceTiming))
 
     @property
-    def memory(self) -> tuple[int, Gaps]:
-        return self.window, self.gaps
+    def memories(self) -> tuple[MemorySpec, ...]:
+        return (BankSpec(self.window, self.gaps),)
 
-    def __call__(self, bank: TrajectoryBank, reference: Tensor, ledger: Ledger | None = None) -> Tensor:
+    def __call__(self, history: History) -> Tensor:
+        bank, reference = history.memory(TrajectoryBank), history.reference
         by_epoch = reference[1:] if self.reference_timing == "after" else reference[:-1]
         fewest = min(self.min_observations, self.window)
         if self.gaps != "last_obs" and not by_epoch[bank.row_epochs].isnan().any():
-            return alignment.streamed_alignment_score(
+            return streamed_alignment_score(
                 bank.rows[: bank.filled],
                 bank.squares,
                 bank.seen if bank.has_gaps else None,
@@ -147,12 +163,13 @@ class SecondDifference(Score):
     ``|l(t) - 2 l(t-1) + l(t-2)|``; a sample whose loss runs straight is mastered. Needs the losses of pruned samples
     too, see `Pruner.record`.
 
-    Args:
+    Attributes:
         smoothing: second differences averaged; 3 as its authors' code, 1 as their algorithm.
 
     Source: Yuan et al. (ICLR 2025), IES.
     """
 
+    suspect: ClassVar[End] = "high"
     needs_pruned: ClassVar[bool] = True
 
     smoothing: int = 3
@@ -161,10 +178,11 @@ class SecondDifference(Score):
         integer("smoothing", self.smoothing, at_least=1, remedy="IES averages 3 second differences")
 
     @property
-    def memory(self) -> tuple[int, Gaps]:
-        return self.smoothing + 3, "paired"
+    def memories(self) -> tuple[MemorySpec, ...]:
+        return (BankSpec(self.smoothing + 3),)
 
-    def __call__(self, bank: TrajectoryBank, reference: Tensor, ledger: Ledger | None = None) -> Tensor:
+    def __call__(self, history: History) -> Tensor:
+        bank = history.memory(TrajectoryBank)
         if bank.written < self.smoothing + 3:  # one second difference more than are averaged, as in the authors' code
             return torch.full((bank.num_samples,), torch.nan, device=bank.device)
         losses = bank.recent(self.smoothing + 2)
@@ -176,17 +194,17 @@ class ExposureLoss(Score):
     """The mean loss since the start, in which a loss counts as far as the sample was held out.
 
     Sum over the epochs t of ``(1 + n_t) ** -exponent * (l_t - m_t)`` over the sum of the weights: n_t is how often the
-    sample had been trained on since memorisation began, m_t the mean loss of the samples trained on in that epoch.
+    sample had been trained on since the onset, m_t the mean loss of the samples trained on in that epoch.
     Where the network does not memorise this is a plain mean; where it does, the early epochs and the losses of samples
     that are looked at without training count most. Needs no reference.
 
-    Args:
+    Attributes:
         exponent: 0 gives every epoch the same weight, 1 a single exposure half of it.
 
     Source: this library, `docs/beyond.md`.
     """
 
-    needs_ledger: ClassVar[bool] = True
+    suspect: ClassVar[End] = "high"
 
     exponent: float = 0.5
 
@@ -194,23 +212,11 @@ class ExposureLoss(Score):
         number("exponent", self.exponent, low=0, high=10, remedy="0 counts all losses alike, 1 as 1 / (1 + exposures)")
 
     @property
-    def memory(self) -> tuple[int, Gaps]:
-        return 1, "paired"
+    def memories(self) -> tuple[MemorySpec, ...]:
+        return (LedgerSpec(self.exponent),)
 
-    def ledger(self, num_samples: int, epochs: int, labels: Tensor | None = None) -> Ledger:
-        return Ledger(num_samples, epochs, exponent=self.exponent, labels=labels)
-
-    def __call__(self, bank: TrajectoryBank, reference: Tensor, ledger: Ledger | None = None) -> Tensor:
-        if ledger is None:
-            raise ValueMistake("ledger is missing, expected a Ledger: ExposureLoss reads what the whole run has told")
-        return ledger.mean_loss()
+    def __call__(self, history: History) -> Tensor:
+        return history.memory(Ledger).mean_loss()
 
 
-SCORES: dict[str, type[Score]] = {
-    "loss": Loss,
-    "alignment": Alignment,
-    "second-difference": SecondDifference,
-    "exposure-loss": ExposureLoss,
-}
-
-__all__ = ["SCORES", "Alignment", "ExposureLoss", "Loss", "Score", "SecondDifference"]
+__all__ = ["Alignment", "ExposureLoss", "History", "Loss", "Score", "SecondDifference"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alignprune import TrajectoryBank, mixture
-from alignprune.ledger import MEMORISING, Ledger
+from alignprune.memory.ledger import MEMORISING, Ledger
 from alignprune.scores import ExposureLoss
 
 NAN = math.nan

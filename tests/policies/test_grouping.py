@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignprune.grouping import kmeans_1d
+from alignprune.policies.grouping import kmeans_1d
 
 
 def groups_of(values: np.ndarray, k: int) -> np.ndarray:

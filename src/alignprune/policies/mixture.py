@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignprune.grouping import kmeans_1d
+from alignprune.policies.grouping import kmeans_1d
 
 _POINTS = 4_001  # quantiles that stand for more numbers than this: the fit then takes the same time for 100 million
 _STEPS = 60

@@ -8,15 +8,24 @@ a bit that tells it from a loss. Paper section 3.2, equation 3; what a gap means
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import IO, Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alignprune.alignment import packed_words, set_packed, uninitialised, unpacked
+from alignprune._tensors import check_tensors
 from alignprune.errors import ValueMistake
+from alignprune.memory.contract import Memory, MemorySpec, Room
+from alignprune.memory.packing import packed_words, set_packed, uninitialised, unpacked
+from alignprune.selection import Selection
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows, which itself refuses to map a file anew that is mapped
+    fcntl = None  # type: ignore[assignment]
 
 Gaps = Literal["paired", "carry", "last_obs"]
 GAPS: tuple[str, ...] = get_args(Gaps)
@@ -25,7 +34,7 @@ _COLUMNS = 65_536  # samples per chunk of an update, so that its float64 tempora
 _LOW = 2.0**-38  # unit of `squares_low`, relative to `squares`: a float32 rounds by at most 2^-24
 
 
-class TrajectoryBank:
+class TrajectoryBank(Memory):
     """The last ``window`` epochs of every sample's training loss.
 
     Memory: ``num_samples * (4 * window + 10)`` bytes, 1.1 times the losses at window 25: beside them a bit for every
@@ -38,7 +47,11 @@ class TrajectoryBank:
         gaps: "paired" leaves a gap (NaN) where a sample was not seen; "carry" repeats its last loss; "last_obs" keeps
             the last ``window`` losses that were seen, however old, each with its epoch.
         device: where the bank lives.
-        path: a file to memory-map the losses in, for banks past the RAM; created, or overwritten.
+        path: a file to memory-map the losses in, for banks past the RAM; created, or overwritten unless another bank
+            uses it.
+
+    Raises:
+        ValueMistake: for unknown gaps, and for a path that is used by another bank or goes with no CPU.
 
     Source: paper section 3.2, equation 3 and "memory bank of window size N".
     """
@@ -53,9 +66,10 @@ class TrajectoryBank:
         path: str | Path | None = None,
     ) -> None:
         if gaps not in GAPS:
-            raise ValueMistake(f"gaps={gaps!r} is unknown, expected one of {', '.join(GAPS)}")
+            raise ValueMistake(f"gaps={gaps!r} is unknown, expected one of {', '.join(GAPS)}: choose one of them")
         self.num_samples, self.window, self.gaps = num_samples, window, gaps
         self.device = torch.device(device)
+        self._lock: IO[bytes] | None = None
         self.rows = self._allocate(path)
         self.row_epochs: list[int] = []
         self.row_has_gaps: list[bool] = []
@@ -87,8 +101,12 @@ class TrajectoryBank:
         return self.recent(self.filled)
 
     def recent(self, epochs: int) -> Tensor:
-        """The last ``epochs`` rows (at most ``filled``), oldest first, float32 [epochs, num_samples], NaN at gaps."""
-        return self.trajectories(slice(0, self.num_samples))[self._by_age(epochs)]
+        """The last rows, oldest first, float32 [min(epochs, filled), num_samples], NaN at gaps; a copy.
+
+        Args:
+            epochs: rows wanted; fewer come back while fewer were written.
+        """
+        return self.trajectories(slice(0, self.num_samples))[self._by_age(min(epochs, self.filled))]
 
     def trajectories(self, columns: slice) -> Tensor:
         """The stored losses of some samples, rows as they are stored, NaN at gaps; a copy.
@@ -104,12 +122,13 @@ class TrajectoryBank:
         return [(self.written - age) % self.window for age in range(epochs, 0, -1)]
 
     @torch.no_grad()
-    def write(self, epoch: int, losses: Tensor) -> None:
+    def write(self, epoch: int, losses: Tensor, selection: Selection | None = None) -> None:
         """Store one epoch, dropping the oldest when the window is full.
 
         Args:
             epoch: the epoch's number, for pairing with the reference.
             losses: float [num_samples], NaN where a sample was not seen.
+            selection: not looked at; a loss is one whoever learned from it.
         """
         if losses.shape != (self.num_samples,):
             raise ValueMistake(
@@ -196,15 +215,26 @@ class TrajectoryBank:
         return history.to(self.device)[epochs.clamp_min(0)].masked_fill(epochs < 0, math.nan)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later epochs depend on: tensors and plain values only."""
+        """Everything that later epochs depend on: tensors and plain values only.
+
+        A memory-mapped bank may exceed the RAM, so its losses are handed on as they lie in the file: save the state
+        before training goes on. All else is copied.
+        """
+        rows = self.rows if self.gaps == "last_obs" else self.rows[: self.filled]
         return {
             "gaps": self.gaps,
             "row_epochs": list(self.row_epochs),
             "row_has_gaps": list(self.row_has_gaps),
             "written": self.written,
-            "rows": _saved(self.rows if self.gaps == "last_obs" else self.rows[: self.filled]),
+            "rows": rows if self._lock is not None else rows.cpu().clone(),
             **{name: getattr(self, name).cpu().clone() for name in self._tables()},
         }
+
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Raise ValueMistake for a state of a bank of another kind, window or size, and change nothing."""
+        stored = self.window if self.gaps == "last_obs" else min(state.get("written", 0), self.window)
+        tables = {name: getattr(self, name) for name in self._tables()}
+        check_tensors("bank", state, tables | {"rows": self.rows[:stored]})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of `state_dict`, bit for bit."""
@@ -227,13 +257,39 @@ class TrajectoryBank:
             return rows.zero_() if self.gaps == "last_obs" else rows  # a row is written whole, an observation is not
         if self.device.type != "cpu":
             raise ValueMistake(
-                f"path={str(path)!r} maps a file into host memory: leave device at 'cpu', not {self.device}"
+                f"path={str(path)!r} is given with device={str(self.device)!r}, expected device='cpu': a file is "
+                "mapped into the host's memory"
             )
+        self._lock = _locked(Path(path))
         return torch.from_numpy(np.memmap(path, dtype=np.float32, mode="w+", shape=shape))
 
 
-def _saved(rows: Tensor) -> Tensor:
-    # A memory-mapped bank may exceed the RAM, so its pages are handed on as they are; any other is copied, because
-    # training may go on before the state is written.
-    mapped = rows.device.type == "cpu" and isinstance(rows.numpy().base, np.memmap)
-    return rows if mapped else rows.cpu().clone()
+@dataclass(frozen=True)
+class BankSpec(MemorySpec):
+    """Asks for a `TrajectoryBank`.
+
+    Attributes:
+        window: epochs kept.
+        gaps: how an epoch is stored in which a sample was not seen.
+    """
+
+    window: int
+    gaps: Gaps = "paired"
+
+    def make(self, room: Room) -> TrajectoryBank:
+        return TrajectoryBank(room.num_samples, self.window, gaps=self.gaps, device=room.device, path=room.path)
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """The file, opened and kept from every other bank as long as it is open; its content is not touched."""
+    file = open(path, "ab")  # noqa: SIM115  # open as long as the bank lives
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise ValueMistake(
+                f"path={str(path)!r} is in use by another bank, expected a file of its own for every bank: two would "
+                f"overwrite each other's losses. Choose another path, or end the other run"
+            ) from error
+    return file

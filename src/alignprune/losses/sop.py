@@ -28,17 +28,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alignprune._checks import integer, number
+from alignprune._ranks import rank_and_world
+from alignprune._tensors import FULL_PRECISION, INTEGERS
 from alignprune.errors import TypeMistake, ValueMistake
-from alignprune.sampler import rank_and_world
 
 LEAST = 1e-4
 """Lower bound of q. It bounds the mean of q too, which the authors bound once more."""
 
 INITIAL_SCALE = 1e-8
 """Standard deviation with which u and v start. Not 0: their squares would have no gradient."""
-
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8)
-_FULL_PRECISION = (torch.float32, torch.float64)  # logits of other dtypes are computed with in float32
 
 
 @dataclass(frozen=True)
@@ -226,7 +224,7 @@ class SOP(nn.Module):
     def _check_batch(self, index: Tensor, labels: Tensor, logits: Tensor, strong_logits: Tensor | None) -> None:
         self._check_views(logits, strong_logits)
         for name, ids, count in (("index", index, self.num_samples), ("labels", labels, self.num_classes)):
-            if ids.dtype not in _INTEGERS:
+            if ids.dtype not in INTEGERS:
                 raise TypeMistake(f"{name} is {ids.dtype}, expected integers [B]")
             if ids.shape != logits.shape[:1]:
                 raise ValueMistake(
@@ -318,4 +316,4 @@ def balance_loss(q: Tensor) -> Tensor:
 
 
 def _full_precision(logits: Tensor) -> Tensor:
-    return logits if logits.dtype in _FULL_PRECISION else logits.float()
+    return logits if logits.dtype in FULL_PRECISION else logits.float()

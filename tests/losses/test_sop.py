@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import alignprune as ap
 from alignprune.noise import corrupt
-from alignprune.relabel import SETTINGS, SOP, SOPLoss, SOPSettings
+from alignprune.losses.sop import SETTINGS, SOP, SOPLoss, SOPSettings
 
 # This file is also the program of the ranks (see the end).
 

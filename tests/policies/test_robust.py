@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import alignprune as ap
-from alignprune.ledger import Ledger
-from alignprune.robust import Robust
+from alignprune.memory.ledger import Ledger
+from alignprune.policies.robust import Robust
 
 NAN = math.nan
 EPOCHS = 20

@@ -14,7 +14,7 @@ from scipy.stats import norm
 from sklearn.mixture import GaussianMixture
 
 from alignprune import mixture
-from alignprune.mixture import Mixture
+from alignprune.policies.mixture import Mixture
 
 
 def drawn(

@@ -18,7 +18,7 @@ from scipy import stats
 from torch import Tensor
 
 from alignprune import Selection, TrajectoryBank
-from alignprune.batch_policies import DivBS
+from alignprune.policies.divbs import DivBS
 from alignprune.policies import IES, DynamicRandom, Full, InfoBatch, Policy, SeTa
 from alignprune.scores import Alignment, Loss, Score, SecondDifference
 

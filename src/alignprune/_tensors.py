@@ -1,0 +1,84 @@
+"""What users hand over as tensors: which dtypes are integers, labels as names, states that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignprune.errors import TypeMistake, ValueMistake
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+"""Dtypes that indices and class ids may have."""
+
+FULL_PRECISION = (torch.float32, torch.float64)
+"""Dtypes that are averaged as they are; others are averaged in float32."""
+
+UNLABELLED = -100
+"""The class id of a sample without a label: torch's default for ``ignore_index``."""
+
+
+def class_codes(labels: Any, num_samples: int) -> Tensor:
+    """Labels as codes 0 to C - 1 in the order of the names, so that nothing depends on what the classes are called.
+
+    Args:
+        labels: [N], integers of any width, strings or booleans: a tensor, an array, a list or a pandas Series, in its
+            order whatever its index is. None (or -100 among integers) is a sample without a label.
+        num_samples: size N of the data set.
+
+    Returns:
+        int32 [N], -1 = unlabelled.
+
+    Raises:
+        TypeMistake, ValueMistake: for labels of another kind or number.
+    """
+    names = _names(labels)
+    if names.shape != (num_samples,):
+        raise ValueMistake(
+            f"labels={names.dtype} {names.shape} is not one a sample, expected [{num_samples}]: the given label of "
+            f"every sample, in the order of the data set"
+        )
+    if names.dtype.kind == "O":
+        missing = np.array([name is None for name in names])
+        kinds = sorted({type(name).__name__ for name in names[~missing]})
+        if len(kinds) > 1 or not set(kinds) <= {"str", "int", "bool"}:
+            raise TypeMistake(
+                f"labels={' and '.join(kinds)} are no class names, expected integers or strings of one kind: map them, "
+                f"and leave None where a sample has no label"
+            )
+    else:
+        missing = names == UNLABELLED if names.dtype.kind == "i" else np.zeros(len(names), dtype=bool)
+    codes = np.full(num_samples, -1, dtype=np.int32)
+    known = names[~missing]
+    if known.dtype.kind == "O":
+        known = known.astype(str) if kinds == ["str"] else known.astype(np.int64)
+    codes[~missing] = np.unique(known, return_inverse=True)[1].reshape(-1)
+    return torch.from_numpy(codes)
+
+
+def _names(labels: Any) -> np.ndarray[Any, Any]:
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu()
+    names = labels.to_numpy() if hasattr(labels, "to_numpy") else np.asarray(labels)
+    if names.dtype.kind not in "iubUSO":
+        raise TypeMistake(
+            f"labels={names.dtype} {names.shape} are no class names, expected integers or strings: map them, and leave "
+            f"labels out if there are none"
+        )
+    return np.asarray(names)
+
+
+def check_tensors(owner: str, state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
+    """Raise ValueMistake unless the state has every expected tensor, of that dtype and shape."""
+    for name, like in expected.items():
+        given = state.get(name)
+        if isinstance(given, Tensor) and given.dtype == like.dtype and given.shape == like.shape:
+            continue
+        described = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else repr(given)
+        raise ValueMistake(
+            f"{owner}.{name}={described} does not fit, expected {like.dtype} {tuple(like.shape)}: load the state into "
+            "a pruner made with the settings of the saved run"
+        )

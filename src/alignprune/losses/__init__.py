@@ -1,0 +1,5 @@
+"""Losses that resist wrong labels, and compose with every method."""
+
+from alignprune.losses.sop import SETTINGS, SOP, SOPLoss, SOPSettings
+
+__all__ = ["SETTINGS", "SOP", "SOPLoss", "SOPSettings"]

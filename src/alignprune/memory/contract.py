@@ -1,0 +1,93 @@
+"""The contract of a memory: an epoch's losses go in and stay, as plain facts; what they mean others judge.
+
+A score or a policy declares what it reads as a `MemorySpec`, a frozen record. The `Pruner` makes each memory once,
+writes it at the end of every epoch, saves and loads it, and hands every reader those that it declared and no others.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from alignprune.errors import CallMistake
+from alignprune.selection import Selection
+
+Kind = TypeVar("Kind", bound="Memory")
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a memory is made for; it may grow without breaking anyone's memory.
+
+    Attributes:
+        num_samples: size N of the data set.
+        epochs: of the whole training.
+        labels: int32 [N], class codes 0 to C - 1, -1 = unlabelled; None = unknown.
+        device: where it shall live.
+        path: a file to map what is large into; None = in memory.
+    """
+
+    num_samples: int
+    epochs: int
+    labels: Tensor | None = None
+    device: torch.device = torch.device("cpu")  # noqa: RUF009  # immutable
+    path: str | None = None
+
+
+class Memory(ABC):
+    """What every memory offers."""
+
+    @abstractmethod
+    def write(self, epoch: int, losses: Tensor, selection: Selection) -> None:
+        """Enter one epoch.
+
+        Args:
+            epoch: its number, from 0.
+            losses: float32 [N], NaN where a sample was not seen.
+            selection: what was selected for the epoch.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later epochs depend on: tensors and plain values only."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state of `state_dict`, bit for bit."""
+
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Raise ValueMistake for a state that does not fit, and change nothing."""
+        return None
+
+
+@dataclass(frozen=True)
+class MemorySpec(ABC):
+    """Asks for a memory; subclasses are frozen records of its settings. Equal ones share one memory."""
+
+    @abstractmethod
+    def make(self, room: Room) -> Memory:
+        """The memory, empty."""
+
+    def met_by(self, other: MemorySpec) -> bool:
+        """Whether the memory that another spec asks for serves this one as well."""
+        return self == other
+
+
+def memory_of(kind: type[Kind], memories: Iterable[Memory], reader: str) -> Kind:
+    """The memory of a kind among those that a reader declared.
+
+    Raises:
+        CallMistake: if it declared none.
+    """
+    for memory in memories:
+        if isinstance(memory, kind):
+            return memory
+    raise CallMistake(
+        f"{reader} reads a {kind.__name__} that it did not declare, expected it among its memories: return a spec of "
+        "it from the property `memories`"
+    )

@@ -1,0 +1,175 @@
+"""The contract of a policy: evidence goes in, the next epoch's Selection comes out.
+
+Pure: a policy is a frozen record of settings, and all chance comes from the draws that it is given. Samples without a
+score (NaN) are never left out by rank. Nothing is ever removed for good: every epoch chooses from the whole data set.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alignprune._checks import floor
+from alignprune._ranks import Draws
+from alignprune.errors import TypeMistake, ValueMistake
+from alignprune.memory.contract import Kind, Memory, MemorySpec, memory_of
+from alignprune.selection import Selection
+
+End = Literal["high", "low"]
+"""An end of a score's numbers."""
+
+
+def check_takes_one(cls: type, name: str, argument: str) -> None:
+    """Raise TypeMistake if a class defines a method that does not take exactly this one argument."""
+    method = cls.__dict__.get(name)
+    if not callable(method):
+        return
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    needed = [parameter for parameter in parameters if parameter.default is parameter.empty]
+    if not parameters or len(needed) > 1:
+        given = ", ".join(parameter.name for parameter in parameters) or "nothing"
+        raise TypeMistake(
+            f"{cls.__name__}.{name}({given}) has another signature, expected {name}(self, {argument}): everything it "
+            f"may look at is an attribute of {argument}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a policy chooses by; it may grow without breaking anyone's policy.
+
+    Attributes:
+        score: float32 [N] on the CPU, higher = kept first, as in the papers; NaN = no score yet.
+        suspect: the end of the score that wrong labels gather at, as the score says.
+        epoch: that is chosen for, from 0; the number of epochs after the last one.
+        epochs: of the whole training.
+        draws: the only source of chance.
+        memories: that the policy declared; see `memory`.
+        labels: int32 [N], class codes 0 to C - 1, -1 = unlabelled; None = unknown.
+    """
+
+    score: Tensor
+    suspect: End
+    epoch: int
+    epochs: int
+    draws: Draws
+    memories: tuple[Memory, ...] = ()
+    labels: Tensor | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Size N of the data set."""
+        return len(self.score)
+
+    @cached_property
+    def suspicion(self) -> Tensor:
+        """The score, turned so that higher = more probably wrong, float32 [N]; NaN = no score yet."""
+        return self.score if self.suspect == "high" else -self.score
+
+    def memory(self, kind: type[Kind]) -> Kind:
+        """The memory of a kind, of those that the policy declared; CallMistake if it declared none."""
+        return memory_of(kind, self.memories, "the policy")
+
+
+@dataclass(frozen=True)
+class Policy(ABC):
+    """What every policy offers; subclasses are frozen records of their settings."""
+
+    annealing: ClassVar[float] = 1.0
+    """Default of ``delta``: annealing starts at epoch floor(delta * epochs); 1 = never."""
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        for name in ("select", "anneal"):
+            check_takes_one(cls, name, "evidence")
+
+    @property
+    def memories(self) -> tuple[MemorySpec, ...]:
+        """What it reads beside the score; none, unless the policy says otherwise."""
+        return ()
+
+    @abstractmethod
+    def select(self, evidence: Evidence) -> Selection:
+        """Choose the samples of an epoch."""
+
+    def anneal(self, evidence: Evidence) -> Selection:
+        """Choose the samples of an annealing epoch: all of them, unless the policy says otherwise."""
+        return Selection.full(evidence.num_samples)
+
+    def check(self, num_samples: int) -> None:
+        """Raise ValueMistake if the policy cannot work on a data set of this size."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class BatchEvidence:
+    """What a batch policy chooses by; it may grow without breaking anyone's policy.
+
+    Attributes:
+        logits: [B, C] of a forward pass in evaluation mode, without gradient.
+        features: [B, d], what the last linear layer sees.
+        labels: int64 [B], class ids as the network has them.
+        generator: the only source of chance, on the device of the logits.
+        rank_of_trust: gives `trust`; asked only if that is read.
+    """
+
+    logits: Tensor
+    features: Tensor
+    labels: Tensor
+    generator: torch.Generator
+    rank_of_trust: Callable[[], Tensor]
+
+    @property
+    def trust(self) -> Tensor:
+        """Share of the scored samples that are more suspicious, float32 [B] in [0, 1]; 1 where there is no score."""
+        return self.rank_of_trust()
+
+
+@dataclass(frozen=True)
+class BatchPolicy(Policy):
+    """A policy that chooses inside each batch: a second small contract, told apart by this type.
+
+    An epoch selects every sample; each batch is probed by a forward pass in evaluation mode, and only the chosen part
+    of it is trained on (`Pruner.choose`).
+    """
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        check_takes_one(cls, "choose", "batch")
+
+    def select(self, evidence: Evidence) -> Selection:
+        return Selection(torch.arange(evidence.num_samples), None, evidence.num_samples)
+
+    @abstractmethod
+    def choose(self, batch: BatchEvidence) -> Tensor:
+        """Choose the part of a batch to train on: int64 [m], positions in the batch, each at most once, m >= 1."""
+
+
+def uniform(evidence: Evidence, share_left_out: float) -> Selection:
+    """floor((1 - share_left_out) * N) samples, drawn without regard to anything."""
+    size = evidence.num_samples
+    drawn = evidence.draws.choose("select", size, floor((1 - share_left_out) * size))
+    return Selection(torch.from_numpy(drawn), None, size, uniform=True)
+
+
+def known_mean(values: NDArray[Any]) -> float:
+    """The mean of the scores that there are, NaN if there are none: then no comparison with it is true."""
+    known = values[~np.isnan(values)]
+    return float(known.mean(dtype=np.float64)) if len(known) else np.nan
+
+
+def refuse_empty(name: str, share: float, num_samples: int) -> None:
+    """Raise ValueMistake where a share left out leaves no sample."""
+    if floor((1 - share) * num_samples) < 1:
+        raise ValueMistake(
+            f"{name}={share} leaves none of num_samples={num_samples}, expected one at least: choose a smaller share"
+        )

@@ -1,0 +1,52 @@
+"""InfoBatch: drop a share of the samples that score below the mean, and weigh up those of them that stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from alignprune._checks import floor, number
+from alignprune.policies.contract import Evidence, Policy, known_mean
+from alignprune.selection import Selection
+
+
+@dataclass(frozen=True)
+class InfoBatch(Policy):
+    """Prune a share of the samples that score below the mean, and weigh up those of them that stay.
+
+    Of L = {i: score_i < mean score}, k = floor((1 - prune_prob) * |L|) are kept, drawn without replacement, with weight
+    |L| / k, which is the paper's 1 / (1 - prune_prob) but for the rounding of k: the expected gradient is that of the
+    full data exactly, as long as one is kept. Where k = 0 the others' gradient is all there is. With the loss as score
+    L is what is learned well; with the alignment score it is what moves against the reference.
+
+    Attributes:
+        prune_prob: the paper's r, in [0, 1]; 1 drops all of L.
+        rescale: whether kept low samples get their weight; without it pruned labels lose influence for good.
+
+    Source: Qin et al. (ICLR 2024).
+    """
+
+    annealing: ClassVar[float] = 0.875
+
+    prune_prob: float = 0.5
+    rescale: bool = True
+
+    def __post_init__(self) -> None:
+        number("prune_prob", self.prune_prob, low=0, high=1, remedy="0.5 drops half of the low-score samples")
+
+    def select(self, evidence: Evidence) -> Selection:
+        values = evidence.score.numpy()
+        low = values < known_mean(values)
+        candidates = np.flatnonzero(low)
+        kept = evidence.draws.choose("select", candidates, floor((1 - self.prune_prob) * len(candidates)))
+        keep = ~low
+        keep[kept] = True
+        selection = Selection.of_mask(keep)
+        if not self.rescale or not 0 < len(kept) < len(candidates):
+            return selection
+        weight = np.float32(len(candidates) / len(kept))
+        weights = np.where(low[selection.indices.numpy()], weight, np.float32(1))
+        return Selection(selection.indices, torch.from_numpy(weights), len(values))

@@ -1,0 +1,74 @@
+"""The onset: from when on a run may flag suspects, and how many of them.
+
+Wrong labels do their harm by being learned by heart, so samples are flagged when the network memorises, or when two
+groups of samples lie clearly apart. Before, hard and wrong look alike and nobody is left out.
+
+Source: this library; `docs/beyond.md` has the measurements behind the thresholds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from alignprune.policies import mixture
+from alignprune.policies.contract import Evidence
+from alignprune.selection import Onset
+
+MEMORISING, STRONGLY = 0.04, 0.1
+"""`Ledger.memorisation` from which on a network memorises, and memorises strongly."""
+
+APART, CLEAR = 1.0, 2.0
+"""Ashman's D from which on two groups of samples are apart at all, and clearly apart."""
+
+_SETTLED = 0.25  # share of the epochs after which the scores have settled: the third sign of an onset
+_FEWEST = 40  # scores, below which no two groups are looked for
+
+# Groups that were not apart at the onset say nothing: half of the labels are then taken for wrong, until the losses of
+# those left out, for some epochs more than the ramp, have moved the two groups apart.
+_ASSUMED, _PATIENCE = 0.5, 4
+_TAIL = 0.15  # an upper group smaller than this, and not clearly apart, is the tail of the hard samples
+
+
+def sensed(evidence: Evidence, known: NDArray[Any], memorisation: float) -> Onset | None:
+    """Whether the epoch that ended last is the onset.
+
+    It is when the network memorises strongly; when it memorises and the samples fall into two groups that are clearly
+    apart; and, after a quarter of the epochs, when they are clearly apart, or are apart and the network memorises.
+
+    Args:
+        evidence: of the coming epoch.
+        known: float [n], the suspicions that there are.
+        memorisation: `Ledger.memorisation`, NaN = unknown.
+    """
+    if evidence.epoch == 0 or not len(known):
+        return None
+    fitted = mixture.fit(known) if len(known) >= _FEWEST else None
+    separation = 0.0 if fitted is None else fitted.separation
+    memorises, clear = memorisation > MEMORISING, separation >= CLEAR
+    settled = evidence.epoch >= _SETTLED * evidence.epochs
+    if memorisation > STRONGLY or (memorises and clear) or (settled and (clear or (memorises and separation >= APART))):
+        return Onset(evidence.epoch - 1, None if fitted is None else fitted.separation)
+    return None
+
+
+def share_of_suspects(
+    known: NDArray[Any], num_samples: int, onset: Onset, waited: int, ramp: int
+) -> tuple[float, float | None]:
+    """Share of the data set to flag, and the noise rate, or None where it cannot be said yet.
+
+    Args:
+        known: float [n], the suspicions that there are.
+        num_samples: size N of the data set.
+        onset: that was sensed.
+        waited: epochs since.
+        ramp: epochs over which the suspects grow to their full number.
+    """
+    undecided = (onset.separation or 0.0) < APART
+    if undecided and waited < ramp + _PATIENCE:
+        return _ASSUMED, None
+    fitted = mixture.fit(known)
+    if fitted is None or (fitted.share < _TAIL and fitted.separation < CLEAR and not undecided):
+        return 0.0, 0.0
+    return float((known > fitted.cut).sum()) / num_samples, fitted.share

@@ -1,0 +1,233 @@
+"""Robust: leave out the labels that are probably wrong, thin out the others.
+
+Pure, as every policy: what it knows of the run it reads from the score and the ledger.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alignprune._checks import choice, floor, integer, number
+from alignprune._ranks import Draws, Indices
+from alignprune.memory.contract import MemorySpec
+from alignprune.memory.ledger import Ledger, LedgerSpec
+from alignprune.policies import mixture, onset
+from alignprune.policies.contract import Evidence, Policy, known_mean, refuse_empty
+from alignprune.selection import Onset, Selection
+
+Thinning = Literal["random", "easy"]
+
+_Array = NDArray[Any]
+_Mask = NDArray[np.bool_]
+
+# A class may lose this many times the share of all: a rare one is hard, and would be left out as a whole.
+_CLASS_LIMIT = 2.0
+_FEWEST_HELD_OUT = 20  # suspects with a held-out loss, below which none is re-admitted
+_EASIEST = 0.9  # largest share of the easy samples that is thinned out
+_JITTER = 1.7  # epochs by which chance may overtake the order of age
+
+
+@dataclass(frozen=True)
+class Robust(Policy):
+    """Leave out the samples whose label is probably wrong, thin out the others: 1 - prune_ratio of the data an epoch.
+
+    Which labels may be wrong is read from a mixture of two normal distributions over the suspicions, from the onset on
+    (`alignprune.policies.onset`). Where none comes, hard and wrong look alike and nobody is left out. Some suspects are
+    looked at in every epoch, in the same batches, with weight 0. These losses are of samples held out, and where the
+    labels are known they tell hard from wrong: a suspect found as probable as a right label should be, by Bayes' rule
+    and the odds that explain all of them best, is re-admitted; and no class loses more than twice the share of all.
+    Without labels a suspect comes back only by a falling score. The other samples take turns, those first that were not
+    seen for longest, and never do all come back for an annealing.
+
+    Attributes:
+        prune_ratio: share of the data set left out of every epoch, in [0, 1): the share of forward passes saved. With 0
+            memorisation cannot be measured, and the run is taken for one that does not memorise.
+        noise_rate: share of wrong labels if it is known: as many are flagged as soon as any are, fewer where a class
+            would lose too many, and nobody is re-admitted; None = estimated.
+        refresh: share of an epoch's samples that are suspects looked at, in [0, 1).
+        ramp: epochs over which the suspects grow to their full number, at least 1.
+        confused: share of the wrong labels that are taken for confusions when suspects are re-admitted, in [0, 1]; see
+            `log_odds_of_wrong`.
+        thinning: whether the other samples are thinned out at "random", those first that were seen last, or the "easy"
+            ones first, those on the right side of their mean score, and the rest of these weighs more, as in InfoBatch.
+
+    Source: this library; `docs/beyond.md` has what each ingredient is worth.
+    """
+
+    prune_ratio: float = 0.5
+    noise_rate: float | None = None
+    refresh: float = 0.1
+    ramp: int = 5
+    confused: float = 0.25
+    thinning: Thinning = "random"
+
+    def __post_init__(self) -> None:
+        number("prune_ratio", self.prune_ratio, low=0, high=1, open_high=True, remedy="0.5 leaves out half")
+        if self.noise_rate is not None:
+            number("noise_rate", self.noise_rate, low=0, high=1, open_high=True, remedy="None estimates it")
+        number("refresh", self.refresh, low=0, high=1, open_high=True, remedy="0.1 looks again at some suspects")
+        integer("ramp", self.ramp, at_least=1, remedy="1 leaves out all suspects at once")
+        number(
+            "confused", self.confused, low=0, high=1, remedy="0.25 takes a quarter of the wrong labels for confusions"
+        )
+        choice("thinning", self.thinning, get_args(Thinning))
+
+    @property
+    def memories(self) -> tuple[MemorySpec, ...]:
+        return (LedgerSpec(),)
+
+    def check(self, num_samples: int) -> None:
+        refuse_empty("prune_ratio", self.prune_ratio, num_samples)
+
+    def select(self, evidence: Evidence) -> Selection:
+        ledger, size = evidence.memory(Ledger), evidence.num_samples
+        suspicion = evidence.suspicion.numpy()
+        budget = floor((1 - self.prune_ratio) * size)
+        age = evidence.epoch - ledger.last_seen.cpu().numpy()
+        began = ledger.onset
+        if began is None:
+            # The epoch after the onset is uniform still: the ledger then has two epochs in a row to compare.
+            began = onset.sensed(evidence, suspicion[~np.isnan(suspicion)], ledger.memorisation)
+            chosen = _longest_unseen("others", np.arange(size), age, budget, evidence.draws)
+            return Selection(torch.from_numpy(chosen), None, size, uniform=True, onset=began)
+        suspect, noise_rate = self._flag(evidence, ledger, began)
+        looked = _longest_unseen("suspects", np.flatnonzero(suspect), age, floor(self.refresh * budget), evidence.draws)
+        trained, weights = self._thin(np.flatnonzero(~suspect), suspicion, age, budget - len(looked), evidence.draws)
+        # The step divides by all samples of a batch, those only looked at included: the others make up for them.
+        dense = np.zeros(size, dtype=np.float32)
+        dense[trained] = weights * ((len(trained) + len(looked)) / max(1, len(trained)))
+        indices = np.sort(np.concatenate([trained, looked]))
+        weights = dense[indices]
+        return Selection(
+            indices=torch.from_numpy(indices),
+            weights=None if (weights == 1).all() else torch.from_numpy(weights),
+            num_samples=size,
+            suspects=torch.from_numpy(np.flatnonzero(suspect)),
+            noise_rate=noise_rate,
+            onset=began,
+        )
+
+    def anneal(self, evidence: Evidence) -> Selection:
+        """All samples with weight 1; the suspects stay flagged."""
+        judged = self.select(evidence)
+        return replace(
+            Selection.full(evidence.num_samples),
+            suspects=judged.suspects,
+            noise_rate=judged.noise_rate,
+            onset=judged.onset,
+        )
+
+    def _flag(self, evidence: Evidence, ledger: Ledger, began: Onset) -> tuple[_Mask, float | None]:
+        """Which samples are suspects, bool [N], and the noise rate, None where it cannot be said yet."""
+        suspicion = evidence.suspicion.numpy()
+        waited = evidence.epoch - began.epoch - 1
+        if self.noise_rate is None:
+            known = suspicion[~np.isnan(suspicion)]
+            share, noise_rate = onset.share_of_suspects(known, len(suspicion), began, waited, self.ramp)
+        else:
+            share, noise_rate = self.noise_rate, self.noise_rate
+        suspect = _highest(suspicion, floor(min(1.0, waited / self.ramp) * share * len(suspicion)))
+        if evidence.labels is not None:
+            labels = evidence.labels.numpy()
+            _spare_classes(suspect, suspicion, labels, _CLASS_LIMIT * share)
+            if self.noise_rate is None:
+                odds = log_odds_of_wrong(ledger.held_out.cpu().numpy(), labels, self.confused)
+                wrong = _readmit(suspect, odds)
+                noise_rate = None if noise_rate is None else wrong * noise_rate
+        return suspect, noise_rate
+
+    def _thin(self, others: _Array, suspicion: _Array, age: _Array, count: int, draws: Draws) -> tuple[_Array, _Array]:
+        """``count`` of the samples that are no suspects, or all there are, and their weights."""
+        weights = np.ones(len(others), dtype=np.float32)
+        if self.thinning == "easy" and len(others) > count:
+            values = suspicion[others]
+            easy = values < known_mean(values)
+            size = int(easy.sum())
+            kept = max(size - (len(others) - count), size - floor(_EASIEST * size))
+            stay = _longest_unseen("easy", others[easy], age, kept, draws)
+            weights = np.concatenate([np.ones(len(others) - size), np.full(kept, size / max(1, kept))])
+            others = np.concatenate([others[~easy], stay])
+        if len(others) > count:
+            place = np.argsort(others, kind="stable")
+            others, weights = others[place], weights[place]
+            chosen = _longest_unseen("others", others, age, count, draws)
+            weights = weights[np.searchsorted(others, chosen)]
+            others = chosen
+        return others, weights.astype(np.float32)
+
+
+def log_odds_of_wrong(losses: _Array, labels: _Array, confused: float = 0.25) -> _Array:
+    """How much an input speaks against its label, by its loss while it is held out, in nats.
+
+    The log of the probability to be given this label wrongly over that to be given it rightly, p = exp(-loss), which is
+    the network's while it is not trained on the sample. Behind a wrong label there is another class, 1 - p, and it is
+    drawn by the frequency f of the classes, f / (1 - f), or, in ``confused`` of the cases, as the network itself would
+    confuse the two, p.
+
+    Args:
+        losses: float32 [N], held-out cross-entropies; NaN = never looked at.
+        labels: int32 [N], class codes, -1 = unlabelled.
+        confused: share of the wrong labels that are confusions, in [0, 1].
+
+    Returns:
+        float32 [N], NaN where there is no loss or no label.
+    """
+    counts = np.bincount(labels[labels >= 0]).astype(np.float32)
+    share = np.minimum(counts / counts.sum(), np.float32(1 - 1e-6))
+    losses = np.maximum(losses, np.float32(1e-6))
+    drawn = (1 - confused) * (share / (1 - share))[labels] + confused * np.exp(-losses)
+    odds = np.log(-np.expm1(-losses)) + np.log(drawn) + losses
+    odds[labels < 0] = np.nan
+    return odds.astype(np.float32)
+
+
+def _spare_classes(suspect: _Mask, suspicion: _Array, labels: _Array, limit: float) -> None:
+    """Re-admit the least suspicious of every class that would lose more than ``limit`` of its samples."""
+    order = np.flatnonzero(suspect & (labels >= 0))
+    order = order[np.lexsort((-suspicion[order], labels[order]))]  # by class, the most suspicious first
+    sizes = np.bincount(labels[labels >= 0])
+    counts = np.bincount(labels[order], minlength=len(sizes))
+    rank = np.arange(len(order)) - (np.cumsum(counts) - counts)[labels[order]]
+    suspect[order[rank >= np.ceil(limit * sizes[labels[order]])]] = False
+
+
+def _readmit(suspect: _Mask, odds: _Array) -> float:
+    """Re-admit the suspects whose label is probably right by Bayes' rule; returns the share of wrong ones before.
+
+    The odds of a label to be wrong, before it is looked at, are those that make the labels of all suspects that were
+    looked at most likely.
+
+    Args:
+        suspect: bool [N], edited in place.
+        odds: `log_odds_of_wrong`, float32 [N].
+    """
+    looked = np.flatnonzero(suspect & ~np.isnan(odds))
+    if len(looked) < _FEWEST_HELD_OUT:
+        return 1.0
+    wrong = mixture.share(odds[looked])
+    suspect[looked[odds[looked] < math.log((1 - wrong) / wrong)]] = False
+    return wrong
+
+
+def _highest(values: _Array, count: int) -> _Mask:
+    """Which entries are among the ``count`` highest known ones."""
+    chosen = np.zeros(len(values), dtype=bool)
+    known = np.flatnonzero(~np.isnan(values))
+    count = min(count, len(known))
+    if count:
+        chosen[known[np.argpartition(values[known], len(known) - count)[len(known) - count :]]] = True
+    return chosen
+
+
+def _longest_unseen(purpose: str, items: Indices, age: _Array, count: int, draws: Draws) -> Indices:
+    """``count`` of the items, or all, those first that were not seen for longest; chance among about equals; sorted."""
+    if count >= len(items):
+        return items
+    turn = age[items] + _JITTER * draws.uniform(purpose, items)
+    return np.sort(items[np.argpartition(-turn, count)[:count]])

@@ -1,0 +1,354 @@
+"""The recorder: one epoch's losses, checked as they come in, merged over the ranks when the epoch ends.
+
+A loss enters under the index of its sample. What would make a result wrong without a word is found here: indices of
+another data set, samples that were not selected or were read before, losses that are not finite, an epoch that was read
+in part, ranks that hold different runs. An index on the host is checked at once; to look at one on an accelerator would
+stall it, so its faults are counted there and reported at the end of the epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alignprune._ranks import rank_and_world
+from alignprune._tensors import INTEGERS
+from alignprune.errors import CallMistake, TypeMistake, ValueMistake
+from alignprune.sampler import EpochSampler
+
+SELECTED, LEFT_OUT = "selected", "left out"
+"""The two parts of a data set in an epoch."""
+
+_FAULTS = ("nonfinite", "outside", "unexpected")
+_COUNTS = (*_FAULTS, "read", "refreshed", "length", "largest")
+
+
+@dataclass(frozen=True)
+class Merged:
+    """An epoch over all ranks.
+
+    Attributes:
+        losses: float32 [N], NaN where no rank has seen a sample.
+        reference: mean reference loss of the ranks, NaN where one has none.
+        counts: by name, int64 [ranks]: losses that are not finite, indices outside of the data set, samples that were
+            not expected, samples read, refreshed, and to be read by the rank, and its largest batch.
+    """
+
+    losses: Tensor
+    reference: float
+    counts: Mapping[str, NDArray[np.int64]]
+
+    def total(self, name: str) -> int:
+        """A count over all ranks."""
+        return int(self.counts[name].sum())
+
+
+class Recorder:
+    """Records the losses of an epoch.
+
+    Args:
+        num_samples: size N of the data set.
+
+    Attributes:
+        read: samples of this rank that were reduced.
+        refreshed: samples of this rank that were recorded without training.
+        largest: size of its largest batch.
+    """
+
+    def __init__(self, num_samples: int) -> None:
+        self.num_samples = num_samples
+        self._sent: tuple[Tensor, ...] = ()  # what `merge` gave to the other ranks at the last epoch's end
+        self.start(0, np.zeros(num_samples, dtype=bool), 0)
+
+    def start(self, epoch: int, selected: NDArray[np.bool_] | None, length: int) -> None:
+        """Begin an epoch.
+
+        Args:
+            epoch: its number, for messages.
+            selected: which samples are to be read, bool [N]; None = all.
+            length: how many of them by this rank.
+        """
+        self.epoch, self.length = epoch, length
+        self.read = self.refreshed = self.largest = 0
+        self._selected = selected
+        self._expected: dict[str, NDArray[np.bool_]] = {}
+        self._expected_there: dict[str, Tensor] = {}
+        self._row: Tensor | None = None
+        self._faults: Tensor | None = None
+
+    # ------------------------------------------------------------------ every step
+
+    def check(self, index: Tensor, losses: Tensor) -> int:
+        """Refuse what is no batch of losses with their indices; returns its size."""
+        if not isinstance(losses, Tensor) or not losses.is_floating_point():
+            kind = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
+            raise TypeMistake(f"losses is {kind}, expected a float tensor [B]: the criterion with reduction='none'")
+        if losses.ndim != 1:
+            averaged = "they are averaged already: " if losses.ndim == 0 else ""
+            raise ValueMistake(
+                f"losses has shape {tuple(losses.shape)}, expected [B], one loss a sample: {averaged}compute the "
+                f"criterion with reduction='none'"
+            )
+        if not isinstance(index, Tensor) or index.dtype not in INTEGERS:
+            kind = index.dtype if isinstance(index, Tensor) else type(index).__name__
+            raise TypeMistake(f"index is {kind}, expected an integer tensor [B]: the index that came with the batch")
+        if index.shape != losses.shape:
+            raise ValueMistake(
+                f"index has shape {tuple(index.shape)} and losses {tuple(losses.shape)}, expected [B] both: pass the "
+                f"index that came with this very batch"
+            )
+        if not len(index):
+            raise ValueMistake("the batch is empty, expected at least one sample: skip empty batches")
+        return len(index)
+
+    def take(self, index: Tensor, part: str = SELECTED) -> Tensor:
+        """Note that a batch is read, once and by whom it was meant for.
+
+        Args:
+            index: integers [B], checked, on any device.
+            part: of the data set that it has to be of.
+
+        Returns:
+            int64 [B], inside of the data set: on an accelerator what was outside is forced in, and counted.
+
+        Raises:
+            ValueMistake, CallMistake: for an index on the host that is outside, repeated, or not expected.
+        """
+        if index.is_cpu:
+            index = index.to(torch.int64)
+            self._take_here(index, part)
+        else:
+            index = self._take_there(index.to(torch.int64), part)
+        if part == SELECTED:
+            if self.read + len(index) > self.length:
+                raise CallMistake(
+                    f"epoch {self.epoch} has {self.length} samples on this rank, expected no more, and this batch "
+                    f"makes it {self.read + len(index)}: call pruner.end_epoch() after every epoch, and give the "
+                    "DataLoader sampler=pruner.sampler"
+                )
+            self.read += len(index)
+            self.largest = max(self.largest, len(index))
+        else:
+            self.refreshed += len(index)
+        return index
+
+    def _take_here(self, index: Tensor, part: str) -> None:
+        samples, positions = index.tolist(), index.numpy()
+        lowest, highest = min(samples), max(samples)
+        if lowest < 0 or highest >= self.num_samples:
+            raise ValueMistake(
+                f"index reaches from {lowest} to {highest}, expected 0 to {self.num_samples - 1}: make the Pruner with "
+                f"num_samples=len(train_set) of the data set that is loaded"
+            )
+        if len(set(samples)) < len(samples):
+            twice = sorted({sample for sample in samples if samples.count(sample) > 1})
+            raise ValueMistake(
+                f"index repeats {twice[:5]} in one batch, expected every sample once: let pruner.sampler choose the "
+                f"samples, and reduce every batch by itself"
+            )
+        expected = self._expected_here(part)
+        if not expected.take(positions).all():
+            self._refuse_unexpected(positions[~expected[positions]], part)
+        expected[positions] = False
+
+    def _refuse_unexpected(self, samples: NDArray[np.int64], part: str) -> None:
+        chosen = self._mask(part)[samples]
+        if not chosen.all():
+            raise ValueMistake(
+                f"index holds {samples[~chosen][:5].tolist()}, which are not {part} in epoch {self.epoch}, expected "
+                f"samples that are: give the DataLoader sampler=pruner.sampler, and call pruner.end_epoch() after "
+                f"every epoch"
+            )
+        raise CallMistake(
+            f"index holds {samples[:5].tolist()}, which were read in epoch {self.epoch} already, expected every sample "
+            f"once an epoch: reduce each batch once, and call pruner.end_epoch() after every epoch"
+        )
+
+    def _take_there(self, index: Tensor, part: str) -> Tensor:
+        faults = self._row_on(index.device)[1]
+        inside = index.clamp(0, self.num_samples - 1)
+        faults[1] += (inside != index).sum()
+        if part not in self._expected_there:
+            self._expected_there[part] = torch.from_numpy(self._expected_here(part)).to(index.device)
+        expected = self._expected_there[part]
+        faults[2] += len(index) - expected.index_select(0, inside).sum()
+        expected.index_fill_(0, inside, False)
+        return inside
+
+    def take_part(self, index: Tensor, whole: Tensor) -> Tensor:
+        """The part of a batch that was taken, int64 [m] inside of it; raises ValueMistake for a part of another batch.
+
+        Args:
+            index: integers [m], checked.
+            whole: int64 [B], what `take` returned for the batch.
+        """
+        part, whole = index.to(torch.int64), whole.to(index.device)
+        foreign = ~torch.isin(part, whole)
+        if not index.is_cpu:
+            self._row_on(index.device)[1][2] += foreign.sum()
+            return part.clamp(0, self.num_samples - 1)
+        if bool(foreign.any()) or len(part.unique()) < len(part):
+            raise ValueMistake(
+                f"index holds {part[foreign][:5].tolist() or 'repetitions'}, expected a part of the batch that choose "
+                "was asked about: reduce with index[chosen]"
+            )
+        return part
+
+    def write(self, index: Tensor, losses: Tensor, labelled: Tensor | None = None, *, checked: bool) -> None:
+        """Enter losses, NaN for those that are not finite in float32, which are counted.
+
+        Args:
+            index: int64 [B] on the losses' device, from `take`.
+            losses: [B], without gradient.
+            labelled: bool [B]; the loss of a sample without a label is none. None = all have one.
+            checked: whether no index is repeated for sure; else repetitions are counted.
+        """
+        values = losses.float()
+        row, faults = self._row_on(values.device)
+        finite = values.isfinite()
+        if labelled is not None:
+            finite = finite & labelled
+            faults[0] += (labelled & ~finite).sum()
+        else:
+            faults[0] += (~finite).sum()
+        values = values.masked_fill(~finite, math.nan)
+        row.index_copy_(0, index, values)
+        if not checked:
+            faults[2] += (row.index_select(0, index) != values).logical_and_(finite).sum()
+
+    def write_finite(self, index: Tensor, losses: Tensor) -> None:
+        """Enter losses that are known to be finite in float32, on the host; arguments as in `write`."""
+        self._row_on(losses.device)[0].index_copy_(0, index, losses.float())
+
+    def _mask(self, part: str) -> NDArray[np.bool_]:
+        if self._selected is None:
+            return np.full(self.num_samples, part == SELECTED)
+        return self._selected if part == SELECTED else ~self._selected
+
+    def _expected_here(self, part: str) -> NDArray[np.bool_]:
+        """Which samples of a part are still to be read, bool [N]; made when it is first asked for."""
+        if part not in self._expected:
+            self._expected[part] = self._mask(part).copy()
+        return self._expected[part]
+
+    def _row_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """This epoch's losses, float32 [N] with NaN for "not seen", and its counts of faults, on a device."""
+        if self._row is None or self._faults is None:
+            self._row = torch.full((self.num_samples,), math.nan, dtype=torch.float32, device=device)
+            self._sent = ()
+            self._faults = torch.zeros(len(_FAULTS), dtype=torch.int64, device=device)
+        elif self._row.device != device:
+            self._row, self._faults = self._row.to(device), self._faults.to(device)
+        return self._row, self._faults
+
+    # ------------------------------------------------------------------ once per epoch
+
+    def merge(self, reference: float, fingerprints: Mapping[str, int]) -> Merged:
+        """The epoch over all ranks: the one place where ranks talk, by one set of collectives.
+
+        Args:
+            reference: this rank's reference loss, NaN where there is none.
+            fingerprints: by name, integers below 2^63 that have to be the same on every rank.
+
+        Raises:
+            CallMistake: on every rank, if a fingerprint differs.
+        """
+        row, faults = self._row_on(self._row.device if self._row is not None else torch.device("cpu"))
+        counts = [*faults.tolist(), self.read, self.refreshed, self.length, self.largest]
+        _, world = rank_and_world()
+        if world == 1:
+            return Merged(row, reference, _named(np.array([counts])))
+        if torch.distributed.get_backend() == "nccl":  # which cannot carry host memory
+            row = row.cuda()
+        seen = row.isfinite()
+        both = torch.stack([row.masked_fill(~seen, 0.0), seen.float()])
+        bits = torch.tensor([reference], dtype=torch.float64).view(torch.int64)
+        own = torch.cat([torch.tensor([*counts, *fingerprints.values()]), bits]).to(row.device)
+        every = [torch.empty_like(own) for _ in range(world)]
+        torch.distributed.all_reduce(both)
+        torch.distributed.all_gather(every, own)
+        # Gloo's threads may let go of these after the collectives returned. If Python had done so before them, they
+        # would need its lock to free the tensors, and torch 2.4 hangs or aborts when the training ends at that moment.
+        self._sent = (both, own, *every)
+        table = torch.stack(every).cpu()
+        _refuse_different(table[:, len(counts) : -1].numpy(), list(fingerprints), self.epoch)
+        mean_reference = float(table[:, -1].clone().view(torch.float64).mean())
+        losses = both[0] / both[1]  # 0 / 0 = NaN: seen by no rank
+        return Merged(losses, mean_reference, _named(table[:, : len(counts)].numpy()))
+
+    def refuse_faults(self, merged: Merged) -> None:
+        """Raise ValueMistake for faults that were counted on an accelerator, on any rank."""
+        outside, unexpected = merged.total("outside"), merged.total("unexpected")
+        if outside or unexpected:
+            raise ValueMistake(
+                f"in epoch {self.epoch}, {outside} indices were outside 0 to {self.num_samples - 1} and {unexpected} "
+                f"were repeated or not selected, expected every selected sample once: make the Pruner with "
+                f"num_samples=len(train_set) and let pruner.sampler choose the samples"
+            )
+
+    def refuse_partly_read(self, merged: Merged, selected: int) -> None:
+        """Raise CallMistake if a rank read less than what was selected for it, but for a last batch that it dropped."""
+        missing = merged.counts["length"] - merged.counts["read"]
+        short = (missing > 0) & (missing >= np.maximum(merged.counts["largest"], 1))
+        if not short.any():
+            return
+        ranks = len(missing)
+        raise CallMistake(
+            f"epoch {self.epoch} was read in part: {merged.total('read')} of {selected} selected samples, on {ranks} "
+            f"rank{'s' * (ranks > 1)}, expected all but a last batch that is dropped. The likely causes: reduce was "
+            "not called for every batch; the trainer shards pruner.sampler once more (turn that off: the sampler does "
+            "it by itself); the loader's length was cached from another epoch; the loop stopped early. If the epoch "
+            "was cut on purpose, close it with end_epoch(partial=True)"
+        )
+
+    # ------------------------------------------------------------------ state
+
+    def resume(
+        self, sampler: EpochSampler, pruned_sampler: EpochSampler, read: int, refreshed: int, largest: int
+    ) -> None:
+        """Go on in the middle of an epoch that was started: its samples are read in the samplers' orders.
+
+        Args:
+            sampler, pruned_sampler: of the two parts of the data set.
+            read, refreshed: how many samples of each this rank has consumed.
+            largest: size of the largest batch so far.
+        """
+        self.read, self.refreshed, self.largest = read, refreshed, largest
+        _, world = rank_and_world()
+        for part, of_part, done in ((SELECTED, sampler, read), (LEFT_OUT, pruned_sampler, refreshed)):
+            if done:
+                self._expected_here(part)[of_part.order[: done * world].numpy()] = False
+
+    def restore(self, losses: Tensor, faults: list[int]) -> None:
+        """Take over what all ranks had recorded, on one of them."""
+        self._row_on(torch.device("cpu"))
+        self._row, self._faults = losses.clone(), torch.tensor(faults, dtype=torch.int64)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was recorded in this epoch."""
+        return self._row is None
+
+    def faults(self, merged: Merged) -> list[int]:
+        """The counts of faults over all ranks, for `restore`."""
+        return [merged.total(name) for name in _FAULTS]
+
+
+def _named(table: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    return dict(zip(_COUNTS, table.T, strict=True))
+
+
+def _refuse_different(table: NDArray[np.int64], names: list[str], epoch: int) -> None:
+    different = [name for name, column in zip(names, table.T, strict=True) if len(set(column.tolist())) > 1]
+    if different:
+        raise CallMistake(
+            f"the ranks hold different {' and '.join(different)} in epoch {epoch}, expected the same on every rank: "
+            "make the pruners with the same arguments, seed and labels, load the same state, and give each rank a "
+            "bank_path of its own"
+        )
