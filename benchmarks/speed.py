@@ -62,8 +62,8 @@ def filled_bank(num_samples: int, missing: float) -> tuple[ap.TrajectoryBank, Te
 def alignment(num_samples: int, missing: float, repeats: int) -> tuple[float, float]:
     """One scoring of all samples against one read of the bank."""
     bank, reference = filled_bank(num_samples, missing)
-    score = ap.scores.Alignment(window=WINDOW)
-    return ratio(lambda: score(bank, reference), lambda: bank.rows.sum(0), repeats)
+    score, history = ap.scores.Alignment(window=WINDOW), ap.History(reference, (bank,))
+    return ratio(lambda: score(history), lambda: bank.rows.sum(0), repeats)
 
 
 def end_epoch(num_samples: int, method: str, repeats: int) -> tuple[float, float]:
@@ -72,12 +72,13 @@ def end_epoch(num_samples: int, method: str, repeats: int) -> tuple[float, float
     pace = torch.rand(num_samples, generator=generator)
     epochs = WINDOW + repeats + 2
     pruner = ap.Pruner.from_preset(method, num_samples=num_samples, epochs=epochs, delta=1.0)
+    bank = pruner.memory(ap.TrajectoryBank)
     ratios, times = [], []
     for epoch in range(epochs):
         indices = pruner.selection.indices
         pruner.reduce(indices, losses_of_epoch(epoch, pace, generator)[indices])
         started = time.perf_counter()
-        pruner.bank.rows.sum(0)
+        bank.rows.sum(0)
         between = time.perf_counter()
         pruner.end_epoch(reference_loss=4.6 * 0.95**epoch)
         ended = time.perf_counter()

@@ -158,10 +158,44 @@ def error_of(call: Callable[[], Any]) -> str:
     return "no error"
 
 
-def an_epoch(pruner: ap.Pruner) -> None:
-    for index in batches(list(pruner.sampler), BATCH):
+def an_epoch(pruner: ap.Pruner, shard: int | None = None, *, last: bool = True) -> None:
+    """One epoch; of a trainer that shards the sampler once more, or whose loader drops its last batch."""
+    order = list(pruner.sampler)
+    parts = list(batches(order if shard is None else order[shard::WORLD], BATCH))
+    for index in parts if last else parts[:-1]:
         pruner.reduce(index, TABLE[pruner.epoch, index])
     pruner.end_epoch()
+
+
+def an_epoch_of_one(rank: int) -> None:
+    pruner = ap.Pruner.from_preset("full", num_samples=N, epochs=3)
+    if rank:
+        pruner.end_epoch()
+    else:
+        an_epoch(pruner)
+
+
+def with_other_scores(rank: int) -> ap.Pruner:
+    """A pruner in its second epoch whose state was loaded on one rank from another run."""
+    pruner = ap.Pruner.from_preset("infobatch", num_samples=N, epochs=3)
+    an_epoch(pruner)
+    state = pruner.state_dict()
+    if rank:
+        selection = state["selection"]
+        state["selection"] = ap.Selection(torch.arange(0, N, 2), None, N).state_dict() if selection else selection
+        pruner.load_state_dict(state)
+    return pruner
+
+
+def mapped(folder: Path, rank: int) -> dict[str, Any]:
+    """A run whose bank lies in a file, under the same path on both ranks."""
+    path = str(folder / "bank")
+    pruner = ap.Pruner.from_preset("infobatch", num_samples=N, epochs=4, bank_path=path)
+    selections = []
+    for _ in range(4):
+        selections.append(pruner.selection.indices.tolist())
+        an_epoch(pruner)
+    return {"selections": selections, "own": Path(f"{path}.rank{rank}").exists()}
 
 
 def rank_main(folder: Path, rank: int) -> None:
@@ -193,6 +227,16 @@ def rank_main(folder: Path, rank: int) -> None:
     out["other methods"] = error_of(
         lambda: an_epoch(ap.Pruner.from_preset(("infobatch", "seta")[rank], num_samples=N, epochs=3))
     )
+    out["other labels"] = error_of(
+        lambda: an_epoch(ap.Pruner.from_preset("robust", num_samples=N, epochs=3, labels=(None, [0] * N)[rank]))
+    )
+    out["other states"] = error_of(lambda: an_epoch(with_other_scores(rank)))
+    out["sharded once more"] = error_of(lambda: an_epoch(ap.Pruner.from_preset("full", num_samples=N, epochs=3), rank))
+    out["one rank reads nothing"] = error_of(lambda: an_epoch_of_one(rank))
+    out["a dropped batch"] = error_of(
+        lambda: an_epoch(ap.Pruner.from_preset("full", num_samples=N, epochs=3), last=False)
+    )
+    out["bank files"] = mapped(folder, rank)
     model = nn.parallel.DistributedDataParallel(toy_model())
     out["model"] = train_a_model(model, 8)
     out["collectives"] = collectives_per_epoch()
@@ -300,7 +344,9 @@ def test_forward_passes_count_what_all_ranks_read(ranks: list[dict[str, Any]], n
 
 
 def tensors_of(state: dict[str, Any]) -> dict[str, Tensor]:
-    every = state | state["bank"] | (state["ledger"] or {})
+    every = dict(state) | state["selection"]
+    for memory in state["memories"]:
+        every |= memory
     return {key: value for key, value in every.items() if isinstance(value, Tensor)}
 
 
@@ -321,7 +367,7 @@ def test_states_are_those_of_a_single_process_at_the_same_moment(ranks: list[dic
             assert found.keys() == expected.keys()
             for key in found:
                 assert torch.equal(bits(found[key]), bits(expected[key])), key
-    assert {result[name]["state"]["position"] for result in ranks} == {alone["state"]["position"]}
+    assert {result[name]["state"]["read"] for result in ranks} == {alone["state"]["read"]}
 
 
 @every_method
@@ -389,11 +435,47 @@ def test_two_ranks_resume_what_one_process_began(ranks: list[dict[str, Any]], na
                 assert rest[epoch][what] == alone[epoch][what], (epoch, what)
 
 
-def test_ranks_of_different_seeds_or_methods_are_told(ranks: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize(
+    "case, what",
+    [
+        ("other seeds", "settings"),
+        ("other methods", "settings"),
+        ("other labels", "labels"),
+        ("other states", "selections"),
+    ],
+)
+def test_ranks_that_differ_are_reported_on_every_rank_in_that_epoch(
+    ranks: list[dict[str, Any]], case: str, what: str
+) -> None:
     for result in ranks:
-        assert result["other seeds"].startswith("RuntimeError: the ranks hold pruners of different settings")
-        assert "the same seed on every rank" in result["other seeds"]
-        assert result["other methods"].startswith("RuntimeError: the ranks hold pruners of different settings")
+        assert f"the ranks hold different {what}" in result[case], result[case]
+
+
+def test_an_epoch_that_is_sharded_once_more_is_refused_on_every_rank(ranks: list[dict[str, Any]]) -> None:
+    read = len(range(0, 22, 2)) * 2
+    for result in ranks:
+        said = result["sharded once more"]
+        assert f"epoch 0 was read in part: {read} of {N} selected samples, on 2 ranks" in said, said
+        assert "shards pruner.sampler once more" in said
+
+
+def test_a_rank_that_reads_nothing_is_reported_on_both(ranks: list[dict[str, Any]]) -> None:
+    for result in ranks:
+        assert "epoch 0 was read in part: 22 of 43" in result["one rank reads nothing"]
+
+
+def test_each_rank_may_drop_a_last_batch(ranks: list[dict[str, Any]]) -> None:
+    assert [result["a dropped batch"] for result in ranks] == ["no error"] * WORLD
+
+
+def test_ranks_that_are_given_one_bank_path_use_a_file_each(ranks: list[dict[str, Any]]) -> None:
+    pruner = ap.Pruner.from_preset("infobatch", num_samples=N, epochs=4)
+    expected = []
+    for _ in range(4):
+        expected.append(pruner.selection.indices.tolist())
+        an_epoch(pruner)
+    for result in ranks:
+        assert result["bank files"] == {"selections": expected, "own": True}
 
 
 def test_a_model_in_ddp_trains_like_one_in_a_single_process(ranks: list[dict[str, Any]]) -> None:

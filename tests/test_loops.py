@@ -279,7 +279,7 @@ def test_even_batches_of_a_resumed_epoch_are_those_of_the_whole_one() -> None:
 
 def test_even_batches_refuse_what_contradicts_them() -> None:
     pruner = pruned_pruner()
-    with pytest.raises(ValueError, match="drop_last=True and even_batches=True exclude each other"):
+    with pytest.raises(ValueError, match="drop_last=True is given with even_batches=True"):
         pruner.loader(Tuples(), batch_size=BATCH, even_batches=True, drop_last=True)
     with pytest.raises(ValueError, match="batch_size=0 is out of range, expected an integer >= 1"):
         pruner.loader(Tuples(), batch_size=0, even_batches=True)

@@ -115,7 +115,7 @@ def test_a_run_resumed_anywhere_equals_the_run_that_never_stopped(make: Callable
 
     def stop() -> None:
         states.append(saved(pruner))
-        moments.append((pruner.epoch, pruner.sampler.position if pruner.epoch < EPOCHS else 0))
+        moments.append((pruner.epoch, pruner.state_dict()["read"]))
 
     steps, scores = train(pruner, stop)
     final = pruner.state_dict()
@@ -331,14 +331,40 @@ def test_a_stateful_loader_resumes_together_with_the_pruner(workers: int, stop: 
     assert sorted(next_epoch) == resumed.selection.indices.tolist()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_states_of_loader_and_pruner_between_two_epochs_fit_together(workers: int, drop_last: bool) -> None:
+    stateful = pytest.importorskip(
+        "torchdata.stateful_dataloader", reason="torchdata offers the loader that saves its own state"
+    )
+    settings: dict[str, Any] = {"batch_size": BATCH, "num_workers": workers, "drop_last": drop_last}
+    if workers:
+        settings |= {"multiprocessing_context": "fork"}
+
+    def loader(pruner: ap.Pruner) -> Any:
+        return stateful.StatefulDataLoader(ap.Indexed(data()), sampler=pruner.sampler, **settings)
+
+    pruner, resumed = begun(), METHODS["infobatch+das, paired"]()
+    reading = loader(pruner)
+    read(pruner, reading)
+    pruner.end_epoch(0.1)
+    resumed.load_state_dict(loaded(saved(pruner)))
+    going_on = loader(resumed)
+    going_on.load_state_dict(reading.state_dict())
+    assert read(resumed, going_on) == read(pruner, reading)
+    for one in (pruner, resumed):
+        one.end_epoch(0.05)
+    assert same(resumed.state_dict(), pruner.state_dict())
+
+
 def test_a_stateful_loader_of_another_epoch_is_refused() -> None:
     stateful = pytest.importorskip(
         "torchdata.stateful_dataloader", reason="torchdata offers the loader that saves its own state"
     )
     pruner, later = begun(), begun(epochs=5)
-    loader = stateful.StatefulDataLoader(ap.Indexed(data()), sampler=pruner.sampler, batch_size=BATCH)
-    read(pruner, loader, 1)
-    going_on = stateful.StatefulDataLoader(ap.Indexed(data()), sampler=later.sampler, batch_size=BATCH)
-    going_on.load_state_dict(loader.state_dict())
-    with pytest.raises(ValueError, match=r"loader's state is of epoch 4, the pruner is at epoch 5"):
+    later_loader = stateful.StatefulDataLoader(ap.Indexed(data()), sampler=later.sampler, batch_size=BATCH)
+    read(later, later_loader, 1)
+    going_on = stateful.StatefulDataLoader(ap.Indexed(data()), sampler=pruner.sampler, batch_size=BATCH)
+    going_on.load_state_dict(later_loader.state_dict())
+    with pytest.raises(ValueError, match=r"loader's state is of epoch 5, expected 4"):
         iter(going_on)

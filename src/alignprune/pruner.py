@@ -304,8 +304,11 @@ class Pruner:
                 f"loss a sample, of the same batch"
             )
         checked = index.is_cpu
-        index = self._take(index).to(losses.device, non_blocking=True)
-        labelled = self._labelled(index, labelled)
+        index = self._take(index)
+        if index.device != losses.device:
+            index = index.to(losses.device, non_blocking=True)
+        if labelled is not None or self._unlabelled is not None:
+            labelled = self._labelled(index, labelled)
         losses = losses if losses.dtype in FULL_PRECISION else losses.float()
         mean = self._mean(index, losses, labelled)
         plain = record is None and labelled is None and losses.dtype == torch.float32
@@ -332,9 +335,10 @@ class Pruner:
 
     def _mean(self, index: Tensor, losses: Tensor, labelled: Tensor | None) -> Tensor:
         """The weighted mean of a batch; arguments as in `reduce`, on one device."""
-        weights = self._on("weights", losses.device, lambda: self._selection.dense_weights())
+        weights = self._on("weights", losses.device, self._selection.dense_weights)
         if weights is not None:
-            weights = weights.index_select(0, index).to(losses.dtype)
+            weights = weights.index_select(0, index)
+            weights = weights if weights.dtype == losses.dtype else weights.to(losses.dtype)
         if labelled is not None:
             losses = torch.where(labelled, losses, 0.0)
             total = losses.sum() if weights is None else torch.dot(losses, weights)
@@ -425,11 +429,13 @@ class Pruner:
         if complaint or (self.needs_reference and math.isnan(merged.reference)):
             raise ValueMistake(complaint or "reference_loss is missing or not finite on another rank: see its error")
         self._refuse_incomplete(merged, partial)
-        self._warn_of_nonfinite(merged)
+        nonfinite = merged.nonfinite
+        self._warn_of(nonfinite)
+        losses = merged.losses
         for memory in self._memories.values():
-            memory.write(self.epoch, merged.losses, self._selection)
+            memory.write(self.epoch, losses, self._selection)
         self.reference[self.epoch + 1] = merged.reference
-        self.nonfinite += merged.total("nonfinite")
+        self.nonfinite += nonfinite
         self.forward_passes += merged.total("read") + merged.total("refreshed")
         self.scores = self._score()
         self.epoch += 1
@@ -469,7 +475,7 @@ class Pruner:
             warnings.warn(
                 f"{type(self.policy).__name__} selected none of {self.num_samples} samples for epoch {self.epoch}: "
                 f"nothing is trained on in it. Check its settings against pruner.scores",
-                stacklevel=4,
+                stacklevel=3,
             )
         return selection
 
@@ -482,7 +488,7 @@ class Pruner:
             self._plan_pruned()
         whole = len(selection) == self.num_samples
         self._recorder.start(self.epoch, None if whole else selection.mask(), self._sampler.epoch_length)
-        self._cache: dict[tuple[str, torch.device], Tensor | None] = {}
+        self._cache: dict[tuple[object, torch.device], Tensor | None] = {}
         self._probed = None
 
     def _plan_pruned(self, start: int = 0) -> None:
@@ -501,7 +507,7 @@ class Pruner:
         if not self._recorder.is_empty:
             merged = self._merged(math.nan)
             self._recorder.refuse_faults(merged)
-            losses, faults = merged.losses.cpu().clone(), self._recorder.faults(merged)
+            losses, faults = merged.row.cpu().clone(), self._recorder.faults(merged)
         world = rank_and_world()[1]
         return {
             "version": STATE_VERSION,
@@ -563,7 +569,7 @@ class Pruner:
 
     # ------------------------------------------------------------------ the steps' details
 
-    def _on(self, name: str, device: torch.device, make: Callable[[], Tensor | None]) -> Tensor | None:
+    def _on(self, name: object, device: torch.device, make: Callable[[], Tensor | None]) -> Tensor | None:
         """A per-sample table of this epoch on a device, made when it is first asked for."""
         key = (name, device)
         if key not in self._cache:
@@ -573,8 +579,8 @@ class Pruner:
 
     def _inverse(self, like: Tensor) -> Tensor:
         """1 / batch size as a tensor, kept for the epoch: a product with a Python number takes three times as long."""
-        name, count = f"1/{len(like)}/{like.dtype}", len(like)
-        inverse = self._on(name, like.device, lambda: torch.full((), 1 / count, dtype=like.dtype, device=like.device))
+        size, dtype, device = like.shape[0], like.dtype, like.device
+        inverse = self._on((size, dtype), device, lambda: torch.full((), 1 / size, dtype=dtype, device=device))
         assert inverse is not None
         return inverse
 
@@ -650,11 +656,11 @@ class Pruner:
                 f"and call pruner.record(index, losses)"
             )
 
-    def _warn_of_nonfinite(self, merged: Merged) -> None:
-        if merged.total("nonfinite"):
+    def _warn_of(self, nonfinite: int) -> None:
+        if nonfinite:
             warnings.warn(
-                f"{merged.total('nonfinite')} losses of epoch {self.epoch} are not finite; they are kept out of the "
-                f"trajectories and every score, and the means of their batches are not finite",
+                f"{nonfinite} losses of epoch {self.epoch} are not finite; they are kept out of the trajectories and "
+                f"every score, and the means of their batches are not finite",
                 stacklevel=3,
             )
 

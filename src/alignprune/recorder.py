@@ -25,7 +25,8 @@ from alignprune.sampler import EpochSampler
 SELECTED, LEFT_OUT = "selected", "left out"
 """The two parts of a data set in an epoch."""
 
-_FAULTS = ("nonfinite", "outside", "unexpected")
+_FAULTS = ("outside", "unexpected")
+_BAD = 4096.0  # what a loss that is not finite adds to the number of ranks that saw a sample
 _COUNTS = (*_FAULTS, "read", "refreshed", "length", "largest")
 
 
@@ -34,15 +35,25 @@ class Merged:
     """An epoch over all ranks.
 
     Attributes:
-        losses: float32 [N], NaN where no rank has seen a sample.
+        row: float32 [N], losses, inf where one is not finite, NaN where no rank has seen a sample.
         reference: mean reference loss of the ranks, NaN where one has none.
-        counts: by name, int64 [ranks]: losses that are not finite, indices outside of the data set, samples that were
-            not expected, samples read, refreshed, and to be read by the rank, and its largest batch.
+        counts: by name, int64 [ranks]: indices outside of the data set, samples that were not expected, samples read,
+            refreshed, and to be read by the rank, and its largest batch.
     """
 
-    losses: Tensor
+    row: Tensor
     reference: float
     counts: Mapping[str, NDArray[np.int64]]
+
+    @property
+    def losses(self) -> Tensor:
+        """The finite losses, float32 [N], NaN where there is none."""
+        return self.row.masked_fill(self.row.isinf(), math.nan)
+
+    @property
+    def nonfinite(self) -> int:
+        """How many samples had a loss that is not finite."""
+        return int(self.row.isinf().sum())
 
     def total(self, name: str) -> int:
         """A count over all ranks."""
@@ -103,9 +114,10 @@ class Recorder:
                 f"index has shape {tuple(index.shape)} and losses {tuple(losses.shape)}, expected [B] both: pass the "
                 f"index that came with this very batch"
             )
-        if not len(index):
+        size: int = index.shape[0]
+        if not size:
             raise ValueMistake("the batch is empty, expected at least one sample: skip empty batches")
-        return len(index)
+        return size
 
     def take(self, index: Tensor, part: str = SELECTED) -> Tensor:
         """Note that a batch is read, once and by whom it was meant for.
@@ -120,22 +132,22 @@ class Recorder:
         Raises:
             ValueMistake, CallMistake: for an index on the host that is outside, repeated, or not expected.
         """
+        index, size = index if index.dtype == torch.int64 else index.to(torch.int64), index.shape[0]
         if index.is_cpu:
-            index = index.to(torch.int64)
             self._take_here(index, part)
         else:
-            index = self._take_there(index.to(torch.int64), part)
+            index = self._take_there(index, part)
         if part == SELECTED:
-            if self.read + len(index) > self.length:
+            if self.read + size > self.length:
                 raise CallMistake(
                     f"epoch {self.epoch} has {self.length} samples on this rank, expected no more, and this batch "
-                    f"makes it {self.read + len(index)}: call pruner.end_epoch() after every epoch, and give the "
+                    f"makes it {self.read + size}: call pruner.end_epoch() after every epoch, and give the "
                     "DataLoader sampler=pruner.sampler"
                 )
-            self.read += len(index)
-            self.largest = max(self.largest, len(index))
+            self.read += size
+            self.largest = max(self.largest, size)
         else:
-            self.refreshed += len(index)
+            self.refreshed += size
         return index
 
     def _take_here(self, index: Tensor, part: str) -> None:
@@ -153,7 +165,7 @@ class Recorder:
                 f"samples, and reduce every batch by itself"
             )
         expected = self._expected_here(part)
-        if not expected.take(positions).all():
+        if b"\0" in expected.take(positions).tobytes():  # several times as fast as all()
             self._refuse_unexpected(positions[~expected[positions]], part)
         expected[positions] = False
 
@@ -173,11 +185,11 @@ class Recorder:
     def _take_there(self, index: Tensor, part: str) -> Tensor:
         faults = self._row_on(index.device)[1]
         inside = index.clamp(0, self.num_samples - 1)
-        faults[1] += (inside != index).sum()
+        faults[0] += (inside != index).sum()
         if part not in self._expected_there:
             self._expected_there[part] = torch.from_numpy(self._expected_here(part)).to(index.device)
         expected = self._expected_there[part]
-        faults[2] += len(index) - expected.index_select(0, inside).sum()
+        faults[1] += index.shape[0] - expected.index_select(0, inside).sum()
         expected.index_fill_(0, inside, False)
         return inside
 
@@ -191,7 +203,7 @@ class Recorder:
         part, whole = index.to(torch.int64), whole.to(index.device)
         foreign = ~torch.isin(part, whole)
         if not index.is_cpu:
-            self._row_on(index.device)[1][2] += foreign.sum()
+            self._row_on(index.device)[1][1] += foreign.sum()
             return part.clamp(0, self.num_samples - 1)
         if bool(foreign.any()) or len(part.unique()) < len(part):
             raise ValueMistake(
@@ -201,7 +213,7 @@ class Recorder:
         return part
 
     def write(self, index: Tensor, losses: Tensor, labelled: Tensor | None = None, *, checked: bool) -> None:
-        """Enter losses, NaN for those that are not finite in float32, which are counted.
+        """Enter losses; those that are not finite in float32 are marked, and counted when the epoch ends.
 
         Args:
             index: int64 [B] on the losses' device, from `take`.
@@ -211,20 +223,16 @@ class Recorder:
         """
         values = losses.float()
         row, faults = self._row_on(values.device)
-        finite = values.isfinite()
+        values = torch.where(values.isfinite(), values, math.inf)
         if labelled is not None:
-            finite = finite & labelled
-            faults[0] += (labelled & ~finite).sum()
-        else:
-            faults[0] += (~finite).sum()
-        values = values.masked_fill(~finite, math.nan)
+            values.masked_fill_(~labelled, math.nan)
         row.index_copy_(0, index, values)
         if not checked:
-            faults[2] += (row.index_select(0, index) != values).logical_and_(finite).sum()
+            faults[1] += (row.index_select(0, index) != values).logical_and_(~values.isnan()).sum()
 
     def write_finite(self, index: Tensor, losses: Tensor) -> None:
-        """Enter losses that are known to be finite in float32, on the host; arguments as in `write`."""
-        self._row_on(losses.device)[0].index_copy_(0, index, losses.float())
+        """Enter float32 losses that are known to be finite; arguments as in `write`."""
+        self._row_on(losses.device)[0].index_copy_(0, index, losses)
 
     def _mask(self, part: str) -> NDArray[np.bool_]:
         if self._selected is None:
@@ -238,7 +246,7 @@ class Recorder:
         return self._expected[part]
 
     def _row_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """This epoch's losses, float32 [N] with NaN for "not seen", and its counts of faults, on a device."""
+        """This epoch's losses, float32 [N], inf = not finite, NaN = not seen, and its counts of faults, on a device."""
         if self._row is None or self._faults is None:
             self._row = torch.full((self.num_samples,), math.nan, dtype=torch.float32, device=device)
             self._sent = ()
@@ -266,8 +274,8 @@ class Recorder:
             return Merged(row, reference, _named(np.array([counts])))
         if torch.distributed.get_backend() == "nccl":  # which cannot carry host memory
             row = row.cuda()
-        seen = row.isfinite()
-        both = torch.stack([row.masked_fill(~seen, 0.0), seen.float()])
+        finite = row.isfinite()
+        both = torch.stack([row.masked_fill(~finite, 0.0), finite + _BAD * row.isinf()])
         bits = torch.tensor([reference], dtype=torch.float64).view(torch.int64)
         own = torch.cat([torch.tensor([*counts, *fingerprints.values()]), bits]).to(row.device)
         every = [torch.empty_like(own) for _ in range(world)]
@@ -279,8 +287,8 @@ class Recorder:
         table = torch.stack(every).cpu()
         _refuse_different(table[:, len(counts) : -1].numpy(), list(fingerprints), self.epoch)
         mean_reference = float(table[:, -1].clone().view(torch.float64).mean())
-        losses = both[0] / both[1]  # 0 / 0 = NaN: seen by no rank
-        return Merged(losses, mean_reference, _named(table[:, : len(counts)].numpy()))
+        merged = (both[0] / both[1]).masked_fill_(both[1] >= _BAD, math.inf)  # 0 / 0 = NaN: seen by no rank
+        return Merged(merged, mean_reference, _named(table[:, : len(counts)].numpy()))
 
     def refuse_faults(self, merged: Merged) -> None:
         """Raise ValueMistake for faults that were counted on an accelerator, on any rank."""
@@ -320,15 +328,16 @@ class Recorder:
             largest: size of the largest batch so far.
         """
         self.read, self.refreshed, self.largest = read, refreshed, largest
-        _, world = rank_and_world()
+        rank, world = rank_and_world()
         for part, of_part, done in ((SELECTED, sampler, read), (LEFT_OUT, pruned_sampler, refreshed)):
             if done:
-                self._expected_here(part)[of_part.order[: done * world].numpy()] = False
+                turns = (np.arange(done) * world + rank) % len(of_part.order)
+                self._expected_here(part)[of_part.order.numpy()[turns]] = False
 
-    def restore(self, losses: Tensor, faults: list[int]) -> None:
+    def restore(self, row: Tensor, faults: list[int]) -> None:
         """Take over what all ranks had recorded, on one of them."""
         self._row_on(torch.device("cpu"))
-        self._row, self._faults = losses.clone(), torch.tensor(faults, dtype=torch.int64)
+        self._row, self._faults = row.clone(), torch.tensor(faults, dtype=torch.int64)
 
     @property
     def is_empty(self) -> bool:

@@ -103,11 +103,11 @@ class _EpochIterator(Iterator[int]):
         return self.chunk[offset]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "position": self.position, "length": self.length}
+        return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["epoch"] == self.epoch - 1 and state["position"] == state["length"]:
-            return  # the loader was saved between two epochs: the one that ended before it says nothing of this one
+        if state["epoch"] == self.epoch - 1 and self.position == 0:
+            return  # saved after the epoch before, which says nothing of this one: it begins at its beginning
         if state["epoch"] != self.epoch:
             raise ValueMistake(
                 f"the loader's state is of epoch {state['epoch']}, expected {self.epoch}, where the pruner is: load "
