@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alignprune import coresets, presets
 from alignprune.cli import main, parse_train
+from alignprune.errors import ValueMistake
 from alignprune.policies import InfoBatch
 from alignprune.scores import Alignment
 
@@ -37,48 +46,275 @@ def blobs(tmp_path: Path) -> Path:
     return path
 
 
-def test_help_and_version_and_methods_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    assert "train" in capsys.readouterr().out
+def raising(error: BaseException) -> Any:
+    """A function that raises, to be planted in a command."""
+
+    def planted(*_: object, **__: object) -> None:
+        raise error
+
+    return planted
+
+
+def into_a_closed_pipe(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in an interpreter of its own; nobody reads what it prints."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "alignprune.cli", *words]
+        return subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300)
+    finally:
+        os.close(writer)
+
+
+# -- help ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"], ["help", "--help"]])
+def test_the_overview_lists_commands_exit_codes_and_debug(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    overview = capsys.readouterr().out
+    for name in ("demo", "train", "methods", "data", "sweep", "table", "figure", "help", "--debug", "--version"):
+        assert re.search(rf"^  {name} *", overview, re.MULTILINE)
+    for code in (0, 1, 2, 130, 141):
+        assert re.search(rf"^ +{code}  \w", overview, re.MULTILINE)
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+@pytest.mark.parametrize("words", [["help", "train"], ["train", "--help"], ["train", "-h"]])
+def test_help_of_a_command_lists_its_options(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "usage: alignprune train" in shown
+    assert "--prune-ratio" in shown
+    plain = re.sub(r"\s+", "", shown)
+    assert all(name in plain for name in [*presets.PRESETS, *coresets.CORESETS])
+
+
+def test_methods_lists_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in presets.PRESETS)
+    listed = capsys.readouterr().out.splitlines()
+    assert [line for line in listed if line and not line.startswith(" ")] == list(presets.PRESETS)
+    assert main(["methods", "--markdown"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:]] == [f"| {name}" for name in presets.PRESETS]
 
 
-def test_a_mistyped_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["trian"]) == 2
-    assert "did you mean 'train'" in capsys.readouterr().err
+# -- mistakes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["trian"], ["help", "trian"]])
+def test_a_mistyped_command_names_the_nearest(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "command='trian' is unknown" in said
+    assert "did you mean 'train'" in said
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "words, mistake",
     [
         (["train"], "DATASET is missing"),
+        (["train", "--method", "full", "--even-batches", "--seed", "1"], "DATASET is missing"),
+        (["train", "cifar100n", "--recipe"], "--recipe is the last word"),
         (["train", "cifar100n", "--method", "infobach"], "did you mean 'infobatch'"),
+        (["train", "cifar100n", "--relabel", "cifar100"], "did you mean 'cifar100n'"),
         (["train", "cifar100"], "did you mean 'cifar100n'"),
         (["train", "cifar100n", "--recipe", "sdg"], "did you mean 'sgd'"),
         (["train", "nowhere.npz"], "nowhere.npz"),
     ],
 )
-def test_mistakes_are_told_in_a_line_before_training(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_mistakes_are_answered_in_a_line_before_training(
+    words: list[str], mistake: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
-    assert "Traceback" not in captured.err
+    assert mistake in captured.err
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("option", [["--policy.prune-prob", "1.2"], ["--score.window", "1"], ["--epoks", "3"]])
-def test_wrong_settings_and_options_are_refused(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        parse_train(["cifar100n", "--method", "infobatch+das", *option])
-    assert stopped.value.code == 2
-    assert option[0].strip("-").split(".")[-1].replace("-", "_") in capsys.readouterr().err.replace("-", "_")
+@pytest.mark.parametrize(
+    "option, mistake",
+    [
+        (["--policy.prune-prob", "1.2"], "prune_prob=1.2 is out of range"),
+        (["--score.window", "1"], "window=1 is out of range"),
+        (["--limit", "-3"], "limit=-3 is out of range"),
+        (["--recipe.optimizer", "sdg"], "did you mean 'sgd'"),
+    ],
+)
+def test_a_wrong_setting_is_answered_in_a_line(
+    option: list[str], mistake: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "cifar100n", "--method", "infobatch+das", *option]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert mistake in said
+    with pytest.raises(ValueMistake, match=re.escape(mistake)):
+        parse_train(words[1:])
+
+
+@pytest.mark.parametrize(
+    "words, nearest",
+    [
+        (["train", "cifar100n", "--epoks", "3"], "--epochs"),
+        (["train", "--epoks=3", "cifar100n"], "--epochs"),
+        (["train", "--resum", "cifar100n"], "--resume"),
+        (["train", "--metod", "full", "cifar100n"], "--method"),
+        (["methods", "--makdown"], "--markdown"),
+    ],
+)
+def test_a_mistyped_option_names_the_nearest(
+    words: list[str], nearest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert re.search(rf"{nearest}\b", capsys.readouterr().err)
+
+
+def test_debug_shows_the_traceback_of_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--debug", "trian"], ["trian", "--debug"]):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert "Traceback" in said
+        assert "ValueMistake" in said
+        assert said.splitlines()[-1].startswith("error: command='trian' is unknown")
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "runs/summary.json"), "runs/summary.json: No space left on"),
+        (PermissionError(errno.EACCES, "Permission denied", Path("runs")), "runs: Permission denied"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "a.npz"), "a.npz: Is a directory"),
+        (OSError(errno.EROFS, "Read-only file system", "a.part", None, "a"), "a.part -> a: Read-only file system"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: No space left on device"),
+        (OSError("cannot identify image file 'cat.png'"), "error: cannot identify image file 'cat.png'"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_in_a_line(
+    error: OSError, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alignprune.presets.table", raising(error))
+    assert main(["methods"]) == 2
+    said = capsys.readouterr().err
+    assert line in said
+    assert said.count("\n") == 1
+    assert main(["methods", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_output_to_a_full_disk_is_answered_in_a_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "alignprune.cli", "methods"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: No space left on device")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command, extra", [("methods", "cli"), ("train", "bench"), ("demo", "demo")])
+def test_a_missing_library_is_answered_with_what_to_install(
+    command: str, extra: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert main([command]) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: {command} needs tyro: pip install 'alignprune[{extra}]'\n"
+
+
+def test_every_library_of_the_extras_is_known(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    needed = [need for name in ("cli", "bench", "ray", "demo") for need in extras["optional-dependencies"][name]]
+    names = {re.split(r"[>\[]", need)[0] for need in needed} - {"alignprune", "torch"}
+    for library in names - {"scikit-learn"} | {"sklearn"}:
+        error = ModuleNotFoundError(f"No module named '{library}'", name=f"{library}.part")
+        monkeypatch.setattr("alignprune.presets.table", raising(error))
+        assert main(["methods"]) == 2
+        assert f"needs {library}: pip install" in capsys.readouterr().err
+
+
+# -- bugs, interruptions, closed pipes ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        TypeError("object of type 'NoneType' has no len()"),
+        ValueError("not enough values to unpack"),
+        RuntimeError("shape mismatch"),
+        KeyError("name"),
+        ModuleNotFoundError("No module named 'alignprune.nothing'", name="alignprune.nothing"),
+    ],
+)
+def test_a_bug_shows_its_traceback_and_what_to_report(
+    bug: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alignprune.presets.table", raising(bug))
+    assert main(["methods", "--no-markdown"]) == 1
+    *trace, what, report = capsys.readouterr().err.splitlines()
+    assert trace[0].startswith("Traceback")
+    assert trace[-1].startswith(f"{type(bug).__name__}: ")
+    assert "bug in AlignPrune" in what
+    assert re.fullmatch(
+        r"alignprune 0\.1\.0, torch \d+\.\S+, python 3\.\S+, \w+; alignprune methods --no-markdown", report
+    )
+
+
+def test_an_interruption_ends_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignprune.presets.table", raising(KeyboardInterrupt()))
+    assert main(["methods"]) == 130
+    assert capsys.readouterr().err == "error: interrupted.\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["methods"], ["methods", "--help"], ["sweep", "--list"]])
+def test_a_closed_pipe_ends_quietly_as_shells_expect(words: list[str]) -> None:
+    done = into_a_closed_pipe(*words)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+# -- the options of train -----------------------------------------------------------------------------------
+
+
+_GROUPS = (
+    ["digits"],
+    ["--method", "infobatch"],
+    ["--recipe=cifar10"],
+    ["--epochs", "3"],
+    ["--even-batches"],
+    ["--no-give-labels"],
+    ["--policy.no-rescale"],
+    ["--seed", "7"],
+)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.permutations(_GROUPS))
+def test_options_and_data_set_come_in_any_order(groups: list[list[str]]) -> None:
+    config = parse_train([word for group in groups for word in group])
+    assert (config.dataset, config.method, config.policy) == ("digits", "infobatch", InfoBatch(rescale=False))
+    assert (config.recipe.name, config.recipe.epochs, config.seed) == ("cifar10", 3, 7)
+    assert (config.even_batches, config.give_labels) == (True, False)
+
+
+@pytest.mark.parametrize("method", [["--method", "full"], ["--method=full"], ["--method", "seta", "--method", "full"]])
+def test_the_value_of_an_option_is_not_the_data_set(method: list[str]) -> None:
+    rate = ["--recipe.div-factor", "10"]  # an option of the recipe that this data set has, and others have not
+    assert parse_train([*method, *rate, "cifar100n"]) == parse_train(["cifar100n", *method, *rate])
+    shares = ["--recipe.schedule", "multistep", "--recipe.milestones", "0.3", "0.6"]
+    config = parse_train([*shares, *method, "digits"])
+    assert config == parse_train(["digits", *method, *shares])
+    assert (config.dataset, config.recipe.milestones) == ("digits", (0.3, 0.6))
 
 
 def test_every_setting_of_score_policy_and_recipe_is_an_option() -> None:
@@ -109,6 +345,9 @@ def test_the_recipe_follows_the_data_set() -> None:
     assert parse_train(["mine.npz"]).recipe.name == "sgd"
 
 
+# -- runs ---------------------------------------------------------------------------------------------------
+
+
 def test_train_on_own_arrays_writes_the_run(
     blobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +365,7 @@ def test_train_on_own_arrays_writes_the_run(
 
     assert main(words) == 2  # nothing is overwritten
     assert "--resume" in capsys.readouterr().err
-    assert main([*words, "--resume"]) == 0  # complete: told again
+    assert main([*words, "--resume"]) == 0  # complete: reported again
     assert main([*words, "--resume", "--seed", "1"]) == 2
     assert "seed: 0 there, 1 now" in capsys.readouterr().err
 

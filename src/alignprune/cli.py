@@ -1,71 +1,176 @@
-"""The command line: thin, it reads options, calls the rooms above and draws what they tell.
+"""The command line: thin, it reads options, calls the rooms above and draws what they report.
 
-alignprune demo              six methods on real digits with wrong labels
-alignprune train DATASET     a full experiment
-alignprune methods           the named methods
-alignprune data check        which data sets are there
-alignprune sweep NAME        run what a table or figure of the paper takes
-alignprune table NAME        the paper's table from the runs that are there
-alignprune figure NAME       the paper's figure from the runs that are there
+Heavy libraries are imported inside the functions that work with them, so that a mistake is answered at once.
+
+Exit codes:
+    0  done
+    1  a run failed, no data set is complete, or a bug of AlignPrune, which shows its traceback
+    2  a mistake that you can mend, in a line
+  130  interrupted
+  141  the reader of the output has left, as in `alignprune methods | head`
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
+import contextlib
+import io
+import math
+import os
+import platform
+import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from importlib import metadata
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import alignprune
-from alignprune import coresets, presets, relabel
-from alignprune._ranks import rank_and_world
-from alignprune.errors import ValueMistake
+from alignprune._checks import choice
+from alignprune.errors import UserError, ValueMistake
 
 if TYPE_CHECKING:
     from alignprune.bench.config import TrainConfig
 
 _Config = TypeVar("_Config")
 
+_LIBRARIES_OF_EXTRAS = {
+    "datasets",
+    "duckdb",
+    "filelock",
+    "lightning",
+    "matplotlib",
+    "pyarrow",
+    "ray",
+    "rich",
+    "scipy",
+    "sklearn",
+    "timm",
+    "torchvision",
+    "tyro",
+}
+
+
+# -- from the words to the exit code -----------------------------------------------------------------------
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``alignprune``; returns the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and words[0] == "--version":
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = [word for word in given if word != "--debug"]
+    try:
+        code = _run(words)
+        sys.stdout.flush()  # here a closed pipe can be answered; Python's own flush at its end comes too late
+        return code
+    except BrokenPipeError:
+        return 141
+    except KeyboardInterrupt:
+        command = _COMMANDS.get(words[0]) if words else None
+        return _fail(f"interrupted.{command.interrupted if command else ''}", code=130)
+    except Exception as error:
+        return _failed(error, words, debug="--debug" in given)
+    finally:
+        _empty_streams()
+
+
+def _run(words: list[str]) -> int:
+    if words[:1] == ["--version"]:
         print(alignprune.__version__)
         return 0
-    if not words or words[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
-    command, rest = words[0], words[1:]
-    if command not in _COMMANDS:
-        near = difflib.get_close_matches(command, _COMMANDS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return _fail(f"{command!r} is no command, expected one of {', '.join(_COMMANDS)}{hint}")
+    name, *rest = ["help"] if not words or words[0] in ("-h", "--help") else words
+    choice("command", name, _COMMANDS)
     try:
-        return _COMMANDS[command][0](rest)
-    except ModuleNotFoundError as error:
-        extra = "demo" if command == "demo" else "bench"
-        return _fail(f"{error}: install what {command!r} needs with pip install 'alignprune[{extra}]'")
-    except (ValueError, TypeError, FileNotFoundError, FileExistsError) as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        hints = {
-            "train": " The run is stored up to its last whole epoch; --resume goes on.",
-            "sweep": " Finished runs are stored; the same command goes on.",
-        }
-        hint = hints.get(command, "")
-        return _fail(f"interrupted.{hint}", code=130)
+        return _COMMANDS[name].run(rest)
+    except SystemExit as stopped:  # how tyro ends after its help or an unknown option, and rich at a closed pipe
+        if isinstance(stopped.__context__, BrokenPipeError):
+            raise stopped.__context__ from None
+        return int(stopped.code or 0)
+
+
+def _failed(error: Exception, words: list[str], debug: bool) -> int:
+    reason = _reason(error, words)
+    if reason is None or debug:
+        traceback.print_exception(error)
+    if reason is not None:
+        return _fail(reason)
+    return _fail(
+        "this is a bug in AlignPrune. Please report it with the traceback above and this line:\n"
+        f"alignprune {alignprune.__version__}, torch {_version('torch')}, python {platform.python_version()}, "
+        f"{platform.system()}; {shlex.join(['alignprune', *words])}",
+        code=1,
+    )
+
+
+def _reason(error: Exception, words: list[str]) -> str | None:
+    """What the user can mend, in a line; None for a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        files = " -> ".join(str(file) for file in (error.filename, error.filename2) if file is not None)
+        return f"{files}{': ' if files else ''}{error.strerror or error}; --debug shows where it happened"
+    if isinstance(error, ModuleNotFoundError):
+        library = (error.name or "").partition(".")[0]
+        if library in _LIBRARIES_OF_EXTRAS:
+            return f"{words[0]} needs {library}: pip install 'alignprune[{_COMMANDS[words[0]].extra}]'"
+    return None
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not found"
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _empty_streams() -> None:
+    """Write what the streams still hold, or drop it; else Python tries again at its end, and complains."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+# -- the commands ------------------------------------------------------------------------------------------
+
+
+def _help(words: list[str]) -> int:
+    if words and words[0] not in ("-h", "--help"):
+        choice("command", words[0], _COMMANDS)
+        return _COMMANDS[words[0]].run(["--help"])
+    print(_overview())
+    return 0
+
+
+def _overview() -> str:
+    _, title, codes = (__doc__ or "").partition("Exit codes:\n")
+    return "\n".join(
+        [
+            "usage: alignprune COMMAND [OPTIONS]",
+            "",
+            "Prune while training, robust to wrong labels.",
+            "",
+            *(f"  {name:<10}{command.summary}" for name, command in _COMMANDS.items()),
+            "",
+            "  --debug   with any command: show the traceback of every error",
+            "  --version",
+            "",
+            f"{title}{codes.rstrip()}",
+        ]
+    )
 
 
 def _demo(words: list[str]) -> int:
-    import tyro
-
     from alignprune.bench import demo
 
-    config = tyro.cli(demo.DemoConfig, args=words, prog="alignprune demo", description=demo.__doc__)
+    config = _parsed(demo.DemoConfig, words, "demo", description=demo.__doc__)
     with _Display() as display:
         task = display.add("", len(demo.METHODS) * config.seeds * config.epochs)
         rows = demo.run(config, lambda method, seed: display.advance(task, f"{method}, seed {seed}"))
@@ -90,12 +195,14 @@ def _demo(words: list[str]) -> int:
 
 
 def _train(words: list[str]) -> int:
+    config = parse_train(words)
+
+    from alignprune._ranks import rank_and_world
     from alignprune.bench import training
 
-    config = parse_train(words)
     with _TrainDisplay() as display:
         result = training.train(config, display)
-    if rank_and_world()[0] > 0:  # the first rank tells
+    if rank_and_world()[0] > 0:  # the first rank reports
         return 0
     print(
         f"accuracy {result['accuracy']:.2%} after {result['epochs']} epochs and {result['forward_fraction']:.1%} of "
@@ -104,60 +211,24 @@ def _train(words: list[str]) -> int:
     return 0
 
 
-def parse_train(words: Sequence[str]) -> TrainConfig:
-    """Read the options of ``alignprune train``.
+@dataclass(frozen=True)
+class _MethodsConfig:
+    """List the named methods: what each does, when it helps, what it costs, its settings and its source.
 
-    Method, recipe and data set are looked up first: they say which settings there are and what their defaults are.
+    Attributes:
+        markdown: as a table in Markdown.
     """
-    import tyro
 
-    from alignprune.bench import config as configs
-
-    words = list(words)
-    dataset = "cifar100n" if not words or words[0].startswith("-") else words[0]
-    method = _option(words, "--method") or "infobatch+das"
-    default = configs.default_config(dataset, method, _option(words, "--recipe"))
-    words = _without(words, "--recipe")
-    name = _option(words, "--relabel")
-    if name is not None:
-        default = dataclasses.replace(default, relabel=configs.relabelling(name))
-        words = _without(words, "--relabel")
-    if (not words or words[0].startswith("-")) and not {"-h", "--help"} & set(words):
-        raise ValueMistake("DATASET is missing: alignprune train cifar100n, a file.npz or a folder")
-    return tyro.cli(
-        configs.TrainConfig,
-        args=words,
-        default=default,
-        prog="alignprune train",
-        description=_TRAIN_HELP,
-        config=(tyro.conf.AvoidSubcommands,),  # method and --relabel have said which settings there are
-    )
-
-
-def _option(words: list[str], name: str) -> str | None:
-    for position, word in enumerate(words):
-        if word == name and position + 1 < len(words):
-            return words[position + 1]
-        if word.startswith(name + "="):
-            return word[len(name) + 1 :]
-    return None
-
-
-def _without(words: list[str], name: str) -> list[str]:
-    value = _option(words, name)
-    if value is None:
-        return words
-    if f"{name}={value}" in words:
-        return [word for word in words if word != f"{name}={value}"]
-    at = words.index(name)
-    return words[:at] + words[at + 2 :]
+    markdown: bool = False
 
 
 def _methods(words: list[str]) -> int:
-    if words not in ([], ["--markdown"]):
-        return _fail(f"{' '.join(words)!r} is unknown, expected nothing or --markdown")
+    config = _parsed(_MethodsConfig, words, "methods")
+
+    from alignprune import presets
+
     rows = presets.table()
-    if words:
+    if config.markdown:
         print(markdown_table(rows))
         return 0
     for row in rows:
@@ -193,10 +264,168 @@ def _figure(words: list[str]) -> int:
     return commands.draw_figures(_parsed(commands.FigureConfig, words, "figure"))
 
 
-def _parsed(kind: type[_Config], words: list[str], command: str) -> _Config:
+class _Command(NamedTuple):
+    """A command: its summary in the overview, the extra that it needs, and what an interruption leaves."""
+
+    run: Callable[[list[str]], int]
+    summary: str
+    extra: str = "bench"
+    interrupted: str = ""
+
+
+_COMMANDS = {
+    "demo": _Command(_demo, "six methods on real digits with 40 % wrong labels, about a minute", extra="demo"),
+    "train": _Command(
+        _train,
+        "train a classifier: cifar100n, cifar10n, FILE.npz or a folder of images",
+        interrupted=" The run is stored up to its last whole epoch; --resume goes on.",
+    ),
+    "methods": _Command(_methods, "list the named methods and their settings", extra="cli"),
+    "data": _Command(_data, "data check: which data sets are there, what is missing and where it comes from"),
+    "sweep": _Command(
+        _sweep,
+        "run what a table or figure of the paper takes; --list shows all of them",
+        interrupted=" Finished runs are stored; the same command goes on.",
+    ),
+    "table": _Command(_table, "a table of the paper from the runs that are there, beside its numbers"),
+    "figure": _Command(_figure, "a figure of the paper from the runs that are there"),
+    "help": _Command(_help, "this overview; help COMMAND, or COMMAND --help: the options of a command"),
+}
+
+
+# -- one way to parse --------------------------------------------------------------------------------------
+
+
+def _parsed(kind: type[_Config], words: Sequence[str], command: str, **settings: Any) -> _Config:
+    """Read the words of a command into its record.
+
+    tyro answers what it cannot read in a box of its own, with the nearest option. It would do so too with a mistake
+    that the record itself finds, which here is raised as what it is.
+    """
     import tyro
 
-    return tyro.cli(kind, args=words, prog=f"alignprune {command}")
+    answer = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(answer):
+            return tyro.cli(kind, args=_split(words), prog=f"alignprune {command}", **settings)
+    except SystemExit as stopped:
+        mistake = _mistake_behind(stopped)
+        if mistake is None:
+            raise
+        answer.truncate(0)
+        raise mistake from None
+    finally:
+        print(answer.getvalue(), end="", file=sys.stderr)
+
+
+def _split(words: Sequence[str]) -> list[str]:
+    """The words with every --option=value as two: one form to search, and tyro finds the nearest of --optoin=value."""
+    pairs = (word.split("=", 1) if word.startswith("--") else [word] for word in words)
+    return [word for pair in pairs for word in pair]
+
+
+def _mistake_behind(error: BaseException) -> UserError | None:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__context__
+    return cause
+
+
+def parse_train(words: Sequence[str]) -> TrainConfig:
+    """Read the options of ``alignprune train``, in any order.
+
+    Method, recipe, relabelling and data set are looked up first: they say which settings there are and what their
+    defaults are.
+
+    Raises:
+        UserError: for what is missing, unknown, or out of range.
+        SystemExit: after the help, and after an option that there is not.
+    """
+    import tyro
+
+    from alignprune import coresets, presets
+
+    words = _split(words)
+    names, _ = _taken_names(words)
+    method = names.get("--method", "infobatch+das")
+    choice("method", method, [*presets.PRESETS, *coresets.CORESETS])  # before the heavy libraries of the recipes
+
+    from alignprune.bench import config as configs
+
+    def default(dataset: str) -> TrainConfig:
+        config = configs.default_config(dataset, method, names.get("--recipe"))
+        return replace(config, relabel=configs.relabelling(names["--relabel"])) if "--relabel" in names else config
+
+    place = _place_of_dataset(words, default(""))
+    dataset = "cifar100n" if place is None else words.pop(place)
+    _, rest = _taken_names(words)
+    config = _parsed(
+        configs.TrainConfig,
+        rest if place is None else [dataset, *rest],  # in front, where no list of values ends in it
+        "train",
+        default=default(dataset),
+        description=_train_help(),
+        config=(tyro.conf.AvoidSubcommands,),  # method and --relabel have said which settings there are
+    )
+    if place is None:  # only now: an option that there is not may have hidden it
+        raise ValueMistake("DATASET is missing: alignprune train cifar100n, a file.npz or a folder")
+    return config
+
+
+def _train_help() -> str:
+    from alignprune import coresets, losses, presets
+
+    return (
+        "Train a classifier with a pruning method. DATASET: a named data set (alignprune data check lists them), the "
+        "path of an .npz file (x_train, y_train, x_test, y_test; optional x_reference, y_reference, y_train_clean), a "
+        "folder (train/CLASS/, test/CLASS/) or hf:NAME_OR_PATH. --method NAME is one of "
+        f"{', '.join(presets.PRESETS)}, whose settings are --score.* and --policy.*, or, with --prune-ratio, one of "
+        f"{', '.join(coresets.CORESETS)}, whose settings are --coreset.*. --recipe NAME chooses a recipe, "
+        f"--relabel NAME one of {', '.join(losses.SETTINGS)}."
+    )
+
+
+def _taken_names(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The options that name a set of settings, the last value of each, and the words without them."""
+    names, rest, following = {}, [], iter(words)
+    for word in following:
+        if word not in ("--method", "--recipe", "--relabel"):
+            rest.append(word)
+        elif (name := next(following, None)) is not None:
+            names[word] = name
+        else:
+            raise ValueMistake(f"{word} is the last word, expected a name after it")
+    return names, rest
+
+
+def _place_of_dataset(words: Sequence[str], config: TrainConfig) -> int | None:
+    """The place of the first word that is neither an option nor the value of one."""
+    number_of_values, expected = _numbers_of_values(config), 0.0
+    for place, word in enumerate(words):
+        if word.startswith("--"):
+            expected = number_of_values.get(word[2:].replace("_", "-"), 1)
+        elif expected:
+            expected -= 1
+        elif not word.startswith("-"):
+            return place
+    return None
+
+
+def _numbers_of_values(record: Any, prefix: str = "") -> dict[str, float]:
+    """How many words follow an option of a record, by its name, for those that do not take one: flags and lists."""
+    numbers: dict[str, float] = {}
+    for field in fields(record):
+        name, value = field.name.replace("_", "-"), getattr(record, field.name)
+        if isinstance(value, bool):
+            numbers |= {f"{prefix}{name}": 0, f"{prefix}no-{name}": 0}
+        elif isinstance(value, tuple):
+            numbers[f"{prefix}{name}"] = math.inf
+        elif is_dataclass(value):
+            numbers |= _numbers_of_values(value, f"{prefix}{name}.")
+    return numbers
+
+
+# -- one way to draw ---------------------------------------------------------------------------------------
 
 
 def markdown_table(rows: list[dict[str, str]]) -> str:
@@ -204,41 +433,6 @@ def markdown_table(rows: list[dict[str, str]]) -> str:
     head = list(rows[0])
     lines = [head, ["---"] * len(head), *([row[name].replace("|", "\\|") for name in head] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-_COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "demo": (_demo, "six methods on real digits with 40 % wrong labels, about a minute"),
-    "train": (_train, "train a classifier: cifar100n, cifar10n, FILE.npz or a folder of images"),
-    "methods": (_methods, "list the named methods and their settings"),
-    "data": (_data, "data check: which data sets are there, what is missing and where it comes from"),
-    "sweep": (_sweep, "run what a table or figure of the paper takes; --list tells all of them"),
-    "table": (_table, "a table of the paper from the runs that are there, beside its numbers"),
-    "figure": (_figure, "a figure of the paper from the runs that are there"),
-}
-
-_TRAIN_HELP = (
-    "Train a classifier with a pruning method. DATASET: a named data set (alignprune data check lists them), the path "
-    "of an .npz file (x_train, y_train, x_test, y_test; optional x_reference, y_reference, y_train_clean), a folder "
-    "(train/CLASS/, test/CLASS/) or hf:NAME_OR_PATH. --method NAME is one of "
-    + ", ".join(presets.PRESETS)
-    + ", whose settings are --score.* and --policy.*, or, with --prune-ratio, one of "
-    + ", ".join(coresets.CORESETS)
-    + ", whose settings are --coreset.*. --recipe NAME chooses a recipe, --relabel NAME one of "
-    + ", ".join(relabel.SETTINGS)
-    + "."
-)
-
-
-def _overview() -> str:
-    lines = ["usage: alignprune COMMAND [OPTIONS]", "", "Prune while training, robust to wrong labels.", ""]
-    lines += [f"  {name:<9}{summary}" for name, (_, summary) in _COMMANDS.items()]
-    lines += ["", "alignprune COMMAND --help tells the options of a command."]
-    return "\n".join(lines)
-
-
-def _fail(message: str, code: int = 2) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return code
 
 
 def _print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
@@ -309,18 +503,18 @@ class _SweepDisplay(_Display):
     """One bar for the runs, and a line for each that ends."""
 
     def started(self, job: Any) -> None:
-        self._tell(job, "started")
+        self._report(job, "started")
 
     def finished(self, job: Any, seconds: float) -> None:
-        self._tell(job, f"done in {seconds:.0f} s")
+        self._report(job, f"done in {seconds:.0f} s")
 
     def failed(self, job: Any, error: str, attempt: int, final: bool) -> None:
-        self._tell(job, f"failed, attempt {attempt}{'' if final else ', will be tried again'}: {error}")
+        self._report(job, f"failed, attempt {attempt}{'' if final else ', will be tried again'}: {error}")
 
     def skipped(self, job: Any) -> None:
         """It was complete: the last line counts those."""
 
-    def _tell(self, job: Any, what: str) -> None:
+    def _report(self, job: Any, what: str) -> None:
         self.bars.console.print(f"{time.strftime('%H:%M:%S')}  {job.name}: {what}", highlight=False, soft_wrap=True)
 
 

@@ -1,0 +1,117 @@
+"""What is imported when: public names when they are asked for, heavy libraries when they work."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import alignprune
+
+PACKAGE = Path(alignprune.__file__).parent
+OF_EXPERIMENTS = {
+    "datasets",
+    "duckdb",
+    "lightning",
+    "matplotlib",
+    "pyarrow",
+    "ray",
+    "scipy",
+    "sklearn",
+    "timm",
+    "torchvision",
+}
+HEAVY = {"torch", *OF_EXPERIMENTS}
+
+
+def python(code: str, *arguments: str) -> str:
+    """Run code in a fresh interpreter and return what it prints in its last line."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def imported(code: str, *arguments: str) -> set[str]:
+    """The heavy libraries that a fresh interpreter holds after some code."""
+    last = "import json, sys; print(); print(json.dumps([name for name in sys.modules if '.' not in name]))"
+    return HEAVY & set(json.loads(python(f"{code}\n{last}", *arguments)))
+
+
+def imported_by_main(*words: str, code: int) -> set[str]:
+    """The heavy libraries that a command loads; ``code`` is the exit code that it has to end with."""
+    run = f"import sys; from alignprune.cli import main; assert main(sys.argv[1:]) == {code}"
+    return imported(run, *words)
+
+
+def core_modules() -> list[str]:
+    """All modules but those of the experiments and the command line."""
+    files = [file.relative_to(PACKAGE.parent).with_suffix("") for file in sorted(PACKAGE.rglob("*.py"))]
+    names = [".".join(file.parts).removesuffix(".__init__") for file in files]
+    return [name for name in names if not name.startswith(("alignprune.bench", "alignprune.cli"))]
+
+
+# -- the package --------------------------------------------------------------------------------------------
+
+
+def test_every_public_name_is_there_and_others_are_not() -> None:
+    assert set(alignprune.__all__) < set(dir(alignprune))
+    for name in alignprune.__all__:
+        assert getattr(alignprune, name) is not None
+    assert alignprune.Pruner is alignprune.pruner.Pruner
+    assert alignprune.scores is sys.modules["alignprune.scores"]
+    with pytest.raises(AttributeError, match="module 'alignprune' has no attribute 'Prunr'"):
+        _ = alignprune.Prunr
+
+
+def test_type_checkers_see_the_names_that_there_are() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    seen = [alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    assert sorted(map(str, seen)) == sorted(alignprune.__all__)
+
+
+def test_star_imports_give_every_public_name() -> None:
+    given = python("from alignprune import *; print(*(name for name in globals() if name[:1] != '_'))")
+    assert given.split() == alignprune.__all__
+
+
+def test_the_package_does_not_load_torch_before_a_name_is_used() -> None:
+    assert imported("import alignprune; alignprune.__version__; dir(alignprune)") == set()
+    assert imported("import alignprune; alignprune.Pruner") == {"torch"}
+
+
+def test_the_core_imports_where_no_library_of_the_extras_is() -> None:
+    missing = [*OF_EXPERIMENTS, "filelock", "rich", "tyro"]
+    code = "import importlib, sys; sys.modules |= dict.fromkeys(sys.argv[1].split())\n"
+    code += "for name in sys.argv[2].split(): importlib.import_module(name)\nprint('imported')"
+    assert python(code, " ".join(missing), " ".join(core_modules())) == "imported"
+
+
+# -- the command line ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words, code",
+    [(["trian"], 2), (["help", "trian"], 2), (["--version"], 0), (["--help"], 0), (["help"], 0)],
+)
+def test_a_mistyped_command_and_the_overview_do_without_torch(words: list[str], code: int) -> None:
+    assert imported_by_main(*words, code=code) == set()
+
+
+@pytest.mark.parametrize(
+    "words, code",
+    [
+        (["methods"], 0),
+        (["methods", "--markdwon"], 2),
+        (["train", "cifar100n", "--method", "infobach"], 2),
+        (["train", "--method=infobach", "cifar100n"], 2),
+        (["train", "cifar100n", "--recipe"], 2),
+    ],
+)
+def test_methods_and_a_mistyped_method_load_torch_at_most(words: list[str], code: int) -> None:
+    assert imported_by_main(*words, code=code) <= {"torch"}
