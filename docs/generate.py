@@ -1,14 +1,16 @@
-"""Write the generated parts of the documentation anew: tables of the registries, and the stored results it shows.
+"""Write the generated parts of the documentation anew: tables of the registries, stored results, code of the examples.
 
 Measured numbers are printed into files by `alignprune table --form markdown --out`; a page that shows one holds a block
-``<!-- include FILE -->``, so that no number is ever copied by hand.
+``<!-- include FILE -->``, so that no number is ever copied by hand. Code that the tests run is shown in a block
+``<!-- source FILE NAME -->``: the class or the value of that name.
 
-make docs             rewrite
-make docs ARGS=--check    only tell whether they are current (exit code 1 if not)
+make docs                 rewrite
+make docs ARGS=--check    only report which are not current (exit code 1 if any)
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -35,7 +37,7 @@ def generated() -> dict[Path, str]:
     texts = {page: page.read_text() for page in pages}
     for path, (name, table) in parts.items():
         texts[ROOT / path] = _between(texts[ROOT / path], name, markdown_table(table))
-    return {page: _with_results(page, text) for page, text in texts.items()}
+    return {page: _with_sources(page, _with_results(page, text)) for page, text in texts.items()}
 
 
 def _between(text: str, name: str, table: str) -> str:
@@ -51,6 +53,29 @@ def _with_results(page: Path, text: str) -> str:
         return f"<!-- include {block[1]} -->\n{(page.parent / block[1]).read_text().strip()}\n<!-- /include -->"
 
     return re.sub(r"<!-- include (\S+) -->\n.*?<!-- /include -->", included, text, flags=re.DOTALL)
+
+
+def _with_sources(page: Path, text: str) -> str:
+    """The page with every class or value of an example that it shows, paths relative to it."""
+
+    def shown(block: re.Match[str]) -> str:
+        code = _source_of((page.parent / block[1]).read_text(), block[2])
+        return f"<!-- source {block[1]} {block[2]} -->\n```python\n{code}\n```\n<!-- /source -->"
+
+    return re.sub(r"<!-- source (\S+) (\S+) -->\n.*?<!-- /source -->", shown, text, flags=re.DOTALL)
+
+
+def _source_of(module: str, name: str) -> str:
+    """The lines of a class, decorators included, or of the assignment of a value."""
+    for node in ast.parse(module).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            first = node.lineno
+        else:
+            continue
+        return "\n".join(module.splitlines()[first - 1 : node.end_lineno])
+    raise LookupError(f"the example defines no {name}")
 
 
 def main() -> int:

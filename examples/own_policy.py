@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import alignprune as ap
 
-EPOCHS = 20
+EPOCHS = 40
 
 
 @dataclass(frozen=True)

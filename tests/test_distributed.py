@@ -32,7 +32,7 @@ WORLD, N, EPOCHS, BATCH = 2, 43, 8, 4
 TABLE = torch.rand(EPOCHS, N, generator=torch.Generator().manual_seed(0)) + 0.1
 TABLE[2, 7] = TABLE[4, 20:26] = float("nan")
 COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_object", "broadcast", "barrier")
-PATIENCE = 100  # seconds for one start of the ranks, which takes about five
+PATIENCE = 600  # seconds after which ranks that take five are taken to hang, however busy the machine is
 STOP = (4, 2)  # a state is taken in this epoch, after as many batches of each rank
 
 METHODS: dict[str, Callable[[], ap.Pruner]] = {
@@ -202,7 +202,7 @@ def rank_main(folder: Path, rank: int) -> None:
     faulthandler.dump_traceback_later(PATIENCE, exit=True)  # a rank that hangs says where
     alone = {name: single(name) for name in METHODS}
     torch.distributed.init_process_group(
-        "gloo", f"file://{folder / 'store'}", timedelta(seconds=60), world_size=WORLD, rank=rank
+        "gloo", f"file://{folder / 'store'}", timedelta(seconds=PATIENCE), world_size=WORLD, rank=rank
     )
     out: dict[str, Any] = {}
     for name, make in METHODS.items():

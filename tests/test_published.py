@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 
 import numpy as np
 import pytest
@@ -11,7 +11,8 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from alignprune import Selection
-from alignprune.policies import InfoBatch, SeTa
+from alignprune._ranks import Draws
+from alignprune.policies import Evidence, InfoBatch, Policy, SeTa
 
 KINDS = {
     "losses": lambda source, n: torch.rand(n, generator=source).log().neg() ** 2,
@@ -35,7 +36,7 @@ def published_infobatch(score: Tensor, prune_prob: float, rng: np.random.Generat
 
 
 def published_seta(score: Tensor, order: Tensor, calls: int, k: int = 5, alpha: float = 0.9) -> set[int]:
-    """The samples in the window of scikit-learn's k-means groups; ``order`` is the order in which they were drawn.
+    """The samples in the window of scikit-learn's k-means groups; ``order`` is the order in which they are read.
 
     The published code hands scikit-learn a torch tensor, which it turns into float64.
     """
@@ -53,21 +54,31 @@ def published_seta(score: Tensor, order: Tensor, calls: int, k: int = 5, alpha: 
     return {sample for group in groups for sample in group}
 
 
-def multiset(selection: Selection) -> Counter[float]:
-    weights = torch.ones(len(selection)) if selection.weights is None else selection.weights
-    return Counter(round(weight, 5) for weight in weights.tolist())
+def chosen(policy: Policy, score: Tensor, epoch: int = 1, seed: int = 0) -> Selection:
+    return policy.select(Evidence(score, "high", epoch, 20, Draws(seed, epoch)))
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("prune_prob", [0.0, 0.25, 0.5, 0.75])
 @pytest.mark.parametrize("samples", [37, 1_000, 20_000])
-def test_infobatch_takes_as_many_samples_with_the_same_weights(kind: str, prune_prob: float, samples: int) -> None:
+def test_infobatch_takes_as_many_samples_of_each_kind_and_weighs_the_same_ones_up(
+    kind: str, prune_prob: float, samples: int
+) -> None:
     for seed in range(3):
         score = scores(kind, samples, seed)
         theirs = published_infobatch(score, prune_prob, np.random.default_rng(seed))
-        ours = InfoBatch(prune_prob=prune_prob).select(score, 1, torch.Generator().manual_seed(seed))
+        ours = chosen(InfoBatch(prune_prob=prune_prob), score, seed=seed)
+        weights = torch.ones(len(ours)) if ours.weights is None else ours.weights
         assert len(ours) == len(theirs)
-        assert multiset(ours) == Counter(round(weight, 5) for weight in theirs.values())
+        heavy, theirs_heavy = weights[weights > 1], [weight for weight in theirs.values() if weight > 1]
+        assert len(heavy) == len(theirs_heavy)
+        if not theirs_heavy:
+            continue
+        # Theirs is 1 / keep, though floor(keep * |L|) are kept: the sum falls short of |L| by less than one weight.
+        low = int((score < score.mean()).sum())
+        assert float(heavy.double().sum()) == pytest.approx(low, rel=1e-6)
+        assert heavy.unique().tolist() == [pytest.approx(low / len(heavy), rel=1e-6)]
+        assert -1e-6 < low - math.fsum(theirs_heavy) < max(theirs_heavy)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -76,7 +87,7 @@ def test_infobatch_prunes_from_the_same_samples(kind: str) -> None:
     ever_theirs, ever_ours = set(), set()
     for seed in range(40):
         ever_theirs |= set(range(400)) - set(published_infobatch(score, 0.5, np.random.default_rng(seed)))
-        ever_ours |= set(InfoBatch(0.5).select(score, 1, torch.Generator().manual_seed(seed)).pruned.tolist())
+        ever_ours |= set(chosen(InfoBatch(0.5), score, seed=seed).pruned.tolist())
     assert ever_ours == ever_theirs  # after 40 draws of one half, each of them was left out once
 
 
@@ -84,17 +95,15 @@ def test_infobatch_prunes_from_the_same_samples(kind: str) -> None:
 @pytest.mark.parametrize("samples", [200, 50_000])
 @pytest.mark.parametrize("epoch", range(6))
 def test_seta_takes_the_same_samples_by_the_same_k_means(kind: str, samples: int, epoch: int) -> None:
-    score = scores(kind, samples, 1)
-    # k-means++ starts from points that depend on the order, so both read the samples in one drawn order.
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(epoch))
-    policy = SeTa(prune_prob=0.0, groups=5, alpha=0.9, grouping="sklearn")
-    ours = policy.select(score, epoch, torch.Generator().manual_seed(epoch))
-    assert set(ours.indices.tolist()) == published_seta(score, order, epoch)
+    score = scores(kind, samples, 1 + epoch)
+    # k-means++ starts from points that depend on the order, so both read the samples in ascending order.
+    ours = chosen(SeTa(prune_prob=0.0, groups=5, alpha=0.9, grouping="sklearn"), score, epoch)
+    assert set(ours.indices.tolist()) == published_seta(score, torch.arange(samples), epoch)
     assert ours.weights is None
 
 
 @pytest.mark.parametrize("epoch", range(6))
 def test_seta_takes_as_many_samples_of_equal_scores(epoch: int) -> None:
     score = scores("the start", 1_000, 0)
-    ours = SeTa(prune_prob=0.0, grouping="sklearn").select(score, epoch, torch.Generator().manual_seed(0))
+    ours = chosen(SeTa(prune_prob=0.0, grouping="sklearn"), score, epoch)
     assert len(ours) == len(published_seta(score, torch.arange(1_000), epoch)) == (1_000 if epoch == 0 else 800)

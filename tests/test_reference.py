@@ -57,6 +57,18 @@ def test_the_loss_is_the_mean_over_all_samples_in_evaluation_mode(batch_size: in
     assert by_loader.loss(model) == pytest.approx(expected, rel=1e-5)
 
 
+def test_samples_without_a_label_are_left_out_as_in_torch() -> None:
+    model, (x, y) = network(), labelled().tensors
+    y = y.clone()
+    y[::3] = -100
+    y[16:32] = -100  # a whole batch
+    reference = ap.Reference.subset(TensorDataset(x, y), batch_size=16)
+    model.eval()
+    with torch.no_grad():
+        expected = F.cross_entropy(model(x), y).item()
+    assert reference.loss(model) == pytest.approx(expected, rel=1e-5)
+
+
 def test_smoothing_makes_a_difference() -> None:
     model = network()
     plain, smooth = (ap.Reference.subset(labelled(), losses=cross_entropy_losses(s)).loss(model) for s in (0.0, 0.1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from alignprune import TrajectoryBank
-from alignprune.scores import Alignment, Loss, Score, SecondDifference
+from alignprune import Ledger, TrajectoryBank, scores
+from alignprune.errors import CallMistake, TypeMistake
+from alignprune.memory import BankSpec, LedgerSpec, MemorySpec, Room
+from alignprune.scores import Alignment, ExposureLoss, History, Loss, Score, SecondDifference
+from alignprune.selection import Onset, Selection
 
 NAN = math.nan
 SAMPLES = 7
@@ -35,16 +39,13 @@ def references(seed: int, epochs: int) -> list[float]:
     return (np.random.default_rng(seed + 1).uniform(0.5, 1, size=epochs + 1) * 2).tolist()
 
 
-def bank_of(score: Score, losses: list[list[float]]) -> TrajectoryBank:
-    window, gaps = score.memory
-    bank = TrajectoryBank(SAMPLES, window, gaps=gaps)
-    for epoch, row in enumerate(losses):
-        bank.write(epoch, torch.tensor(row))
-    return bank
-
-
 def scored(score: Score, losses: list[list[float]], reference: list[float]) -> Tensor:
-    return score(bank_of(score, losses), torch.tensor(reference, dtype=torch.float64))
+    """The score of the memories that it declares, after these epochs."""
+    memories = tuple(spec.make(Room(SAMPLES, len(losses))) for spec in score.memories)
+    for epoch, row in enumerate(losses):
+        for memory in memories:
+            memory.write(epoch, torch.tensor(row), Selection.full(SAMPLES))
+    return score(History(torch.tensor(reference, dtype=torch.float64), memories))
 
 
 def correlation(x: list[float], r: list[float], least: int) -> float:
@@ -106,7 +107,7 @@ def test_a_sample_never_seen_has_no_loss() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_alignment_is_the_correlation_over_the_epochs_that_the_gap_rule_names(
-    gaps: str, seed: int, window: int, epochs: int, pruned: float, least: int
+    gaps: Any, seed: int, window: int, epochs: int, pruned: float, least: int
 ) -> None:
     losses, reference = history(seed, epochs, pruned), references(seed, epochs)
     score = scored(Alignment(window=window, gaps=gaps, min_observations=least), losses, reference)
@@ -133,7 +134,7 @@ def test_last_obs_of_an_unseen_sample_stands_still_while_paired_moves_on() -> No
 
 
 @pytest.mark.parametrize("gaps", list(RULES))
-def test_the_reference_before_an_epoch_is_that_after_the_one_before(gaps: str) -> None:
+def test_the_reference_before_an_epoch_is_that_after_the_one_before(gaps: Any) -> None:
     losses, reference = history(3, 15), references(3, 15)
     for timing, by_epoch in (("after", reference[1:]), ("before", reference[:-1])):
         score = scored(Alignment(window=6, gaps=gaps, reference_timing=timing), losses, reference)
@@ -158,7 +159,7 @@ def test_an_unknown_reference_leaves_its_epoch_out() -> None:
 
 @pytest.mark.parametrize("gaps", list(RULES))
 @pytest.mark.parametrize("pruned", [0.0, 0.4])
-def test_negative_losses_are_correlated_like_others(gaps: str, pruned: float) -> None:
+def test_negative_losses_are_correlated_like_others(gaps: Any, pruned: float) -> None:
     losses, reference = history(5, 20, pruned, low=-3), references(5, 20)
     score = scored(Alignment(window=8, gaps=gaps), losses, reference)
     np.testing.assert_allclose(score.numpy(), expected_alignment(gaps, losses, reference[1:], 8, 3), atol=TOLERANCE)
@@ -177,7 +178,7 @@ def test_cosine_is_not_centred() -> None:
 
 
 @pytest.mark.parametrize("gaps", list(RULES))
-def test_flat_trajectories_are_neutral_or_exempt(gaps: str) -> None:
+def test_flat_trajectories_are_neutral_or_exempt(gaps: Any) -> None:
     losses, reference = history(7, 10, pruned=0.0), references(7, 10)
     for row in losses:
         row[2] = 0.7
@@ -224,11 +225,136 @@ def test_second_difference_of_a_sample_with_a_gap_is_unknown() -> None:
     assert scored(SecondDifference(), losses, []).isnan().tolist() == [sample == 3 for sample in range(SAMPLES)]
 
 
+# The exposure loss, whose ledger has tests of its own.
+
+
+def slow_exposure_loss(
+    losses: list[list[float]], trained: list[list[bool]], exponent: float, onset: int
+) -> list[float]:
+    """The weighted mean of centred losses by the formula in the docstring, one sample after the other."""
+    means = [np.mean([x for x, used in zip(*row, strict=True) if used]) for row in zip(losses, trained, strict=True)]
+    found = []
+    for i in range(SAMPLES):
+        seen = [t for t in range(len(losses)) if not math.isnan(losses[t][i])]
+        times = {t: sum(trained[s][i] for s in range(onset, t)) if t > onset else 0 for t in seen}
+        weights = {t: (1 + times[t]) ** -exponent for t in seen}
+        total = sum(weights[t] * (losses[t][i] - means[t]) for t in seen)
+        found.append(total / sum(weights.values()) if seen else NAN)
+    return found
+
+
+@given(seed=st.integers(0, 10_000), exponent=st.sampled_from([0.0, 0.5, 2.0]), epochs=st.integers(3, 12))
+@settings(max_examples=40, deadline=None)
+def test_exposure_loss_is_its_formula(seed: int, exponent: float, epochs: int) -> None:
+    rng, onset = np.random.default_rng(seed), 1
+    losses = np.array(history(seed, epochs))
+    losses[:, -1] = NAN  # never seen
+    trained = (rng.random(losses.shape) < 0.7) & ~np.isnan(losses)
+    losses[:, 0], trained[:, 0] = 1.0, True  # somebody is always trained on
+    score = ExposureLoss(exponent=exponent)
+    (spec,) = score.memories
+    ledger = spec.make(Room(SAMPLES, epochs))
+    for t in range(epochs):
+        indices = torch.from_numpy(np.flatnonzero(~np.isnan(losses[t])))
+        weights = torch.from_numpy(trained[t].astype(np.float32))[indices]
+        said = Onset(onset) if t > onset else None
+        ledger.write(t, torch.from_numpy(losses[t]), Selection(indices, weights, SAMPLES, onset=said))
+    found = score(History(torch.empty(0), (ledger,)))
+    expected = slow_exposure_loss(losses.tolist(), trained.tolist(), exponent, onset)
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5, nan_ok=True)
+
+
+def test_exposure_loss_refuses_a_wrong_exponent() -> None:
+    with pytest.raises(ValueError, match=r"exponent=-1 is out of range.*0 counts all"):
+        ExposureLoss(exponent=-1)
+
+
+# What a score says of itself.
+
+
 def test_what_a_score_needs_is_said_by_its_class() -> None:
-    assert (Loss().needs_reference, Loss().needs_pruned, Loss().memory) == (False, False, (1, "carry"))
+    assert (Loss().needs_reference, Loss().needs_pruned, Loss().memories) == (False, False, (BankSpec(1, "carry"),))
     assert (Alignment().needs_reference, Alignment().needs_pruned) == (True, False)
-    assert Alignment(window=5, gaps="last_obs").memory == (5, "last_obs")
+    assert Alignment(window=5, gaps="last_obs").memories == (BankSpec(5, "last_obs"),)
+    assert SecondDifference(smoothing=2).memories == (BankSpec(5),)
     assert SecondDifference().needs_pruned
+    assert (ExposureLoss(2.0).needs_reference, ExposureLoss(2.0).memories) == (False, (LedgerSpec(2.0),))
+
+
+def test_wrong_labels_gather_at_low_alignment_and_at_the_high_end_of_the_others() -> None:
+    ends = {kind.__name__: kind.suspect for kind in (Loss, Alignment, SecondDifference, ExposureLoss)}
+    assert ends == {"Loss": "high", "Alignment": "low", "SecondDifference": "high", "ExposureLoss": "high"}
+    assert set(ends) | {"History", "Score"} == set(scores.__all__)
+
+
+def test_a_score_is_refused_a_memory_that_it_did_not_declare() -> None:
+    bank, ledger = BankSpec(3).make(Room(SAMPLES, 5)), LedgerSpec().make(Room(SAMPLES, 5))
+    for score, given_memory, kind in ((ExposureLoss(), bank, Ledger), (Loss(), ledger, TrajectoryBank)):
+        with pytest.raises(CallMistake, match=f"the score reads a {kind.__name__} that it did not declare"):
+            score(History(torch.zeros(6), (given_memory,)))
+
+
+def test_a_score_that_does_not_say_which_end_is_suspect_is_refused_when_the_class_is_made() -> None:
+    with pytest.raises(
+        TypeMistake, match=r"Silent.suspect=None is no end of the scores, expected 'high' or 'low': say"
+    ):
+
+        class Silent(Score):
+            @property
+            def memories(self) -> tuple[MemorySpec, ...]:
+                return ()
+
+            def __call__(self, history: History) -> Tensor:
+                return torch.zeros(SAMPLES)
+
+
+@pytest.mark.parametrize("end", ["up", "High", "", True, None, ("high",)])
+def test_an_end_that_there_is_not_is_refused_when_the_class_is_made(end: Any) -> None:
+    with pytest.raises(TypeMistake, match="Wrong.suspect=.* is no end of the scores, expected 'high' or 'low'"):
+
+        class Wrong(Loss):
+            suspect: ClassVar[Any] = end
+
+
+def test_a_score_may_take_over_the_end_of_another() -> None:
+    class Doubled(Alignment):
+        def __call__(self, history: History) -> Tensor:
+            return 2 * super().__call__(history)
+
+    class Turned(Alignment):
+        suspect: ClassVar[Any] = "high"
+
+    assert (Doubled.suspect, Turned.suspect) == ("low", "high")
+
+
+def test_a_call_of_another_signature_is_refused_when_the_class_is_made() -> None:
+    message = r"Old\.__call__\(bank, reference\) has another signature, expected __call__\(self, history\)"
+    with pytest.raises(TypeMistake, match=message):
+
+        class Old(Loss):
+            def __call__(self, bank: TrajectoryBank, reference: Tensor) -> Tensor:  # type: ignore[override]
+                return bank.recent(1)[0]
+
+
+def test_a_call_that_can_do_with_the_history_alone_is_accepted() -> None:
+    losses = history(0, 3, pruned=0.0)
+
+    class Default(Loss):
+        def __call__(self, history: History, factor: float = 2.0) -> Tensor:
+            return factor * super().__call__(history)
+
+    class Anything(Loss):
+        def __call__(self, *given: Any) -> Tensor:
+            return super().__call__(given[0])
+
+    class Wrapped(Loss):
+        def __call__(self, history: History, *rest: Any, **more: Any) -> Tensor:
+            return super().__call__(history)
+
+    assert scored(Default(), losses, []).tolist() == pytest.approx([2 * loss for loss in losses[-1]])
+    for score in (Anything(), Wrapped()):
+        assert scored(score, losses, []).tolist() == pytest.approx(losses[-1])
 
 
 @pytest.mark.parametrize(

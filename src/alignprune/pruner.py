@@ -311,7 +311,7 @@ class Pruner:
             labelled = self._labelled(index, labelled)
         losses = losses if losses.dtype in FULL_PRECISION else losses.float()
         mean = self._mean(index, losses, labelled)
-        plain = record is None and labelled is None and losses.dtype == torch.float32
+        plain = checked and record is None and labelled is None and losses.dtype == torch.float32
         if plain and mean.is_cpu and math.isfinite(mean.item()):  # one number says it of the whole batch
             self._recorder.write_finite(index, losses.detach())
             return mean

@@ -189,8 +189,9 @@ class Recorder:
         if part not in self._expected_there:
             self._expected_there[part] = torch.from_numpy(self._expected_here(part)).to(index.device)
         expected = self._expected_there[part]
-        faults[1] += index.shape[0] - expected.index_select(0, inside).sum()
-        expected.index_fill_(0, inside, False)
+        taken, foreign = expected.index_select(0, inside), inside != index
+        faults[1] += taken.logical_or(foreign).logical_not_().sum()
+        expected.index_copy_(0, inside, taken.logical_and(foreign))
         return inside
 
     def take_part(self, index: Tensor, whole: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from alignprune._checks import floor, integer, number
 from alignprune._ranks import keyed_generator
+from alignprune._tensors import UNLABELLED
 from alignprune.errors import TypeMistake, ValueMistake
 
 SMALLEST = 10
@@ -27,7 +28,9 @@ Losses = Callable[[nn.Module, Any], Tensor]
 
 
 def cross_entropy_losses(label_smoothing: float = 0.0, device: torch.device | str | None = None) -> Losses:
-    """Per-sample cross-entropy of batches ``(inputs, labels)``: what `Reference` uses unless told otherwise.
+    """Per-sample cross-entropy of batches ``(inputs, labels)``: what `Reference` uses unless it is given another.
+
+    Samples with the label -100, torch's default ``ignore_index``, have no loss, as in torch's mean.
 
     Args:
         label_smoothing: as in the training criterion; alignment compares like with like.
@@ -38,6 +41,9 @@ def cross_entropy_losses(label_smoothing: float = 0.0, device: torch.device | st
         inputs, labels = batch
         target = device if device is not None else next(model.parameters()).device
         outputs = model(inputs.to(target, non_blocking=True))
+        known = labels != UNLABELLED
+        if not bool(known.all()):  # labels lie on the host as a rule, so that the device need not be waited for
+            outputs, labels = outputs[known.to(outputs.device)], labels[known]
         return F.cross_entropy(
             outputs, labels.to(target, non_blocking=True), reduction="none", label_smoothing=label_smoothing
         )
@@ -50,7 +56,8 @@ class Reference:
 
     Args:
         loader: iterable of batches over the reference samples, without dropping or shuffling.
-        losses: from (model, batch) to the losses [B] of that batch; default: cross-entropy of ``(inputs, labels)``.
+        losses: from (model, batch) to the losses of that batch's samples, of those that have a label; default:
+            cross-entropy of ``(inputs, labels)``.
 
     Example:
         >>> reference = ap.Reference.subset(clean_set, size=100)

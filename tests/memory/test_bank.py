@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alignprune import TrajectoryBank
+from alignprune.errors import ValueMistake
+from alignprune.memory import BankSpec, Room
+from alignprune.selection import Selection
 
 NAN = math.nan
 GAPS = ["paired", "carry", "last_obs"]
@@ -26,7 +32,7 @@ def history(seed: int, epochs: int, samples: int, pruned: float = 0.4) -> list[T
     return list(losses)
 
 
-def filled_bank(losses: list[Tensor], window: int, **how: object) -> TrajectoryBank:
+def filled_bank(losses: list[Tensor], window: int, **how: Any) -> TrajectoryBank:
     bank = TrajectoryBank(len(losses[0]), window, **how)
     for epoch, row in enumerate(losses):
         bank.write(epoch, row)
@@ -54,6 +60,31 @@ def test_recent_rows_come_oldest_first(epochs: int) -> None:
     bank = filled_bank(losses, 4)
     for count in range(1, 5):
         assert same(bank.recent(count), losses[-count:])
+
+
+@pytest.mark.parametrize("gaps", ["paired", "carry"])
+def test_before_the_window_is_full_recent_gives_the_rows_that_there_are(gaps: Any) -> None:
+    losses = history(2, 3, 6, pruned=0.0)
+    bank = TrajectoryBank(6, 4, gaps=gaps)
+    assert bank.recent(5).shape == (0, 6)
+    for epoch in range(3):
+        bank.write(epoch, losses[epoch])
+        assert same(bank.recent(5), losses[: epoch + 1])
+        assert same(bank.recent(1), losses[epoch : epoch + 1])
+    assert bank.recent(0).shape == (0, 6)
+
+
+def test_more_rows_than_the_window_has_are_the_whole_window() -> None:
+    losses = history(3, 9, 6)
+    assert same(filled_bank(losses, 4).recent(100), losses[-4:])
+
+
+def test_a_loss_is_one_whoever_learned_from_it() -> None:
+    losses, looked = history(4, 3, 6), Selection(torch.arange(6), torch.zeros(6), 6)
+    bank = TrajectoryBank(6, 4)
+    for epoch, row in enumerate(losses):
+        bank.write(epoch, row, looked)
+    assert same(bank.losses, losses)
 
 
 def test_the_shown_losses_are_a_copy() -> None:
@@ -122,7 +153,7 @@ def true_squares(bank: TrajectoryBank) -> np.ndarray:
 
 
 @pytest.mark.parametrize("gaps", ["paired", "carry"])
-def test_running_squares_do_not_drift_over_hundreds_of_epochs(gaps: str) -> None:
+def test_running_squares_do_not_drift_over_hundreds_of_epochs(gaps: Any) -> None:
     bank = filled_bank(history(0, 600, 200), 25, gaps=gaps)
     np.testing.assert_allclose(bank.squares.numpy(), true_squares(bank), rtol=1e-6)
 
@@ -166,7 +197,7 @@ def same_state(ours: dict[str, object], theirs: dict[str, object]) -> bool:
 
 
 @pytest.mark.parametrize("gaps", GAPS)
-def test_a_mapped_bank_is_the_one_in_memory(gaps: str, tmp_path: Path) -> None:
+def test_a_mapped_bank_is_the_one_in_memory(gaps: Any, tmp_path: Path) -> None:
     losses = history(0, 9, 50)
     plain = filled_bank(losses, 4, gaps=gaps)
     mapped = filled_bank(losses, 4, gaps=gaps, path=tmp_path / "bank.f32")
@@ -177,9 +208,49 @@ def test_a_mapped_bank_is_the_one_in_memory(gaps: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gaps", GAPS)
+def test_the_state_of_a_mapped_bank_hands_its_losses_on_as_they_lie_in_the_file(gaps: Any, tmp_path: Path) -> None:
+    mapped = filled_bank(history(0, 9, 50), 4, gaps=gaps, path=tmp_path / "bank.f32")
+    state = mapped.state_dict()
+    assert state["rows"].data_ptr() == mapped.rows.data_ptr()  # a copy of them may not fit into the RAM
+    for name, value in state.items():
+        if isinstance(value, Tensor) and name != "rows":
+            assert value.data_ptr() != getattr(mapped, name).data_ptr(), name
+    plain = filled_bank(history(0, 9, 50), 4, gaps=gaps)
+    assert plain.state_dict()["rows"].data_ptr() != plain.rows.data_ptr()
+    loaded = TrajectoryBank(50, 4, gaps=gaps)
+    loaded.load_state_dict(state)
+    assert same_state(loaded.state_dict(), state)
+    loaded.write(9, torch.zeros(50))  # what was loaded is no longer the file's
+    assert same_state(mapped.state_dict(), plain.state_dict())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows refuses by itself, in words of its own")
+def test_two_banks_cannot_use_one_path(tmp_path: Path) -> None:
+    path, losses = tmp_path / "bank.f32", history(0, 3, 20)
+    first = filled_bank(losses, 4, path=path)
+    message = "bank.f32' is in use by another bank, expected a file of its own for every bank.*Choose another path"
+    for other in (path, str(path)):
+        with pytest.raises(ValueMistake, match=message):
+            TrajectoryBank(20, 4, path=other)
+    assert same(first.losses, losses)  # untouched by the attempt
+    second = TrajectoryBank(20, 4, path=tmp_path / "other.f32")
+    second.write(0, losses[0])
+    assert same(first.losses, losses)
+
+
+def test_a_path_is_free_again_when_its_bank_is_gone(tmp_path: Path) -> None:
+    bank = filled_bank(history(0, 3, 20), 4, path=tmp_path / "bank.f32")
+    del bank
+    gc.collect()
+    again = TrajectoryBank(20, 4, path=tmp_path / "bank.f32")
+    assert again.filled == 0
+    assert np.fromfile(tmp_path / "bank.f32", dtype=np.float32).tolist() == [0.0] * 80
+
+
+@pytest.mark.parametrize("gaps", GAPS)
 @pytest.mark.parametrize("epochs", [2, 4, 9])
 @pytest.mark.parametrize("mapped", [False, True])
-def test_a_restored_bank_goes_on_bit_for_bit(gaps: str, epochs: int, mapped: bool, tmp_path: Path) -> None:
+def test_a_restored_bank_goes_on_bit_for_bit(gaps: Any, epochs: int, mapped: bool, tmp_path: Path) -> None:
     losses = history(0, epochs + 6, 30)
     losses[0][0] = -1.5
     bank = filled_bank(losses[:epochs], 4, gaps=gaps, path=tmp_path / "a.f32" if mapped else None)
@@ -205,6 +276,51 @@ def test_a_saved_state_does_not_change_with_the_training() -> None:
             bank.write(epoch, losses[epoch])
         assert same_state(state, twin.state_dict())
         assert not same_state(state, bank.state_dict())
+
+
+OTHERS = {
+    "more samples": lambda gaps: TrajectoryBank(31, 4, gaps=gaps),
+    "fewer samples": lambda gaps: TrajectoryBank(29, 4, gaps=gaps),
+    "a longer window": lambda gaps: TrajectoryBank(30, 5, gaps=gaps),
+    "a shorter window": lambda gaps: TrajectoryBank(30, 3, gaps=gaps),
+    "another gap rule": lambda gaps: TrajectoryBank(30, 4, gaps=GAPS[(GAPS.index(gaps) + 1) % 3]),
+}
+
+
+@pytest.mark.parametrize("gaps", GAPS)
+@pytest.mark.parametrize("other", list(OTHERS))
+def test_the_state_of_another_bank_is_refused_and_changes_nothing(gaps: Any, other: str) -> None:
+    bank = filled_bank(history(0, 9, 30), 4, gaps=gaps)
+    theirs = OTHERS[other](gaps)
+    for epoch, losses in enumerate(history(1, 9, theirs.num_samples)):
+        theirs.write(epoch, losses)
+    before = bank.state_dict()
+    with pytest.raises(ValueMistake, match="bank.* does not fit, expected|gaps"):
+        bank.check_state_dict(theirs.state_dict())
+    assert same_state(bank.state_dict(), before)
+    bank.check_state_dict(before)
+
+
+@pytest.mark.parametrize("gaps", GAPS)
+def test_a_damaged_state_is_refused_and_changes_nothing(gaps: Any) -> None:
+    bank = filled_bank(history(0, 9, 30), 4, gaps=gaps)
+    before = bank.state_dict()
+    for name, value in before.items():
+        if not isinstance(value, Tensor):
+            continue
+        for wrong in (None, value.double(), value[..., :-1], value.tolist()):
+            with pytest.raises(ValueMistake, match=rf"bank.{name}=.* does not fit, expected torch"):
+                bank.check_state_dict(before | {name: wrong})
+        with pytest.raises(ValueMistake, match=rf"bank.{name}=None does not fit"):
+            bank.check_state_dict({key: kept for key, kept in before.items() if key != name})
+    assert same_state(bank.state_dict(), before)
+
+
+def test_a_spec_makes_the_bank_that_it_asks_for(tmp_path: Path) -> None:
+    for gaps in GAPS:
+        bank = BankSpec(3, gaps).make(Room(7, 20, path=str(tmp_path / f"{gaps}.f32")))
+        assert (bank.num_samples, bank.window, bank.gaps, bank.filled) == (7, 3, gaps, 0)
+        assert (tmp_path / f"{gaps}.f32").stat().st_size == 4 * 3 * 7
 
 
 def tensor_bytes(bank: TrajectoryBank) -> int:
@@ -247,6 +363,6 @@ def test_an_unknown_gap_rule_is_refused() -> None:
 
 
 def test_a_mapped_bank_lives_on_the_cpu(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="leave device at 'cpu', not meta"):
+    with pytest.raises(ValueError, match="is given with device='meta', expected device='cpu'"):
         TrajectoryBank(5, 3, device="meta", path=tmp_path / "bank.f32")
     assert not (tmp_path / "bank.f32").exists()

@@ -1,10 +1,11 @@
-"""The ledger against a slow loop over samples and epochs, and what it can sense of memorisation."""
+"""The ledger against a slow loop over samples and epochs, and what it measures of memorisation."""
 
 from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alignprune import TrajectoryBank, mixture
-from alignprune.memory.ledger import MEMORISING, Ledger
-from alignprune.scores import ExposureLoss
+from alignprune.errors import ValueMistake
+from alignprune.memory import Ledger, LedgerSpec, Room
+from alignprune.selection import Onset, Selection
 
 NAN = math.nan
 
@@ -31,43 +32,89 @@ class Epoch:
 
 @dataclass
 class Slow:
-    """The ledger of a few samples by the rules in its docstring, in plain Python numbers."""
+    """The ledger of a few samples by the rules in its docstring, worked out anew from all epochs so far.
+
+    ``since`` is the onset's epoch, of which the selections say from the epoch after it on.
+    """
 
     num_samples: int
     exponent: float
-    since: int | None = None  # given: what it takes to sense memorisation is tested apart
-    total: list[float] = field(default_factory=list)
-    weight: list[float] = field(default_factory=list)
-    exposures: list[int] = field(default_factory=list)
-    last_seen: list[int] = field(default_factory=list)
-    last_trained: list[int] = field(default_factory=list)
+    since: int | None = None
 
     def __post_init__(self) -> None:
-        self.total, self.weight = [0.0] * self.num_samples, [0.0] * self.num_samples
-        self.exposures = [0] * self.num_samples
-        self.last_seen, self.last_trained = [-1] * self.num_samples, [-1] * self.num_samples
+        self.epochs: list[Epoch] = []
 
     def write(self, t: int, epoch: Epoch) -> None:
-        learned = [i for i, used in enumerate(epoch.trained) if used and not math.isnan(epoch.losses[i])]
-        mean = math.fsum(epoch.losses[i] for i in learned) / len(learned)
-        for i, loss in enumerate(epoch.losses):
-            if math.isnan(loss):
-                continue
-            counts = 1 / (1 + self.exposures[i]) ** self.exponent
-            self.total[i] += counts * (loss - mean)
-            self.weight[i] += counts
-            self.last_seen[i] = t
-            if i in learned:
-                self.last_trained[i] = t
-                if self.since is not None and t >= self.since:
-                    self.exposures[i] += 1
+        assert t == len(self.epochs)
+        self.epochs.append(epoch)
+
+    def seen(self, i: int) -> list[int]:
+        return [t for t, epoch in enumerate(self.epochs) if not math.isnan(epoch.losses[i])]
+
+    def trained(self, i: int) -> list[int]:
+        return [t for t in self.seen(i) if self.epochs[t].trained[i]]
+
+    def exposed(self, i: int, before: int) -> int:
+        """How often a sample was trained on from the onset to before an epoch."""
+        if self.since is None:
+            return 0
+        return len([t for t in self.trained(i) if self.since <= t < before])
+
+    def mean_of(self, t: int) -> float:
+        learned = [self.epochs[t].losses[i] for i in range(self.num_samples) if t in self.trained(i)]
+        return math.fsum(learned) / len(learned)
+
+    def weights(self, i: int) -> list[float]:
+        return [(1 + self.exposed(i, t)) ** -self.exponent for t in self.seen(i)]
+
+    def table(self, name: str) -> list[Any]:
+        everyone, now = range(self.num_samples), len(self.epochs)
+        if name == "exposures":
+            said = self.since is not None and now > self.since + 1  # by the selection of the epoch after it
+            return [self.exposed(i, now) if said else 0 for i in everyone]
+        if name == "last_seen":
+            return [max(self.seen(i), default=-1) for i in everyone]
+        if name == "last_trained":
+            return [max(self.trained(i), default=-1) for i in everyone]
+        if name == "weight":
+            return [math.fsum(self.weights(i)) for i in everyone]
+        if name == "total":
+            return [
+                math.fsum(
+                    weight * (self.epochs[t].losses[i] - self.mean_of(t))
+                    for weight, t in zip(self.weights(i), self.seen(i), strict=True)
+                )
+                for i in everyone
+            ]
+        held_out = [NAN] * self.num_samples
+        for i in everyone:
+            for t in self.seen(i):
+                if self.since is not None and t > self.since and t not in self.trained(i):
+                    loss = self.epochs[t].losses[i]
+                    held_out[i] = loss if math.isnan(held_out[i]) else (held_out[i] + loss) / 2
+        return held_out
 
     def mean_loss(self) -> list[float]:
-        return [total / weight if weight else NAN for total, weight in zip(self.total, self.weight, strict=True)]
+        pairs = zip(self.table("total"), self.table("weight"), strict=True)
+        return [total / weight if weight else NAN for total, weight in pairs]
 
 
-def enter(ledger: Ledger, t: int, epoch: Epoch) -> None:
-    ledger.write(t, torch.tensor(epoch.losses), torch.tensor(epoch.trained), uniform=epoch.uniform)
+def selected(
+    trained: Tensor, looked: Tensor | None = None, *, uniform: bool = True, since: int | None = None
+) -> Selection:
+    """The selection of an epoch in which some samples are trained on, and some only looked at."""
+    used = trained if looked is None else trained | looked
+    indices = used.nonzero().squeeze(1)
+    weights = trained[indices].float()
+    onset = None if since is None else Onset(since, 5.0)
+    return Selection(indices, None if weights.all() else weights, len(trained), uniform=uniform, onset=onset)
+
+
+def enter(ledger: Ledger, t: int, epoch: Epoch, since: int | None = None) -> None:
+    """Enter an epoch; its selection says of an onset after that one's epoch."""
+    losses, trained = torch.tensor(epoch.losses), torch.tensor(epoch.trained)
+    known = since if since is not None and t > since else None
+    ledger.write(t, losses, selected(trained, ~losses.isnan(), uniform=epoch.uniform, since=known))
 
 
 def random_epochs(seed: int, samples: int, count: int, uniform: bool = True) -> list[Epoch]:
@@ -86,43 +133,41 @@ def random_epochs(seed: int, samples: int, count: int, uniform: bool = True) -> 
 
 def check_tables(ledger: Ledger, slow: Slow) -> None:
     for name in ("exposures", "last_seen", "last_trained"):
-        assert getattr(ledger, name).tolist() == getattr(slow, name), name
-    for name in ("total", "weight"):
-        assert getattr(ledger, name).tolist() == pytest.approx(getattr(slow, name), rel=1e-5, abs=1e-5), name
+        assert getattr(ledger, name).tolist() == slow.table(name), name
+    for name in ("total", "weight", "held_out"):
+        expected = pytest.approx(slow.table(name), rel=1e-5, abs=1e-5, nan_ok=True)
+        assert getattr(ledger, name).tolist() == expected, name
     assert ledger.mean_loss().tolist() == pytest.approx(slow.mean_loss(), rel=1e-4, abs=1e-5, nan_ok=True)
 
 
 # -------------------------------------------------------------------------- what is kept of every sample
 
 
-@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
-@given(seed=st.integers(0, 10_000), count=st.integers(1, 12), since=st.integers(0, 6))
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 2.0])
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 12), since=st.one_of(st.none(), st.integers(0, 6)))
 @settings(max_examples=25, deadline=None)
-def test_the_tables_are_those_of_a_slow_loop(exponent: float, seed: int, count: int, since: int) -> None:
-    ledger, slow = Ledger(9, 12, exponent=exponent), Slow(9, exponent)
+def test_the_tables_are_those_of_a_slow_loop(exponent: float, seed: int, count: int, since: int | None) -> None:
+    ledger, slow = Ledger(9, exponent=exponent), Slow(9, exponent, since)
     for t, epoch in enumerate(random_epochs(seed, 9, count)):
-        if t == since:
-            ledger.onset = slow.since = since
-        enter(ledger, t, epoch)
+        enter(ledger, t, epoch, since)
         slow.write(t, epoch)
         check_tables(ledger, slow)
     assert ledger.mean_loss()[-1].isnan()  # the sample that was never seen
 
 
 def test_a_loss_counts_less_with_every_exposure_and_looking_is_none() -> None:
-    ledger = Ledger(3, 9, exponent=1.0)
-    ledger.onset = 0
-    for t in range(3):
-        # Sample 0 is trained on, sample 1 only looked at; their losses stay where they are.
-        ledger.write(t, torch.tensor([1.0, 3.0, NAN]), torch.tensor([True, False, False]), uniform=False)
-    assert ledger.exposures.tolist() == [3, 0, 0]
-    assert ledger.weight.tolist() == pytest.approx([1 + 1 / 2 + 1 / 3, 3, 0])
+    ledger = Ledger(3, exponent=1.0)
+    for t in range(4):
+        # Sample 0 is trained on, sample 1 only looked at; their losses stay where they are. The onset is epoch 0.
+        enter(ledger, t, Epoch([1.0, 3.0, NAN], [True, False, False], uniform=False), since=0)
+    assert ledger.exposures.tolist() == [4, 0, 0]
+    assert ledger.weight.tolist() == pytest.approx([1 + 1 / 2 + 1 / 3 + 1 / 4, 4, 0])
     assert ledger.mean_loss()[:2].tolist() == pytest.approx([0, 2])
 
 
-def test_without_memorisation_the_score_is_the_plain_mean_of_centred_losses() -> None:
+def test_without_an_onset_the_score_is_the_plain_mean_of_centred_losses() -> None:
     epochs = random_epochs(3, 9, 8, uniform=False)
-    ledger = Ledger(9, 8)
+    ledger = Ledger(9)
     for t, epoch in enumerate(epochs):
         enter(ledger, t, epoch)
     losses = np.array([epoch.losses for epoch in epochs])
@@ -134,15 +179,53 @@ def test_without_memorisation_the_score_is_the_plain_mean_of_centred_losses() ->
 
 
 def test_an_epoch_in_which_nothing_was_trained_on_leaves_no_trace() -> None:
-    ledger = Ledger(4, 5)
-    ledger.write(0, torch.tensor([1.0, 2.0, 3.0, NAN]), torch.tensor([True, True, False, False]), uniform=False)
+    everyone = torch.ones(4, dtype=torch.bool)
+    ledger = Ledger(4)
+    enter(ledger, 0, Epoch([1.0, 2.0, 3.0, NAN], [True, True, False, False], uniform=False))
     before = {name: value.clone() for name, value in ledger.state_dict().items() if isinstance(value, Tensor)}
-    ledger.write(1, torch.full((4,), NAN), torch.ones(4, dtype=torch.bool), uniform=False)
+    ledger.write(1, torch.full((4,), NAN), selected(everyone))
+    ledger.write(2, torch.ones(4), selected(~everyone, everyone, uniform=False))
     for name, value in before.items():
         torch.testing.assert_close(ledger.state_dict()[name], value, rtol=0, atol=0, equal_nan=True)
 
 
-# -------------------------------------------------------------------------- memorisation and onset
+# -------------------------------------------------------------------------- the onset, which others decide
+
+
+def test_a_ledger_keeps_the_onset_that_a_selection_carries_and_decides_none_itself() -> None:
+    parts, ledger = halves(2, 9), Ledger(N)
+    for t in range(9):
+        since = None if t < 6 else 5
+        ledger.write(t, losses_by(2, t, parts, 0.6), selected(parts[t], since=since))  # it memorises strongly
+        assert ledger.onset == (None if t < 6 else Onset(5, 5.0))
+    ledger.write(9, losses_by(2, 8, parts, 0.6), selected(parts[8], since=8))
+    assert ledger.onset == Onset(5, 5.0)  # the first one stays
+
+
+def test_exposures_begin_with_the_onsets_own_epoch() -> None:
+    parts, ledger = halves(1, 8), Ledger(N)
+    for t in range(8):
+        ledger.write(t, losses_by(1, t, parts, 0.0), selected(parts[t], since=4 if t > 4 else None))
+        counted = parts[4 : t + 1] if t > 4 else []
+        assert torch.equal(ledger.exposures, sum((part.int() for part in counted), torch.zeros(N, dtype=torch.int32)))
+
+
+def test_before_the_onset_nothing_is_held_out() -> None:
+    ledger = Ledger(9)
+    for t, epoch in enumerate(random_epochs(5, 9, 6)):
+        enter(ledger, t, epoch)
+    assert ledger.onset is None
+    assert bool(ledger.held_out.isnan().all())
+
+
+def test_what_is_held_out_is_a_running_mean_of_the_losses_of_a_sample_looked_at() -> None:
+    ledger, looked = Ledger(3), [NAN, 4.0, 2.0, NAN, 1.0]
+    for t, loss in enumerate(looked):
+        enter(ledger, t, Epoch([1.0, loss, 7.0], [True, False, True]), since=0)
+    assert ledger.held_out.tolist() == pytest.approx([NAN, ((4 + 2) / 2 + 1) / 2, NAN], nan_ok=True)
+
+
+# -------------------------------------------------------------------------- memorisation
 
 
 N = 400
@@ -187,11 +270,11 @@ def compared(losses: Tensor, parts: list[Tensor], t: int, prior: list[float]) ->
 
 
 def test_memorisation_is_a_running_mean_of_the_log_ratio_of_the_two_parts() -> None:
-    gains, parts, ledger, slow = [0.0, 0.0, 0.05, -0.05, 0.02, 0.03], halves(0, 6), Ledger(N, 40), Slow(N, 0.5)
+    gains, parts, ledger, slow = [0.0, 0.0, 0.05, -0.05, 0.02, 0.03], halves(0, 6), Ledger(N), Slow(N, 0.5)
     shares, before = [], NAN
     for t, gain in enumerate(gains):
         losses, prior = losses_by(0, t, parts, gain), slow.mean_loss()
-        ledger.write(t, losses, parts[t], uniform=True)
+        ledger.write(t, losses, selected(parts[t]))
         slow.write(t, Epoch(losses.tolist(), parts[t].tolist()))
         if t < 2:
             assert math.isnan(ledger.memorisation)  # nobody has rested for an epoch
@@ -211,94 +294,69 @@ def test_memorisation_is_a_running_mean_of_the_log_ratio_of_the_two_parts() -> N
 def test_what_chance_has_made_of_the_two_parts_is_taken_out(gain: float) -> None:
     found, plain = [], []
     for seed in range(60):
-        ledger, parts = Ledger(N, 10_000), halves(seed, 6)
+        ledger, parts = Ledger(N), halves(seed, 6)
         hardness = (2 + torch.randn(N, generator=torch.Generator().manual_seed(1_000 + seed))).clamp_min(0.1)
         for t, part in enumerate(parts):
             losses = hardness * math.exp(-gain) ** parts[t - 1].float() if t else hardness
-            ledger.write(t, losses.masked_fill(~part, NAN), part, uniform=True)
+            ledger.write(t, losses.masked_fill(~part, NAN), selected(part))
         found.append(ledger.memorisation)
         plain.append(math.log(float(losses[part & ~parts[4]].mean() / losses[part & parts[4]].mean())))
     assert np.mean(found) == pytest.approx(gain, abs=0.005)
     assert np.std(found) < 0.25 * np.std(plain)
 
 
-@given(gain=st.sampled_from([0.0, 0.02, 0.06, 0.08, 0.3]), apart=st.floats(0, 1), seed=st.integers(0, 500))
-@settings(max_examples=60, deadline=None)
-def test_the_onset_comes_with_strong_memorisation_or_two_of_three_signs(gain: float, apart: float, seed: int) -> None:
-    epochs = 16
-    parts, ledger, slow, memorisation = halves(seed, epochs), Ledger(N, epochs), Slow(N, 0.5), NAN
-    for t in range(8):
-        losses, prior = losses_by(seed, t, parts, gain, apart), slow.mean_loss()
-        ledger.write(t, losses, parts[t], uniform=True)
-        slow.write(t, Epoch(losses.tolist(), parts[t].tolist()))
-        if t >= 2:
-            newest = compared(losses, parts, t, prior)
-            memorisation = newest if t == 2 else (memorisation + newest) / 2
-        mean = np.array(slow.mean_loss())
-        groups = mixture.fit(mean[~np.isnan(mean)])
-        assert groups is not None
-        separation, settled = groups.separation, t >= 3  # the fourth epoch ends a quarter of all
-        near = [abs(memorisation - 0.1) < 1e-4, abs(memorisation - 0.04) < 1e-4]
-        if any(near) or abs(separation - 1) < 0.01 or abs(separation - 2) < 0.01:
-            return
-        memorises, clear = memorisation > MEMORISING, separation > 2
-        begins = memorisation > 0.1 or (memorises and clear) or (settled and (clear or (memorises and separation > 1)))
-        assert ledger.onset == (t if begins else None)
-        assert ledger.onset_separation == (pytest.approx(separation, rel=0.01) if begins else None)
-        if begins:
-            return
-
-
-def test_exposures_begin_with_the_onset() -> None:
-    parts, ledger = halves(1, 8), Ledger(N, 40)
-    for t in range(8):
-        ledger.write(t, losses_by(1, t, parts, 0.0 if t < 4 else 0.6), parts[t], uniform=True)
-        assert ledger.onset == (None if t < 4 else 4)
-        trained = sum((part.int() for part in parts[4 : t + 1]), torch.zeros(N, dtype=torch.int32))
-        assert torch.equal(ledger.exposures, trained)
-
-
-def sensed(gain: float = 0.6, uniform: bool = True, only: int = N) -> Ledger:
+def after_three_epochs(gain: float = 0.6, uniform: bool = True, only: int = N) -> Ledger:
     """A ledger after three epochs of the first ``only`` samples."""
-    parts, ledger = halves(2, 3), Ledger(N, 20)
+    parts, ledger, inside = halves(2, 3), Ledger(N), torch.arange(N) < only
     for t in range(3):
-        outside = torch.arange(N) >= only
-        losses = losses_by(2, t, parts, gain).masked_fill(outside, NAN)
-        ledger.write(t, losses, parts[t] & ~outside, uniform=uniform)
+        ledger.write(
+            t, losses_by(2, t, parts, gain).masked_fill(~inside, NAN), selected(parts[t] & inside, uniform=uniform)
+        )
     return ledger
 
 
-def test_it_takes_uniform_epochs_and_enough_samples_to_sense_memorisation() -> None:
-    assert sensed().onset == 2
-    assert sensed(gain=-0.6).onset is None
-    for blind in (sensed(uniform=False), sensed(only=30)):
-        assert blind.onset is None
+def test_it_takes_uniform_epochs_and_enough_samples_to_measure_memorisation() -> None:
+    assert after_three_epochs().memorisation == pytest.approx(0.6, abs=0.05)
+    assert after_three_epochs(gain=-0.6).memorisation == pytest.approx(-0.6, abs=0.05)
+    for blind in (after_three_epochs(uniform=False), after_three_epochs(only=30)):
         assert math.isnan(blind.memorisation)
         assert int(blind.exposures.sum()) == 0
 
 
-def test_a_few_samples_are_no_two_groups() -> None:
-    for size, onset in ((39, None), (40, 0)):
-        ledger = Ledger(size, 4)
-        ledger.write(0, torch.where(torch.arange(size) % 2 == 0, 1.0, 5.0), torch.ones(size) > 0, uniform=True)
-        assert ledger.onset == onset
+def test_memorisation_is_measured_until_the_onset() -> None:
+    parts, ledger = halves(4, 9), Ledger(N)
+    values = []
+    for t in range(9):
+        ledger.write(t, losses_by(4, t, parts, 0.1 * t), selected(parts[t], since=5 if t > 5 else None))
+        values.append(ledger.memorisation)
+    assert len(set(values[2:6])) == 4
+    assert set(values[6:]) == {values[5]}
 
 
 def test_training_on_all_samples_tells_nothing() -> None:
-    ledger = Ledger(N, 20)
+    ledger = Ledger(N)
     for t in range(5):
         losses = torch.rand(N, generator=torch.Generator().manual_seed(t)) * 0.2**t
-        ledger.write(t, losses, torch.ones(N, dtype=torch.bool), uniform=True)
+        ledger.write(t, losses, Selection.full(N))
     assert math.isnan(ledger.memorisation)
 
 
 def test_samples_that_are_only_looked_at_are_not_compared() -> None:
-    parts, one, other = halves(3, 3), Ledger(N, 20), Ledger(N, 20)
+    parts, one, other = halves(3, 3), Ledger(N), Ledger(N)
     for t in range(3):
         losses = losses_by(3, t, parts, 0.05)
-        one.write(t, losses, parts[t], uniform=True)
-        other.write(t, losses if t < 2 else torch.where(parts[t], losses, 50.0), parts[t], uniform=True)
+        one.write(t, losses, selected(parts[t]))
+        other.write(t, losses if t < 2 else torch.where(parts[t], losses, 50.0), selected(parts[t], ~parts[t]))
     assert other.memorisation == pytest.approx(one.memorisation, abs=1e-6)
+
+
+def test_an_epoch_after_one_that_was_not_uniform_tells_nothing_of_memorisation() -> None:
+    parts = halves(9, 3)
+    for before in (True, False):
+        ledger = Ledger(N)
+        for t in range(3):
+            ledger.write(t, losses_by(9, t, parts, 0.05), selected(parts[t], uniform=before if t == 1 else True))
+        assert math.isnan(ledger.memorisation) is not before
 
 
 # -------------------------------------------------------------------------- state
@@ -319,110 +377,68 @@ def test_a_saved_ledger_goes_on_bit_for_bit() -> None:
             for name, value in one.items()
         )
 
-    parts, whole = halves(5, 8), Ledger(N, 8)
+    parts, whole = halves(5, 8), Ledger(N)
     for t in range(8):
-        resumed = Ledger(N, 8)
+        resumed = Ledger(N)
         resumed.load_state_dict(stored(whole))
         assert same(resumed, whole)
         for ledger in (whole, resumed):
-            ledger.write(t, losses_by(5, t, parts, 0.05 * t), parts[t], uniform=True)
+            ledger.write(t, losses_by(5, t, parts, 0.05 * t), selected(parts[t], since=4 if t > 4 else None))
         assert same(resumed, whole)
     assert whole.onset is not None
+    assert int(whole.exposures.sum()) > 0
 
 
 def test_a_state_is_not_changed_by_more_epochs() -> None:
-    parts, ledger = halves(6, 2), Ledger(N, 8)
-    ledger.write(0, losses_by(6, 0, parts, 0.0), parts[0], uniform=True)
+    parts, ledger = halves(6, 2), Ledger(N)
+    ledger.write(0, losses_by(6, 0, parts, 0.0), selected(parts[0]))
     state = ledger.state_dict()
-    loaded = Ledger(N, 8)
+    loaded = Ledger(N)
     loaded.load_state_dict(state)
     seen = state["last_seen"].clone()
     for each in (ledger, loaded):
-        each.write(1, losses_by(6, 1, parts, 0.0), parts[1], uniform=True)
+        each.write(1, losses_by(6, 1, parts, 0.0), selected(parts[1]))
     assert torch.equal(state["last_seen"], seen)
 
 
-# -------------------------------------------------------------------------- the score
-
-
-def test_exposure_loss_scores_by_the_ledger_with_its_own_exponent() -> None:
-    bank, reference = TrajectoryBank(9, 1), torch.full((9,), NAN, dtype=torch.float64)
-    for exponent in (0.0, 2.0):
-        score = ExposureLoss(exponent=exponent)
-        ledger, slow = score.ledger(9, 8), Slow(9, exponent)
-        ledger.onset = slow.since = 0
-        for t, epoch in enumerate(random_epochs(7, 9, 8)):
-            enter(ledger, t, epoch)
-            slow.write(t, epoch)
-        scores = score(bank, reference, ledger)
-        assert scores.dtype == torch.float32
-        assert scores.tolist() == pytest.approx(slow.mean_loss(), rel=1e-4, abs=1e-5, nan_ok=True)
-
-
-def test_exposure_loss_refuses_a_missing_ledger_and_a_wrong_exponent() -> None:
-    with pytest.raises(ValueError, match="ledger is missing, expected a Ledger"):
-        ExposureLoss()(TrajectoryBank(9, 1), torch.full((9,), NAN))
-    with pytest.raises(ValueError, match=r"exponent=-1 is out of range.*0 counts all"):
-        ExposureLoss(exponent=-1)
-
-
-# -- samples held out --------------------------------------------------------------------------------------
-
-
-@given(
-    seed=st.integers(0, 1000),
-    classes=st.integers(1, 6),
-    confused=st.sampled_from([0.0, 0.25, 1.0]),
-)
-@settings(max_examples=50, deadline=None)
-def test_what_speaks_against_a_label_is_how_likely_it_is_to_be_given_wrongly(
-    seed: int, classes: int, confused: float
-) -> None:
-    rng = np.random.default_rng(seed)
-    size = int(rng.integers(1, 40))
-    labels = rng.integers(0, classes, size)
-    labels[0] = classes + 1  # a class of one sample, beside one that has none
-    ledger = Ledger(size, 10, labels=torch.from_numpy(labels))
-    ledger.onset = 0
-    held_out = [NAN] * size
-    for t, epoch in enumerate(random_epochs(seed, size, 6)):
+@pytest.mark.parametrize("size", [8, 10])
+def test_the_state_of_a_ledger_of_another_size_is_refused_and_changes_nothing(size: int) -> None:
+    ledger, theirs = Ledger(9), Ledger(size)
+    for t, (epoch, other) in enumerate(zip(random_epochs(1, 9, 4), random_epochs(2, size, 4), strict=True)):
         enter(ledger, t, epoch)
-        for i, (loss, trained) in enumerate(zip(epoch.losses, epoch.trained, strict=True)):
-            if not math.isnan(loss) and not trained:
-                held_out[i] = loss if math.isnan(held_out[i]) else (held_out[i] + loss) / 2
-    shares = [labels.tolist().count(label) / size for label in labels.tolist()]
-    expected = []
-    for loss, share in zip(held_out, shares, strict=True):
-        p, f = math.exp(-max(loss, 1e-6)), min(share, 1 - 1e-6)
-        wrongly = (1 - p) * ((1 - confused) * f / (1 - f) + confused * p)
-        expected.append(math.log(wrongly / p))
-    against = ledger.against(confused)
-    assert against is not None
-    np.testing.assert_allclose(against.numpy(), expected, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(ledger.held_out.numpy(), held_out, rtol=1e-5, atol=1e-5)
+        enter(theirs, t, other)
+    before = ledger.state_dict()
+    with pytest.raises(ValueMistake, match=rf"ledger.total=torch.float32 \({size},\) does not fit.*\(9,\)"):
+        ledger.check_state_dict(theirs.state_dict())
+    for name in ("total", "weight", "exposures", "last_seen", "last_trained", "held_out"):
+        with pytest.raises(ValueMistake, match=rf"ledger.{name}=.* does not fit, expected torch"):
+            ledger.check_state_dict(before | {name: before[name].double()})
+        with pytest.raises(ValueMistake, match=rf"ledger.{name}=None does not fit, expected torch"):
+            ledger.check_state_dict({key: value for key, value in before.items() if key != name})
+    after = ledger.state_dict()
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        if isinstance(value, Tensor):
+            torch.testing.assert_close(after[name], value, rtol=0, atol=0, equal_nan=True)
+    ledger.check_state_dict(before)
 
 
-def test_before_the_onset_nothing_is_held_out() -> None:
-    ledger = Ledger(9, 100, labels=torch.arange(9) % 3)
-    for t, epoch in enumerate(random_epochs(5, 9, 6)):
-        enter(ledger, t, epoch)
-    assert ledger.onset is None
-    assert bool(ledger.held_out.isnan().all())
+# -------------------------------------------------------------------------- asking for one
 
 
-def test_labels_do_not_change_the_mean_loss() -> None:
-    with_labels, without = Ledger(30, 10, labels=torch.arange(30) % 3), Ledger(30, 10)
-    for t, epoch in enumerate(random_epochs(5, 30, 4)):
-        enter(with_labels, t, epoch)
-        enter(without, t, epoch)
-    assert torch.equal(with_labels.mean_loss().nan_to_num(9.0), without.mean_loss().nan_to_num(9.0))
-    assert without.against() is None
+def test_a_spec_makes_a_ledger_with_its_exponent() -> None:
+    ledger = LedgerSpec(2.0).make(Room(7, 20))
+    assert (ledger.exponent, len(ledger.total), ledger.onset) == (2.0, 7, None)
+    assert LedgerSpec().make(Room(7, 20)).exponent == Ledger(7).exponent
 
 
-def test_an_epoch_after_one_that_was_not_uniform_tells_nothing_of_memorisation() -> None:
-    parts = halves(9, 3)
-    for before in (True, False):
-        ledger = Ledger(N, 20)
-        for t in range(3):
-            ledger.write(t, losses_by(9, t, parts, 0.05), parts[t], uniform=before if t == 1 else True)
-        assert math.isnan(ledger.memorisation) is not before
+def test_who_asks_for_no_exponent_is_served_by_any_ledger() -> None:
+    assert LedgerSpec().met_by(LedgerSpec(2.0))
+    assert LedgerSpec(2.0).met_by(LedgerSpec(2.0))
+    assert not LedgerSpec(2.0).met_by(LedgerSpec(1.0))
+    assert not LedgerSpec(2.0).met_by(LedgerSpec())
+
+
+def test_a_ledger_takes_24_bytes_a_sample() -> None:
+    tensors = [value for value in vars(Ledger(1_000)).values() if isinstance(value, Tensor)]
+    assert sum(value.numel() * value.element_size() for value in tensors) == 24_000

@@ -192,7 +192,9 @@ def test_a_policy_gets_the_memories_that_it_declared_and_no_others() -> None:
     assert given_evidence.memory(ap.Ledger) is given_evidence.memories[0]
     with pytest.raises(errors.CallMistake, match="the policy reads a TrajectoryBank that it did not declare"):
         given_evidence.memory(ap.TrajectoryBank)
-    with pytest.raises(errors.CallMistake, match="the policy reads a Ledger that it did not declare, expected it among"):
+    with pytest.raises(
+        errors.CallMistake, match="the policy reads a Ledger that it did not declare, expected it among"
+    ):
         evidence(Full(), torch.zeros(5)).memory(ap.Ledger)
 
 

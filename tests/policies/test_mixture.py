@@ -13,7 +13,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import norm
 from sklearn.mixture import GaussianMixture
 
-from alignprune import mixture
+from alignprune.policies import mixture
 from alignprune.policies.mixture import Mixture
 
 

@@ -16,8 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import alignprune as ap
-from alignprune.memory.ledger import Ledger
-from alignprune.policies.robust import Robust
+from alignprune._ranks import Draws
+from alignprune.errors import CallMistake
+from alignprune.memory import Ledger
+from alignprune.policies import Evidence, Robust
+from alignprune.policies.robust import log_odds_of_wrong
+from alignprune.selection import Onset
 
 NAN = math.nan
 EPOCHS = 20
@@ -35,17 +39,30 @@ def scores_of(n: int, wrong: float = 0.4, seed: int = 0) -> Tensor:
 
 
 def ledger_of(n: int, since: int | None = 2, last_seen: Tensor | None = None) -> Ledger:
-    """A ledger of a run of `EPOCHS` whose onset was an epoch, and in which two groups were apart then."""
-    ledger = Ledger(n, EPOCHS)
-    ledger.onset = since
-    ledger.onset_separation = None if since is None else 5.0
+    """A ledger of a run whose onset was an epoch, and in which two groups were apart then."""
+    ledger = Ledger(n)
+    ledger.onset = None if since is None else Onset(since, 5.0)
     if last_seen is not None:
         ledger.last_seen.copy_(last_seen)
     return ledger
 
 
-def select(policy: Robust, score: Tensor, epoch: int = 15, seed: int = 0, ledger: Ledger | None = None) -> ap.Selection:
-    return policy.select(score, epoch, generator(seed), ledger or ledger_of(len(score)))
+def evidence(
+    score: Tensor,
+    epoch: int = 15,
+    seed: int = 0,
+    ledger: Ledger | None = None,
+    labels: Tensor | None = None,
+    **more: Any,
+) -> Evidence:
+    memories = (ledger or ledger_of(len(score)),)
+    how: dict[str, Any] = {"suspect": "high", "epochs": EPOCHS, "draws": Draws(seed, epoch)}
+    codes = None if labels is None else labels.int()
+    return Evidence(score=score, epoch=epoch, memories=memories, labels=codes, **(how | more))
+
+
+def select(policy: Robust, score: Tensor, *args: Any, **more: Any) -> ap.Selection:
+    return policy.select(evidence(score, *args, **more))
 
 
 def suspects_of(selection: ap.Selection) -> list[int]:
@@ -128,10 +145,9 @@ def test_weights_are_0_for_suspects_and_on_average_1(prune_ratio: float, noise_r
 def test_suspects_are_the_highest_scores_and_grow_along_the_ramp(ramp: int, noise_rate: float) -> None:
     score = scores_of(200, seed=3)
     policy = Robust(0.5, noise_rate=noise_rate, ramp=ramp)
-    selections = [select(policy, score, epoch, ledger=ledger_of(200, since=2)) for epoch in range(3, 12)]
-    judged = [selection for selection in selections if selection.suspects is not None]
-    assert selections[2:] == judged[-7:]  # it begins by epoch 5, and never stops
-    for done, selection in enumerate(judged, 1):
+    # The epoch after the onset is drawn uniformly still, so the ramp begins with the one after it.
+    for done in range(1, 9):
+        selection = select(policy, score, 3 + done, ledger=ledger_of(200, since=2))
         expected = math.floor(round(min(1, done / ramp) * noise_rate * 200, 9))
         assert set(suspects_of(selection)) == highest(score.tolist(), expected)
         assert selection.noise_rate == noise_rate
@@ -141,7 +157,7 @@ def test_at_the_low_end_all_is_mirrored() -> None:
     score = scores_of(200, seed=4)
     score[50:60] = NAN
     high = select(Robust(), score)
-    low = select(Robust(suspect="low"), -score)
+    low = select(Robust(), -score, suspect="low")
     assert suspects_of(high) == suspects_of(low)
     assert len(suspects_of(high)) > 0
     assert torch.equal(high.indices, low.indices)
@@ -196,17 +212,59 @@ def test_before_the_onset_samples_take_turns_and_some_come_twice_in_a_row() -> N
     assert times.var() < 0.5 * 12 * 0.25  # by chance alone it would be twice that at least
 
 
-@pytest.mark.parametrize("since", [None, 2])
-def test_until_there_are_suspects_the_scores_do_not_matter(since: int | None) -> None:
+def test_until_there_are_suspects_the_scores_do_not_matter() -> None:
     policy, last_seen = Robust(), torch.randint(-1, 3, (200,), generator=generator(8))
     for epoch in range(3, 10):
-        ledger = ledger_of(200, since, last_seen)
+        ledger = ledger_of(200, None, last_seen)
         one, other = (select(policy, scores_of(200, seed=seed), epoch, 0, ledger) for seed in (1, 2))
-        assert (one.suspects is None) == (other.suspects is None)
-        if one.suspects is None:
-            assert one.weights is None
-            assert torch.equal(one.indices, other.indices)
-        assert since is None or epoch < 5 or one.suspects is not None
+        assert one.suspects is other.suspects is None
+        assert one.weights is None
+        assert torch.equal(one.indices, other.indices)
+
+
+# -------------------------------------------------------------------------- the onset
+
+
+def test_a_selection_carries_the_onset_that_was_sensed_and_is_uniform_still() -> None:
+    apart, alike = scores_of(400), torch.randn(400, generator=generator(6))
+    for epoch in range(1, EPOCHS):
+        early, late = (select(Robust(), score, epoch, ledger=ledger_of(400, since=None)) for score in (alike, apart))
+        assert early.onset is None
+        settled = epoch >= EPOCHS / 4  # groups that are apart from the start are believed after a quarter of all epochs
+        assert (late.onset is not None) == settled
+        if late.onset is not None:
+            assert late.onset.epoch == epoch - 1
+            assert late.onset.separation == pytest.approx(8, abs=0.5)  # two deviations of 1, 8 apart
+        for selection in (early, late):
+            assert (selection.suspects, selection.noise_rate, selection.uniform) == (None, None, True)
+
+
+def test_a_network_that_memorises_brings_the_onset_early() -> None:
+    score = scores_of(400)
+    for memorisation, begins in ((NAN, False), (-0.5, False), (0.03, False), (0.05, True), (0.2, True)):
+        ledger = ledger_of(400, since=None)
+        ledger.memorisation = memorisation
+        onset = select(Robust(), score, 3, ledger=ledger).onset
+        assert (onset is not None) == begins
+        assert onset is None or onset.epoch == 2
+
+
+def test_an_onset_stays_the_same_once_the_ledger_has_it() -> None:
+    for epoch in range(4, EPOCHS):
+        for score in (scores_of(400), torch.ones(400)):
+            given = evidence(score, epoch, ledger=ledger_of(400, since=2))
+            for selection in (Robust().select(given), Robust().anneal(given)):
+                assert selection.onset == Onset(2, 5.0)
+
+
+def test_annealing_takes_all_samples_and_goes_on_to_flag_the_suspects() -> None:
+    given = evidence(scores_of(200))
+    selection = Robust().anneal(given)
+    assert selection.indices.tolist() == list(range(200))
+    assert selection.weights is None
+    assert suspects_of(selection) == suspects_of(Robust().select(given)) == list(range(80))
+    assert selection.noise_rate == pytest.approx(0.4, abs=0.01)
+    assert Robust().annealing == 1.0  # but it never does by itself
 
 
 # -------------------------------------------------------------------------- who is looked at, who is thinned out
@@ -298,7 +356,7 @@ def test_nothing_is_thinned_out_where_the_others_fit() -> None:
 
 
 @pytest.mark.parametrize("thinning", ["random", "easy"])
-def test_the_generator_alone_decides(thinning: Any) -> None:
+def test_the_draws_alone_decide(thinning: Any) -> None:
     def states() -> tuple[object, ...]:
         name, keys, *rest = np.random.get_state()
         return torch.get_rng_state().tolist(), name, keys.tolist(), rest, random.getstate()
@@ -323,10 +381,13 @@ def test_the_generator_alone_decides(thinning: Any) -> None:
         (lambda: Robust(ramp=0), ValueError, r"ramp=0 is out of range.*>= 1.*all suspects at once"),
         (lambda: Robust(ramp=2.5), TypeError, r"ramp=2.5 is float"),  # type: ignore[arg-type]
         (lambda: Robust(confused=1.5), ValueError, r"confused=1.5 is out of range.*\[0, 1\].*a quarter"),
-        (lambda: Robust(suspect="hihg"), ValueError, r"suspect='hihg' is unknown.*did you mean 'high'"),  # type: ignore[arg-type]
         (lambda: Robust(thinning="hard"), ValueError, r"thinning='hard' is unknown, expected one of random, easy"),  # type: ignore[arg-type]
-        (lambda: Robust(0.95).check(10), ValueError, r"prune_ratio=0.95 keeps none of num_samples=10"),
-        (lambda: Robust().select(torch.ones(9), 1, generator()), ValueError, r"ledger is missing, expected a Ledger"),
+        (lambda: Robust(0.95).check(10), ValueError, r"prune_ratio=0.95 leaves none of num_samples=10"),
+        (
+            lambda: Robust().select(Evidence(torch.ones(9), "high", 1, 5, Draws(0, 1))),
+            CallMistake,
+            "the policy reads a Ledger that it did not declare",
+        ),
     ],
 )
 def test_a_bad_setting_is_refused_with_its_remedy(
@@ -409,20 +470,24 @@ def test_the_forward_passes_of_a_run_are_known_beforehand(prune_ratio: float, le
     assert training.pruner.forward_passes == 12 * math.floor(round(left * N, 9))
 
 
+def onset_of(training: Training) -> Onset | None:
+    return training.pruner.memory(Ledger).onset
+
+
 def test_only_what_is_learned_from_counts_as_an_exposure() -> None:
     training = Training(14, fit=0.25).run()
-    ledger = training.pruner.ledger
-    assert ledger is not None
+    ledger = training.pruner.memory(Ledger)
     assert ledger.onset is not None
-    assert torch.equal(ledger.exposures, torch.stack(training.trained[ledger.onset :]).sum(0).int())
+    assert torch.equal(ledger.exposures, torch.stack(training.trained[ledger.onset.epoch :]).sum(0).int())
     assert parts(training.selections[-1])[1]
     assert all(ledger.last_seen[i] > ledger.last_trained[i] for i in parts(training.selections[-1])[1])
 
 
 def test_without_memorisation_groups_that_are_clearly_apart_are_told_after_a_quarter_of_the_epochs() -> None:
     training = Training(16, fit=0.0, labels=torch.arange(N) % 10).run()
-    assert training.pruner.ledger is not None
-    assert training.pruner.ledger.onset == 3
+    onset = onset_of(training)
+    assert onset is not None
+    assert onset.epoch == 3
     for epoch, selection in enumerate(training.selections):
         assert (selection.suspects is None) == (epoch <= 4)
     last = training.selections[-1]
@@ -443,18 +508,17 @@ def test_memorisation_that_comes_late_is_sensed_too(monkeypatch: pytest.MonkeyPa
     while training.pruner.epoch < 24:
         training.fit = 0.25 if training.pruner.epoch >= 14 else 0.0
         training.epoch()
-    assert training.pruner.ledger is not None
-    onset = training.pruner.ledger.onset
+    onset = onset_of(training)
     assert onset is not None
-    assert 14 <= onset < 20
+    assert 14 <= onset.epoch < 20
     for epoch, selection in enumerate(training.selections):
-        assert (selection.suspects is None) == (epoch <= onset + 1)
+        assert (selection.suspects is None) == (epoch <= onset.epoch + 1)
+        assert selection.onset == (onset if epoch > onset.epoch else None)
 
 
 def test_without_pruning_memorisation_cannot_be_told() -> None:
     training = Training(6, fit=0.25, prune_ratio=0.0).run()
-    assert training.pruner.ledger is not None
-    assert math.isnan(training.pruner.ledger.memorisation)
+    assert math.isnan(training.pruner.memory(Ledger).memorisation)
 
 
 def test_a_run_resumed_in_the_middle_of_an_epoch_with_suspects_is_the_same_run() -> None:
@@ -490,10 +554,13 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_with_suspects_is_the_same_run()
 # -------------------------------------------------------------------------- hard and wrong
 
 
-def heard(n: int, classes: int, seed: int) -> Ledger:
-    """A ledger with labels, in which half of the samples were looked at."""
-    ledger = Ledger(n, EPOCHS, labels=torch.randint(0, classes, (n,), generator=generator(seed)))
-    ledger.onset, ledger.onset_separation = 2, 5.0
+def labels_of(n: int, classes: int, seed: int) -> Tensor:
+    return torch.randint(0, classes, (n,), generator=generator(seed))
+
+
+def looked_at(n: int, seed: int) -> Ledger:
+    """A ledger in which half of the samples were looked at while they were held out."""
+    ledger = ledger_of(n)
     ledger.held_out = 6 * torch.rand(n, generator=generator(seed + 1))
     ledger.held_out[torch.rand(n, generator=generator(seed + 2)) < 0.5] = NAN
     return ledger
@@ -501,24 +568,21 @@ def heard(n: int, classes: int, seed: int) -> Ledger:
 
 @given(classes=st.integers(2, 8), seed=st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
-def test_a_suspect_is_acquitted_by_bayes_rule_under_the_most_likely_odds(classes: int, seed: int) -> None:
+def test_a_suspect_is_readmitted_by_bayes_rule_under_the_most_likely_odds(classes: int, seed: int) -> None:
     n, policy = 400, Robust(ramp=1)
-    score, ledger = scores_of(n, seed=seed), heard(n, classes, seed)
-    assert ledger.labels is not None
-    unheard = Ledger(n, EPOCHS, labels=ledger.labels)
-    unheard.onset, unheard.onset_separation = 2, 5.0
-    before = select(policy, score, ledger=unheard)
+    score, ledger, labels = scores_of(n, seed=seed), looked_at(n, seed), labels_of(n, classes, seed)
+    before = select(policy, score, labels=labels)
     suspects = suspects_of(before)
-    frequency = [ledger.labels.tolist().count(c) / n for c in range(classes)]
+    frequency = [labels.tolist().count(c) / n for c in range(classes)]
     right = {i: math.exp(-float(ledger.held_out[i])) for i in suspects if not math.isnan(ledger.held_out[i])}
-    shares = {i: frequency[int(ledger.labels[i])] for i in right}
+    shares = {i: frequency[int(labels[i])] for i in right}
     wrong = {i: (1 - right[i]) * (0.75 * shares[i] / (1 - shares[i]) + 0.25 * right[i]) for i in right}
     share, most = 0.5, -math.inf
     for candidate in np.linspace(0.001, 0.999, 999):
         likelihood = math.fsum(math.log((1 - candidate) * right[i] + candidate * wrong[i]) for i in right)
         share, most = (float(candidate), likelihood) if likelihood > most else (share, most)
     odds = {i: share * wrong[i] / ((1 - share) * right[i]) for i in right}
-    after = select(policy, score, ledger=ledger)
+    after = select(policy, score, ledger=ledger, labels=labels)
     close = {i for i in right if 0.9 < odds[i] < 1.1}  # the grid is not exact
     expected = {i for i in suspects if odds.get(i, 2.0) >= 1}
     assert set(suspects_of(after)) ^ expected <= close
@@ -526,16 +590,27 @@ def test_a_suspect_is_acquitted_by_bayes_rule_under_the_most_likely_odds(classes
     assert after.noise_rate == pytest.approx(before.noise_rate * share, rel=0.1, abs=0.01)
 
 
-def test_nobody_is_acquitted_where_the_rate_is_known_or_few_were_looked_at() -> None:
+def test_nobody_is_readmitted_where_the_rate_is_known_or_few_were_looked_at() -> None:
     n = 400
-    score, ledger = scores_of(n), heard(n, 4, 0)
+    score, ledger, labels = scores_of(n), looked_at(n, 0), labels_of(n, 4, 0)
     known = Robust(ramp=1, noise_rate=0.4)
-    assert suspects_of(select(known, score, ledger=ledger)) == list(range(160))
+    assert suspects_of(select(known, score, ledger=ledger, labels=labels)) == list(range(160))
     ledger.held_out[19:] = NAN
     ledger.held_out[:19] = 0.0
-    assert set(range(19)) <= set(suspects_of(select(Robust(ramp=1), score, ledger=ledger)))
+    assert set(range(19)) <= set(suspects_of(select(Robust(ramp=1), score, ledger=ledger, labels=labels)))
     ledger.held_out[19:40] = 0.0
-    assert not set(range(40)) & set(suspects_of(select(Robust(ramp=1), score, ledger=ledger)))
+    assert not set(range(40)) & set(suspects_of(select(Robust(ramp=1), score, ledger=ledger, labels=labels)))
+    assert set(range(40)) <= set(suspects_of(select(Robust(ramp=1), score, ledger=ledger)))  # nor without labels
+
+
+def test_a_suspect_without_a_label_is_not_readmitted() -> None:
+    score, ledger, labels = scores_of(400), ledger_of(400), labels_of(400, 4, 0)
+    labels[::2] = -1
+    before = suspects_of(select(Robust(ramp=1), score, labels=labels))
+    assert set(range(80)) < set(before)
+    ledger.held_out[:80] = 0.0
+    after = suspects_of(select(Robust(ramp=1), score, ledger=ledger, labels=labels))
+    assert after == [i for i in before if i >= 80 or i % 2 == 0]
 
 
 @given(seed=st.integers(0, 10_000), classes=st.integers(1, 6), rate=st.sampled_from([0.1, 0.2, 0.4, 0.7]))
@@ -544,9 +619,7 @@ def test_no_class_loses_more_than_twice_the_share_of_all(seed: int, classes: int
     n = 200
     labels = (torch.rand(n, generator=generator(seed)) ** 2 * classes).long()  # the last classes are rare
     score = torch.randn(n, generator=generator(seed + 1)) + 2 * labels  # and hard
-    ledger = Ledger(n, EPOCHS, labels=labels)
-    ledger.onset, ledger.onset_separation = 2, 5.0
-    suspects = set(suspects_of(select(Robust(ramp=1, noise_rate=rate), score, ledger=ledger)))
+    suspects = set(suspects_of(select(Robust(ramp=1, noise_rate=rate), score, labels=labels)))
     expected = set()
     for i in sorted(range(n), key=lambda i: -float(score[i]))[: math.floor(round(rate * n, 9))]:
         same = [j for j in range(n) if labels[j] == labels[i]]
@@ -571,14 +644,61 @@ def test_with_labels_hard_samples_come_back_and_wrong_ones_do_not(monkeypatch: p
     assert last.noise_rate == pytest.approx(float(WRONG.float().mean()), abs=0.05)
 
 
+def test_what_the_classes_are_called_changes_nothing() -> None:
+    codes = torch.arange(N) % 3
+    names = np.array(["dog", "ant", "cow"])[codes.numpy()]
+    one, other = (Training(14, fit=0.25, labels=labels).run() for labels in (codes, names))
+    for a, b in zip(one.selections, other.selections, strict=True):
+        assert torch.equal(a.indices, b.indices)
+        assert (a.suspects is None) == (b.suspects is None)
+        assert a.suspects is None or torch.equal(a.suspects, b.suspects)
+    assert one.selections[-1].suspects is not None
+
+
 @pytest.mark.parametrize(
-    "labels, told",
+    "labels, error, message",
     [
-        (torch.zeros(9, dtype=torch.int64), r"shape \(9,\), expected integers \(10,\)"),
-        (torch.zeros(10), r"float32 of shape \(10,\), expected integers"),
-        ([0] * 9 + [-1], "labels holds -1, expected class ids from 0 on"),
+        (torch.zeros(9, dtype=torch.int64), ValueError, r"labels=int64 \(9,\) is not one a sample, expected \[10\]"),
+        (torch.zeros(10), TypeError, r"labels=float32 \(10,\) are no class names, expected integers or strings"),
     ],
 )
-def test_labels_that_cannot_be_the_given_ones_are_refused(labels: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_labels_that_cannot_be_the_given_ones_are_refused(labels: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         ap.Pruner.from_preset("robust", num_samples=10, epochs=5, labels=labels)
+
+
+@given(seed=st.integers(0, 1000), classes=st.integers(1, 6), confused=st.sampled_from([0.0, 0.25, 1.0]))
+@settings(max_examples=80, deadline=None)
+def test_the_log_odds_of_a_label_are_how_likely_it_is_to_be_given_wrongly_over_rightly(
+    seed: int, classes: int, confused: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(1, 40))
+    labels = rng.integers(-1, classes, size).astype(np.int32)  # -1 has no label
+    labels[0] = classes + 1  # a class of one sample, beside one that has none
+    losses = (rng.exponential(size=size) ** 2).astype(np.float32)
+    losses[rng.random(size) < 0.3] = NAN
+    losses[rng.random(size) < 0.1] = 0.0
+    labelled = [label for label in labels.tolist() if label >= 0]
+    expected = []
+    for loss, label in zip(losses.tolist(), labels.tolist(), strict=True):
+        if math.isnan(loss) or label < 0:
+            expected.append(NAN)
+            continue
+        p = math.exp(-max(loss, 1e-6))  # the network's probability of the label, never quite 1
+        f = min(labelled.count(label) / len(labelled), 1 - 1e-6)
+        by_frequency, by_confusion = (1 - p) * f / (1 - f), (1 - p) * p
+        expected.append(math.log(((1 - confused) * by_frequency + confused * by_confusion) / p))
+    odds = log_odds_of_wrong(losses, labels, confused)
+    assert odds.dtype == np.float32
+    np.testing.assert_allclose(odds, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_log_odds_rise_with_the_loss_and_are_right_in_the_middle() -> None:
+    labels, losses = np.zeros(7, dtype=np.int32), np.array([0, 0.1, 0.5, math.log(2), 2, 10, 100], dtype=np.float32)
+    labels[3:] = 1
+    labels[3] = 0  # 4 of 7 samples are of class 0
+    odds = log_odds_of_wrong(losses[:4], np.repeat(np.array([0, 1], dtype=np.int32), 2), confused=0.0)
+    assert odds[3] == pytest.approx(0, abs=1e-6)  # two classes of one size, and a coin for the network
+    assert (np.diff(odds) > 0).all()
+    assert np.isfinite(log_odds_of_wrong(losses, labels)).all()
