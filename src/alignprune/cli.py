@@ -25,7 +25,7 @@ from alignprune.errors import ValueMistake
 from alignprune.sampler import rank_and_world
 
 if TYPE_CHECKING:
-    from alignprune.bench.config import TrainConfig
+    from alignprune.bench.run.config import TrainConfig
 
 _Config = TypeVar("_Config")
 
@@ -90,7 +90,7 @@ def _demo(words: list[str]) -> int:
 
 
 def _train(words: list[str]) -> int:
-    from alignprune.bench import training
+    from alignprune.bench.run import training
 
     config = parse_train(words)
     with _TrainDisplay() as display:
@@ -111,7 +111,7 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
     """
     import tyro
 
-    from alignprune.bench import config as configs
+    from alignprune.bench.run import config as configs
 
     words = list(words)
     dataset = "cifar100n" if not words or words[0].startswith("-") else words[0]

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignprune.bench import commands, experiments, plan
+from alignprune.bench import commands
 from alignprune.bench.commands import FigureConfig, SweepConfig, TableConfig
-from alignprune.bench.grid import Cell, Experiment, Protocol
-from alignprune.bench.store import Store
-from alignprune.bench.sweep import Report
+from alignprune.bench.grid import experiments, plan
+from alignprune.bench.grid.cells import Cell, Experiment, Protocol
+from alignprune.bench.grid.sweep import Report
+from alignprune.bench.results.store import Store
 from alignprune.cli import main
 
 

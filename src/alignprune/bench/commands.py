@@ -10,11 +10,13 @@ from typing import Literal
 from tyro.conf import Positional
 
 from alignprune._checks import choice, integer
-from alignprune.bench import data, experiments, figures, plan, store, sweep, tables
-from alignprune.bench.budget import Budget
-from alignprune.bench.grid import Cell, Experiment, Protocol
-from alignprune.bench.store import Store
-from alignprune.bench.sweep import Job, Report, Summary
+from alignprune.bench import data
+from alignprune.bench.grid import experiments, plan, sweep
+from alignprune.bench.grid.cells import Cell, Experiment, Protocol
+from alignprune.bench.grid.sweep import Job, Report, Summary
+from alignprune.bench.results import figures, store, tables
+from alignprune.bench.results.store import Store
+from alignprune.bench.run.budget import Budget
 from alignprune.errors import ValueMistake
 
 

@@ -23,10 +23,10 @@ from torch.nn import functional
 from torchvision import datasets
 
 from alignprune.bench.data.cifar import CIFAR100N, cifar100n
+from alignprune.bench.data.embeddings import Arrays, cached
 from alignprune.bench.data.records import data_root
 from alignprune.bench.data.transforms import Transforms
 from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, assemble, channels_first
-from alignprune.bench.embeddings import Arrays, cached
 
 PATCH, STRIDE = 6, 2
 CENTROIDS = 800

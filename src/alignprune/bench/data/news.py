@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alignprune._checks import choice, floor, integer
+from alignprune.bench.data.embeddings import Arrays, cached, read_glove, train_embeddings
 from alignprune.bench.data.records import (
     ANY_CLASSES,
     DatasetRecord,
@@ -31,7 +32,6 @@ from alignprune.bench.data.records import (
 )
 from alignprune.bench.data.transforms import Transforms
 from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, assemble
-from alignprune.bench.embeddings import Arrays, cached, read_glove, train_embeddings
 from alignprune.errors import MissingFile, ValueMistake
 
 Pooling = Literal["flat", "document"]
@@ -106,7 +106,7 @@ def news(
 
     Returns:
         The data; samples are float32 [D]. Features are computed once and then read from the cache folder, see
-        `alignprune.bench.embeddings.cached`.
+        `alignprune.bench.data.embeddings.cached`.
 
     Raises:
         FileNotFoundError: If a file is missing.
