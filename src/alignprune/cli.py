@@ -90,11 +90,11 @@ def _demo(words: list[str]) -> int:
 
 
 def _train(words: list[str]) -> int:
-    from alignprune.bench.run import training
+    from alignprune.bench import commands
 
     config = parse_train(words)
     with _TrainDisplay() as display:
-        result = training.train(config, display)
+        result = commands.train(config, display)
     if rank_and_world()[0] > 0:  # the first rank tells
         return 0
     print(

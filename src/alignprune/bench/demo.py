@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import alignprune as ap
 from alignprune._checks import integer
 from alignprune.bench.results import figures
-from alignprune.bench.run.diagnosis import kept_noise, mean_of_known, noise_auroc
+from alignprune.bench.run.diagnosis import kept_noise, noise_auroc
 from alignprune.bench.run.folder import write_json
+from alignprune.bench.run.record import mean_of_known
 
 METHODS = ("full", "dynamic-random", "infobatch", "infobatch+das", "seta+das", "robust")
 NOISE_RATE = 0.4

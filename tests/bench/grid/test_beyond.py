@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from alignprune.bench import commands
 from alignprune.bench.grid import plan
 from alignprune.bench.grid.beyond import FULL, ORACLE, ROBUST, STOPPED
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
@@ -187,7 +188,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for experiment in (compared, traces):
             patch.setitem(EXPERIMENTS, experiment.name, experiment)
         for job in plan.jobs(CELLS, PROTOCOLS["tiny"], [0], root):
-            plan.work(job)
+            commands.work(job)
         yield root
 
 

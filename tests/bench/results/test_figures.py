@@ -366,7 +366,7 @@ def test_suspicion_without_a_run_or_its_trace_says_what_to_do(tmp_path: Path, dr
     with pytest.raises(ValueError, match="no run to draw .*alignprune sweep figure-9 --protocol cpu"):
         draw(cells, "suspicion")
     write_run(tmp_path, cells[0], 0, accuracy=0.5)
-    with pytest.raises(FileNotFoundError, match="trace.npz does not exist, .* train it with --trace"):
+    with pytest.raises(FileNotFoundError, match="trace.npz' is not there, .* train it with --trace"):
         draw(cells, "suspicion")
 
 
@@ -392,5 +392,5 @@ def test_full_training_is_the_line_and_its_stopped_run_and_the_oracle_are_bars(
 def test_suspicion_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="panels is empty, expected a run at least"):
         figures.suspicion({}, tmp_path / "picture.png")
-    with pytest.raises(FileNotFoundError, match="trace.npz does not exist"):
+    with pytest.raises(FileNotFoundError, match="trace.npz' is not there"):
         figures.suspicion({"lost": tmp_path / "trace.npz"}, tmp_path / "picture.png")

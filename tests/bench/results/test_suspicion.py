@@ -154,11 +154,11 @@ def test_a_stored_trace_is_read_back(tmp_path: Path) -> None:
 
 def test_what_is_no_trace_of_a_run_with_known_noise_is_refused(tmp_path: Path) -> None:
     run = history()
-    with pytest.raises(FileNotFoundError, match="trace.npz does not exist, .* train it with --trace"):
+    with pytest.raises(FileNotFoundError, match="trace.npz' is not there, .* train it with --trace"):
         suspicion.load(tmp_path / "trace.npz")
-    with pytest.raises(ValueError, match="has no array 'margins', only losses, reference, is_noisy"):
+    with pytest.raises(ValueError, match=r"without the array 'margins' \(it holds losses, reference, is_noisy\)"):
         suspicion.load(save(tmp_path / "a.npz", run, margins=None))
-    with pytest.raises(ValueError, match="no array 'is_noisy', .* the truth about its labels is not known"):
+    with pytest.raises(ValueError, match="without the array 'is_noisy', expected .* whose wrong labels are known"):
         suspicion.load(save(tmp_path / "b.npz", run, is_noisy=None))
     with pytest.raises(ValueError, match=r"margins has shape \(29, 40\), expected \(30, 40\)"):
         suspicion.load(save(tmp_path / "c.npz", run, margins=run.margins[1:]))

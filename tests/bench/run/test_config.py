@@ -10,7 +10,7 @@ import pytest
 
 from alignprune import coresets, presets
 from alignprune.bench.recipes import RECIPES
-from alignprune.bench.run.config import configure, default_config
+from alignprune.bench.run.config import TrainConfig, configure, default_config
 
 
 def base_run(folder: Path, **changes: Any) -> Path:
@@ -18,6 +18,10 @@ def base_run(folder: Path, **changes: Any) -> Path:
     result = {"method": "infobatch", "epochs": 200, "prune_ratio": None, "pruned_share": 0.2877} | changes
     (folder / "result.json").write_text(json.dumps(result))
     return folder
+
+
+def epochs_of(config: TrainConfig, part: float = 1.0) -> int:
+    return config.epochs(config.measured_base(), part)
 
 
 def test_flat_settings_reach_every_record() -> None:
@@ -46,7 +50,7 @@ def test_flat_settings_reach_every_record() -> None:
 
 @pytest.mark.parametrize("method", [*presets.PRESETS, *coresets.CORESETS])
 def test_every_method_has_a_default_configuration_that_can_be_stored(method: str) -> None:
-    stored = default_config("cifar100n", method).stored()
+    stored = default_config("cifar100n", method).stored(None)
     assert json.loads(json.dumps(stored))["method"] == method
     assert (stored["coreset"] is not None) == (method in coresets.CORESETS)
 
@@ -76,7 +80,7 @@ def test_a_misspelt_setting_names_the_nearest(settings: dict[str, Any], named: s
 def test_a_direct_ratio_goes_into_the_policy_and_keeps_the_epochs() -> None:
     config = configure({"dataset": "cifar100n", "method": "dynamic-random", "prune_ratio": 0.7})
     assert config.chosen_policy.prune_ratio == 0.7  # type: ignore[attr-defined]
-    assert config.epochs == 200
+    assert epochs_of(config) == 200
     assert config.batch_size == 128
 
 
@@ -86,10 +90,10 @@ def test_divbs_reads_batches_of_which_the_recipes_size_is_trained_on() -> None:
 
 def test_the_epochs_follow_from_the_base_run(tmp_path: Path) -> None:
     settings = {"dataset": "cifar100n", "method": "infobatch+das", "prune_ratio": 0.5}
-    with pytest.raises(ValueError, match="base_run is missing.*infobatch"):
-        _ = configure(settings).epochs
+    with pytest.raises(ValueError, match="base_run=None is missing.*infobatch"):
+        epochs_of(configure(settings))
     run = base_run(tmp_path / "base")
-    assert configure({**settings, "base_run": str(run)}).epochs == 140
+    assert epochs_of(configure({**settings, "base_run": str(run)})) == 140
 
 
 @pytest.mark.parametrize("changes", [{"method": "seta"}, {"epochs": 140}, {"prune_ratio": 0.5}])
@@ -97,7 +101,7 @@ def test_a_base_run_of_another_kind_is_refused(tmp_path: Path, changes: dict[str
     run = base_run(tmp_path / "base", **changes)
     settings = {"dataset": "cifar100n", "method": "infobatch+das", "prune_ratio": 0.5, "base_run": str(run)}
     with pytest.raises(ValueError, match="expected infobatch over 200 epochs"):
-        _ = configure(settings).epochs
+        epochs_of(configure(settings))
 
 
 def test_the_equal_budget_is_calibrated_on_the_method_itself(tmp_path: Path) -> None:
@@ -105,13 +109,13 @@ def test_the_equal_budget_is_calibrated_on_the_method_itself(tmp_path: Path) -> 
     settings = {"dataset": "cifar100n", "method": "infobatch+das", "prune_ratio": 0.5, "budget": "equal"}
     config = configure({**settings, "base_run": str(run)})
     assert config.base == "infobatch+das"
-    assert config.epochs == 126  # 200 * 0.5 / 0.8 = 125, and one to be cut inside of
+    assert epochs_of(config) == 126  # 200 * 0.5 / 0.8 = 125, and one to be cut inside of
 
 
 def test_an_unfinished_base_run_is_told(tmp_path: Path) -> None:
     settings = {"dataset": "cifar100n", "method": "seta", "prune_ratio": 0.5, "base_run": str(tmp_path)}
     with pytest.raises(FileNotFoundError, match=r"holds no result\.json"):
-        _ = configure(settings).epochs
+        epochs_of(configure(settings))
 
 
 def test_impossible_combinations_are_refused() -> None:
@@ -132,8 +136,8 @@ def test_a_ratio_that_a_method_cannot_realise_is_refused_with_the_budget_that_ca
     settings = {"dataset": "cifar100n", "method": "full", "prune_ratio": 0.5}
     with pytest.raises(ValueError, match="full, which has no share of its own .* --budget equal"):
         configure(settings)
-    assert configure({**settings, "prune_ratio": 0.0}).epochs == 200
-    assert configure({**settings, "budget": "equal"}).epochs == 101  # half of 200, and one to be cut inside of
+    assert epochs_of(configure({**settings, "prune_ratio": 0.0})) == 200
+    assert epochs_of(configure({**settings, "budget": "equal"})) == 101  # half of 200, and one to be cut inside of
 
 
 def test_the_oracle_goes_with_dynamic_methods_and_the_equal_budget_only() -> None:
@@ -149,8 +153,8 @@ def test_the_oracle_goes_with_dynamic_methods_and_the_equal_budget_only() -> Non
 def test_the_equal_budget_takes_more_epochs_on_a_part_of_the_data(tmp_path: Path) -> None:
     equal = {"dataset": "cifar100n", "prune_ratio": 0.4, "budget": "equal", "oracle": True}
     # 200 * 0.6 = 120 epochs of the whole set: 200 of its 60 %, 400 of their half, and one to be cut inside of
-    assert configure({**equal, "method": "full"}).epochs_on(0.6) == 201
+    assert epochs_of(configure({**equal, "method": "full"}), 0.6) == 201
     run = base_run(tmp_path / "own", pruned_share=0.5)
-    assert configure({**equal, "method": "infobatch", "base_run": str(run)}).epochs_on(0.6) == 401
+    assert epochs_of(configure({**equal, "method": "infobatch", "base_run": str(run)}), 0.6) == 401
     # dynamic-random leaves out 40 % itself
-    assert configure({**equal, "method": "dynamic-random"}).epochs_on(0.5) == 401
+    assert epochs_of(configure({**equal, "method": "dynamic-random"}), 0.5) == 401

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from alignprune.bench.run.diagnosis import kept_noise, mean_of_known, noise_auroc
+from alignprune.bench.run.diagnosis import LatestLosses, kept_noise, noise_auroc
+from alignprune.bench.run.record import mean_of_known
 from alignprune.policies import Selection
 from alignprune.scores import Alignment, Loss
 
@@ -38,3 +39,12 @@ def test_kept_noise_leaves_out_what_is_only_looked_at() -> None:
     wrong = torch.tensor([True, False, True, True, False, True])
     selection = Selection(torch.tensor([0, 1, 3, 4, 5]), torch.tensor([1.25, 1.25, 0.0, 1.25, 0.0]), 6)
     assert kept_noise(selection, wrong) == pytest.approx(1 / 3)  # 0, 1 and 4 are trained on
+
+
+def test_the_latest_losses_stay_while_a_sample_is_left_out() -> None:
+    latest = LatestLosses(4)
+    latest.write(torch.tensor([2, 0]), torch.tensor([1.5, 0.5], dtype=torch.float64, requires_grad=True))
+    latest.write(torch.tensor([1]), torch.tensor([2.5]))
+    assert latest.end_epoch().nan_to_num(-1).tolist() == [0.5, 2.5, 1.5, -1]
+    latest.write(torch.tensor([1, 0]), torch.tensor([0.25, math.inf]))  # what is not finite counts as not seen
+    assert latest.end_epoch().nan_to_num(-1).tolist() == [0.5, 0.25, 1.5, -1]

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from alignprune import coresets, presets, relabel
+from alignprune.bench import commands
 from alignprune.bench import data as datasets
+from alignprune.bench.run import trace
 from alignprune.bench.run.config import TrainConfig, configure, default_config
-from alignprune.bench.run.folder import RunFolder, write_json
-from alignprune.bench.run.trace import Trace
-from alignprune.bench.run.training import Progress, train
+from alignprune.bench.run.folder import RunFolder, load_checkpoint, write_json
+from alignprune.bench.run.progress import Progress
+from alignprune.bench.run.training import train
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def test_a_run_folder_never_holds_half_a_file(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="disk is full"):
         folder.save_epoch([{"epoch": 1}, {"epoch": 2}], {"epoch": Unsaveable()})
-    assert folder.load_checkpoint() == {"epoch": 1}
+    assert load_checkpoint(folder.path) == {"epoch": 1}
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoint.pt", "config.json", "metrics.jsonl"]
 
 
@@ -164,19 +166,17 @@ def test_every_static_method_trains_on_the_share_that_it_keeps(
     assert (result["proxy_forward_passes"] == 0) == (method == "static-random")
 
 
-def test_a_proxy_is_trained_where_none_is_given_and_told_apart_from_another_data_sets(
+def test_a_run_says_which_proxy_it_needs_and_starts_no_other_run(
     images: str, proxy: tuple[str, Path], tmp_path: Path
 ) -> None:
     static = config(images, "small-loss", tmp_path / "run", epochs=2, prune_ratio=0.5)
-    result = train(static)
-    assert (tmp_path / "run-proxy/result.json").exists()
-    assert (
-        result["proxy_forward_passes"] == 2 * 150 + 150 + 150
-    )  # its training, a plain and a strong look at everything
+    with pytest.raises(ValueError, match="proxy=None is missing.* --method full --collect"):
+        train(static)
     with pytest.raises(ValueError, match="other samples or labels"):
-        train(replace(static, out=tmp_path / "other", seed=1, proxy=tmp_path / "run-proxy"))
-    with pytest.raises(FileNotFoundError, match="holds no finished run"):
-        train(replace(static, out=tmp_path / "other", proxy=tmp_path / "nowhere"))
+        train(replace(static, seed=1, proxy=proxy[1]))
+    with pytest.raises(FileNotFoundError, match="is no finished run"):
+        train(replace(static, proxy=tmp_path / "nowhere"))
+    assert not list(tmp_path.glob("run*"))
 
 
 def test_the_proxy_run_collects_what_a_slow_look_at_the_network_finds(proxy: tuple[str, Path]) -> None:
@@ -315,7 +315,7 @@ def test_the_holdout_follows_from_the_seed_alone_and_leaves_the_rest_consistent(
 
 
 def test_a_coreset_of_what_the_holdout_leaves_is_chosen_by_a_proxy_of_the_same(tmp_path: Path) -> None:
-    result = train(digits("small-loss", tmp_path / "run", holdout=0.25, prune_ratio=0.5))
+    result = commands.train(digits("small-loss", tmp_path / "run", holdout=0.25, prune_ratio=0.5))
     assert (result["train_size"], result["evaluated_on"]) == (75, "holdout")
     with pytest.raises(ValueError, match="same data set, noise, seed, limit and holdout"):
         train(digits("small-loss", tmp_path / "other", prune_ratio=0.5, proxy=str(tmp_path / "run-proxy")))
@@ -347,15 +347,16 @@ def test_an_oracle_without_truth_is_refused_before_training(tmp_path: Path) -> N
     x, y = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32), np.arange(60) % 2
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
     settings = {"noise": "none", "noise_rate": None, "limit": None, "oracle": True}
-    with pytest.raises(ValueError, match="nobody knows which labels"):
+    with pytest.raises(ValueError, match="expected data of which it is known which labels are right"):
         train(digits("full", tmp_path / "run", dataset=str(tmp_path / "x.npz"), **settings))
-    with pytest.raises(ValueError, match="none of the 200 labels is right"):
+    with pytest.raises(ValueError, match="none of the 200 labels is right, expected one at least"):
         train(digits("full", tmp_path / "run", noise_rate=1.0, oracle=True))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_pseudo_clean_reference_of_the_oracle_is_chosen_from_all_samples(tmp_path: Path) -> None:
-    result = train(digits("infobatch+das", tmp_path / "run", oracle=True, reference="small-loss", reference_size=20))
+    settings = {"oracle": True, "reference": "small-loss", "reference_size": 20}
+    result = commands.train(digits("infobatch+das", tmp_path / "run", **settings))
     assert result["reference_forward_passes"] == 6 * 20
     assert json.loads((tmp_path / "run-proxy/result.json").read_text())["train_size"] == 200
 
@@ -370,13 +371,13 @@ def test_a_coreset_spends_the_equal_budget_to_the_last_sample(tmp_path: Path) ->
 
 def test_the_trace_is_what_a_proxy_run_and_the_stored_losses_say(tmp_path: Path) -> None:
     train(digits("full", tmp_path / "run", collect=True, trace=True))
-    trace, proxy = Trace.load(tmp_path / "run/trace.npz"), coresets.Proxy.load(tmp_path / "run/proxy.npz")
-    assert trace.losses.shape == trace.margins.shape == (6, 200)
-    torch.testing.assert_close(trace.losses.float(), -proxy.label_probabilities.log(), rtol=2e-3, atol=2e-3)
-    assert torch.equal(trace.margins > 0, proxy.correct)
+    traced, proxy = trace.load(tmp_path / "run/trace.npz"), coresets.Proxy.load(tmp_path / "run/proxy.npz")
+    assert traced.losses.shape == traced.margins.shape == (6, 200)
+    torch.testing.assert_close(traced.losses.float(), -proxy.label_probabilities.log(), rtol=2e-3, atol=2e-3)
+    assert torch.equal(traced.margins > 0, proxy.correct)
     with np.load(tmp_path / "run/noise.npz") as stored:
-        assert np.array_equal(trace.is_noisy, stored["labels"] != stored["clean"])
-    assert trace.reference.isnan().all()
+        assert np.array_equal(traced.is_noisy, stored["labels"] != stored["clean"])
+    assert traced.reference.isnan().all()
 
 
 @pytest.mark.parametrize("method", ["infobatch+das", "seta", "ies"])
@@ -436,16 +437,19 @@ def test_robust_judges_relabelled_samples_by_plain_cross_entropy(tmp_path: Path)
     sop = {"relabel": "cifar10n", "relabel.consistency": 0.0, "relabel.balance": 0.0}
     train(digits("robust", tmp_path / "run", **settings, **sop))
     # with two classes the margin says all: -log p = log(1 + exp(-margin)), and NaN where a sample was left out
-    trace, pruners = Trace.load(tmp_path / "run/trace.npz"), np.load(tmp_path / "run/losses.npz")
-    expected = torch.nn.functional.softplus(-trace.margins.float())
-    for epochs, losses in ((range(12), trace.losses), (pruners["epochs"] - 1, torch.from_numpy(pruners["losses"]))):
-        torch.testing.assert_close(losses.float(), expected[epochs], rtol=2e-3, atol=2e-3, equal_nan=True)
-    assert trace.losses.isfinite().float().mean(1).tolist() == pytest.approx([0.5] * 12)
+    traced, stored = trace.load(tmp_path / "run/trace.npz"), np.load(tmp_path / "run/losses.npz")
+    expected = torch.nn.functional.softplus(-traced.margins.float())
+    torch.testing.assert_close(traced.losses.float(), expected, rtol=2e-3, atol=2e-3, equal_nan=True)
+    for epoch, losses in zip(stored["epochs"], stored["losses"], strict=True):
+        for sample, loss in enumerate(losses):
+            seen = expected[:epoch, sample]
+            assert loss == pytest.approx(float(seen[~seen.isnan()][-1]), rel=2e-3, abs=2e-3)
+    assert traced.losses.isfinite().float().mean(1).tolist() == pytest.approx([0.5] * 12)
     assert metrics_of(tmp_path / "run")[-1]["estimated_noise_rate"] == 0.4  # it left suspects out
 
 
 def test_the_losses_shown_are_of_their_epoch_also_in_runs_longer_than_the_window(tmp_path: Path) -> None:
     train(digits("infobatch+das", tmp_path / "run", trace=True, **{"score.window": 4}))
-    stored, trace = np.load(tmp_path / "run/losses.npz"), Trace.load(tmp_path / "run/trace.npz")
+    stored, traced = np.load(tmp_path / "run/losses.npz"), trace.load(tmp_path / "run/trace.npz")
     assert stored["epochs"].tolist() == [3, 6]
-    np.testing.assert_array_equal(stored["losses"], trace.losses[[2, 5]].numpy())
+    np.testing.assert_array_equal(stored["losses"], traced.losses[[2, 5]].numpy())

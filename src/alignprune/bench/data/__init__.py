@@ -64,6 +64,7 @@ __all__ = [
     "load",
     "long_tail",
     "news",
+    "refuse_unknown",
     "subset",
     "webvision",
 ]
@@ -129,6 +130,19 @@ def load(
     if record.image_size is not None:
         settings["image_size"] = record.image_size if image_size is None else image_size
     return loader(place, **settings) if record.files else loader(**settings)
+
+
+def refuse_unknown(dataset: PathLike, noise: str | None, noise_rate: float | None) -> None:
+    """Refuse a data set that there is not, and noise that it does not offer, before anything is read.
+
+    Args:
+        dataset, noise, noise_rate: as in `load`.
+
+    Raises:
+        ValueError: if the data set or the noise is unknown, or the rate is missing or superfluous.
+    """
+    record, _, _ = _find(os.fspath(dataset), None)
+    check_noise(record, noise or record.default_noise, noise_rate)
 
 
 def _find(name: str, root: PathLike | None) -> tuple[DatasetRecord, Loader, PathLike | None]:

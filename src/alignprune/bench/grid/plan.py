@@ -1,5 +1,7 @@
 """From cells to jobs: which runs an experiment takes, in which folders, and what each of them needs first.
 
+A single run is planned the same way: `proxy_of` is the run that it needs first, where nobody has given one.
+
 A cell with a prune ratio needs a base run that calibrates its epochs, measured once for all seeds; a coreset or a
 pseudo-clean reference needs the full training of its own seed, which collected what they choose by. Cells of different
 experiments that agree share their runs, since a folder's name follows from the settings alone.
@@ -8,17 +10,17 @@ experiments that agree share their runs, since a folder's name follows from the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alignprune import coresets, presets
+from alignprune import presets
 from alignprune.bench.grid.cells import Cell, Protocol, Settings, key_of
 from alignprune.bench.grid.experiments import full_training
 from alignprune.bench.grid.sweep import Job
-from alignprune.bench.results import store
-from alignprune.bench.run.config import configure
+from alignprune.bench.run.config import TrainConfig, configure
 from alignprune.bench.run.folder import write_json
-from alignprune.bench.run.training import Progress, train
+from alignprune.bench.run.progress import Lines
 from alignprune.errors import ValueMistake
 
 ROOT = Path("runs/sweeps")
@@ -55,12 +57,11 @@ def jobs(
         if folder in found:
             return folder
         whole = {**settings, "seed": seed, "out": str(folder), **(machine or {})}
-        needs = []
-        base = _base(settings)
-        if base is not None:
-            needs.append(add(base, seeds[0]))
+        config, needs = configure(whole), []
+        if config.base is not None:
+            needs.append(add(_base(settings, config.base), seeds[0]))
             whole["base_run"] = str(needs[-1])
-        if _needs_proxy(settings):
+        if config.needs_proxy:
             needs.append(add(full_training(settings), seed))
             whole["proxy"] = str(needs[-1])
         name = f"{folder.parent.name.rsplit('-', 1)[0]} seed {seed}"
@@ -87,46 +88,63 @@ def folder_of(settings: Settings, seed: int, protocol: Protocol, root: Path) -> 
     return root / protocol.name / "-".join([*parts, key_of(settings)]) / f"seed{seed}"
 
 
+def proxy_of(config: TrainConfig) -> TrainConfig | None:
+    """The proxy run that a run needs first: the full training on the same data, which collects, beside its folder.
+
+    Returns:
+        the run; None where none is needed or one is given.
+
+    Raises:
+        ValueError: for a run on several devices, which has to be given one.
+    """
+    if config.proxy is not None or not config.needs_proxy:
+        return None
+    if config.devices > 1:
+        raise ValueMistake(
+            f"proxy=None is missing on {config.devices} devices, expected the folder of the proxy run that "
+            f"{config.method} is chosen by, which trains on one: run it first with --method full --collect, then give "
+            f"its folder with --proxy"
+        )
+    folder, full = config.folder.with_name(config.folder.name + "-proxy"), presets.get("full")
+    return replace(
+        config,
+        method="full",
+        score=full.score,
+        policy=full.policy,
+        delta=full.delta,
+        coreset=None,
+        prune_ratio=None,
+        budget="calibrated",
+        base_run=None,
+        proxy=None,
+        collect=True,
+        trace=False,
+        oracle=False,
+        reference="none",
+        out=folder,
+        resume=False,
+    )
+
+
+def resumed(config: TrainConfig) -> TrainConfig:
+    """The run, to be gone on with where it was begun."""
+    return replace(config, resume=(config.folder / "config.json").exists())
+
+
 def work(job: Job) -> None:
-    """Train one job to its end, or what is left of it, and archive it: what a sweep's workers do."""
-    resume = (job.folder / "config.json").exists()
+    """Train one job to its end, or what is left of it."""
+    from alignprune.bench.run.training import train
+
     described = {"key": job.key, "protocol": job.protocol, "seed": job.seed, "settings": dict(job.settings)}
     write_json(job.folder / "job.json", described)
-    train(configure({**job.settings, "resume": resume}), _Log())
-    store.archive(job.folder)
+    train(resumed(configure(job.settings)), Lines())
 
 
-def _base(settings: Settings) -> Settings | None:
-    """The run whose pruned share calibrates the epochs of this one; None where they are the recipe's."""
-    method = str(settings["method"])
-    if "prune_ratio" not in settings or method in coresets.CORESETS:
-        return None
-    base = presets.get(method).base
-    if base is None:
-        return None
+def _base(settings: Settings, base: str) -> Settings:
+    """The run of the base method whose pruned share calibrates the epochs of this one."""
     rest = {name: value for name, value in settings.items() if name not in ("prune_ratio", "budget")}
-    if settings.get("budget") == "equal" or base == method:
+    if base == settings["method"]:
         return rest
     # The base ranks by other scores: it keeps the policy's settings and drops the score's and the reference's.
     own = {name for name in rest if name.startswith("score.") or name in ("reference", "reference_size")}
     return {name: value for name, value in rest.items() if name not in own} | {"method": base}
-
-
-def _needs_proxy(settings: Settings) -> bool:
-    looks = settings["method"] in coresets.CORESETS and settings["method"] != "static-random"
-    return looks or settings.get("reference") in coresets.CORESETS
-
-
-class _Log(Progress):
-    """A line an epoch, for the log of a worker."""
-
-    def start(self, description: str, epochs: int) -> None:
-        print(f"{description}, {epochs} epochs", flush=True)
-
-    def epoch(self, metrics: dict[str, Any]) -> None:
-        accuracy = "" if metrics["accuracy"] is None else f"  accuracy {metrics['accuracy']:.2%}"
-        print(
-            f"epoch {metrics['epoch']}  train loss {metrics['train_loss']:.3f}  pruned {metrics['pruned_share']:.1%}"
-            f"{accuracy}  {metrics['images_per_second']:,.0f} samples/s",
-            flush=True,
-        )

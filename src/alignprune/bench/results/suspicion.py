@@ -1,6 +1,6 @@
-"""How well the losses of a run tell wrong labels from right ones, epoch by epoch, by ten statistics of them.
+"""How well the losses of a run separate wrong labels from right ones, epoch by epoch, by ten statistics of them.
 
-A statistic gives every sample a suspicion after every epoch, from what the run has told up to then; the area under the
+A statistic gives every sample a suspicion after every epoch, from what the run has seen up to then; the area under the
 ROC curve says how often a wrong label is more suspect than a right one (0.5 = chance). All of them run forward through
 the epochs once. Diagnosis against the truth; never fed back.
 """
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
 import torch
 from numpy.typing import NDArray
 
 from alignprune._checks import choice
 from alignprune.alignment import FLAT_VARIANCE, dynamic_alignment_score
-from alignprune.errors import MissingFile, ValueMistake
+from alignprune.bench.run import trace
+from alignprune.bench.run.diagnosis import auroc
+from alignprune.errors import ValueMistake
 
 MIN_OBSERVATIONS = 3
 """Samples seen in fewer epochs than this have no alignment, as in `alignprune.alignment`."""
@@ -31,7 +32,7 @@ _Rows = Iterator[_Array]
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """What a run told of its samples, and the truth about their labels.
+    """What a run saw of its samples, and the truth about their labels.
 
     Attributes:
         losses: float [E, N], NaN where a sample was not seen.
@@ -69,17 +70,16 @@ def load(path: Path) -> History:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if an array is missing or they do not fit together.
+        ValueError: if an array is missing, the truth included, or they do not fit together.
     """
-    if not path.exists():
-        raise MissingFile(f"{path} does not exist, expected the trace of a run: train it with --trace")
-    with np.load(path, allow_pickle=False) as file:
-        for name in ("losses", "margins", "reference", "is_noisy"):
-            if name not in file:
-                why = ": the truth about its labels is not known" if name == "is_noisy" else ""
-                raise ValueMistake(f"{path} has no array {name!r}, only {', '.join(file.files)}{why}")
-        losses, margins, reference = (file[name].astype(np.float32) for name in ("losses", "margins", "reference"))
-        return History(losses, margins, None if np.isnan(reference).all() else reference, file["is_noisy"])
+    stored = trace.load(path)
+    if stored.is_noisy is None:
+        raise ValueMistake(
+            f"path={str(path)!r} is without the array 'is_noisy', expected the trace of a run whose wrong labels are "
+            f"known: draw noise with --noise and --noise-rate"
+        )
+    losses, margins, reference = (part.float().numpy() for part in (stored.losses, stored.margins, stored.reference))
+    return History(losses, margins, None if np.isnan(reference).all() else reference, stored.is_noisy.numpy())
 
 
 @dataclass(frozen=True)
@@ -118,26 +118,6 @@ def auroc_by_epoch(history: History, names: Sequence[str] = ()) -> dict[str, NDA
     return {
         name: np.array([auroc(row, history.is_noisy) for row in STATISTICS[name].by_epoch(history)]) for name in chosen
     }
-
-
-def auroc(suspicion: _Array, is_noisy: _Array) -> float:
-    """The share of pairs of a wrong and a right label in which the wrong one is more suspect; a tie counts half.
-
-    Args:
-        suspicion: float [N], NaN where it is not known: such samples are left out.
-        is_noisy: bool [N].
-
-    Returns:
-        the area under the ROC curve, NaN where no pair is left.
-
-    Source: Mann and Whitney (1947).
-    """
-    known = ~np.isnan(suspicion)
-    wrong, right = np.sort(suspicion[known & is_noisy]), np.sort(suspicion[known & ~is_noisy])
-    if not len(wrong) or not len(right):
-        return math.nan
-    below, not_above = (np.searchsorted(right, wrong, side).sum() for side in ("left", "right"))
-    return float(below + not_above) / (2 * len(wrong) * len(right))
 
 
 def _mean(values: _Array, decay: float = 1.0) -> _Rows:
@@ -205,10 +185,12 @@ def _reference(history: History) -> _Array:
 
 def _mean_rank(*statistics: _Rows) -> _Rows:
     """The mean of a sample's ranks by several statistics, among the samples that have a value by all of them."""
+    from scipy.stats import rankdata
+
     for rows in zip(*statistics, strict=True):
         known: _Array = ~np.isnan(np.stack(rows)).any(axis=0)
         ranks = np.full(len(known), math.nan)
-        ranks[known] = np.mean([scipy.stats.rankdata(row[known]) for row in rows], axis=0)
+        ranks[known] = np.mean([rankdata(row[known]) for row in rows], axis=0)
         yield ranks
 
 

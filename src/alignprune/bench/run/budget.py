@@ -12,10 +12,14 @@ and stops at exactly the same number of training samples.
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from alignprune._checks import floor, integer, number
+from alignprune.bench.recipes import position
+from alignprune.errors import MissingFile, ValueMistake
 
 Budget = Literal["calibrated", "equal"]
 
@@ -71,6 +75,74 @@ def equal_epochs(epochs: int, prune_ratio: float, own_pruned_share: float) -> in
     _share("prune_ratio", prune_ratio, "0.5 saves half of the forward passes")
     _share("own_pruned_share", own_pruned_share, "take pruned_share of the method's own result.json")
     return math.ceil(epochs * (1 - prune_ratio) / (1 - own_pruned_share)) + 1
+
+
+def measured_share(folder: Path, base: str, epochs: int) -> float:
+    """The mean pruned share that a finished run of the base method measured.
+
+    Args:
+        folder: of the base run.
+        base: the method that it has to be a run of.
+        epochs: of the recipe, which it has to have.
+
+    Raises:
+        FileNotFoundError: if it is not complete.
+        ValueError: if it is another run.
+    """
+    file = folder / "result.json"
+    if not file.exists():
+        raise MissingFile(
+            f"base_run={str(folder)!r} holds no result.json, expected a finished run: wait for it, or give another"
+        )
+    result = json.loads(file.read_text())
+    found = (result.get("method"), result.get("epochs"), result.get("prune_ratio"))
+    if found != (base, epochs, None):
+        raise ValueMistake(
+            f"base_run={str(folder)!r} is a run of {found[0]} over {found[1]} epochs with prune ratio {found[2]}, "
+            f"expected {base} over {epochs} epochs without a prune ratio: give the folder of such a run"
+        )
+    return float(result["pruned_share"])
+
+
+class Spending:
+    """How many samples a run has trained on, and how many it may.
+
+    Args:
+        limit: samples, with repetition, on all devices; None for no limit.
+        devices: that train on as many at a time.
+
+    Attributes:
+        trained: samples so far, with repetition, on all devices.
+    """
+
+    def __init__(self, limit: int | None, devices: int) -> None:
+        self.limit, self.devices = limit, devices
+        self.trained = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is left."""
+        return self.limit is not None and self.trained >= self.limit
+
+    def affordable(self, count: int) -> int:
+        """How many of so many samples a device may still train on."""
+        return count if self.limit is None else min(count, -(-(self.limit - self.trained) // self.devices))
+
+    def add(self, count: int) -> None:
+        """Each device has trained on so many samples."""
+        self.trained += count * self.devices
+
+    def position(self, epoch: int, step: int, steps: int, epochs: int) -> float:
+        """Where the run stands, in [0, 1): by samples where these are limited, else by epochs and steps."""
+        return position(epoch, step, steps, epochs) if self.limit is None else self.trained / self.limit
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on from."""
+        return {"trained": self.trained}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.trained = state["trained"]
 
 
 def _share(name: str, value: float, remedy: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from alignprune.bench import recipes
 from alignprune.bench.recipes import Recipe
 from alignprune.bench.run import budget
 from alignprune.bench.run.budget import Budget
-from alignprune.errors import MissingFile, ValueMistake
+from alignprune.errors import ValueMistake
 from alignprune.policies import Policy
 from alignprune.relabel import SOPSettings
 from alignprune.scores import Score
@@ -232,9 +231,8 @@ class TrainConfig:
         base = presets.get(self.method).base
         return self.method if base is not None and self.budget == "equal" else base
 
-    @property
-    def base_pruned_share(self) -> float | None:
-        """The mean share of its samples that an epoch of the base run left out; None without a base.
+    def measured_base(self) -> float | None:
+        """Read the mean share of its samples that an epoch of the base run left out; None without a base.
 
         Raises:
             ValueError: if `base_run` is missing, or another run than the base.
@@ -244,40 +242,54 @@ class TrainConfig:
             return None
         if self.base_run is None:
             raise ValueMistake(
-                f"base_run is missing: with a prune ratio {self.method} runs as many epochs as the pruned share of "
-                f"{self.base} says. Run {self.base} without --prune-ratio on the same data, then add --base-run with "
-                f"its folder (alignprune sweep does both)"
+                f"base_run=None is missing, expected the folder of a run of {self.base}: with a prune ratio "
+                f"{self.method} runs as many epochs as its pruned share says. Run {self.base} without --prune-ratio on "
+                f"the same data, then add --base-run with its folder (alignprune sweep does both)"
             )
-        return _pruned_share(self.base_run, self.base, self.recipe.epochs)
+        return budget.measured_share(self.base_run, self.base, self.recipe.epochs)
 
-    @property
-    def epochs(self) -> int:
-        """Epochs to train on the whole data set; see `epochs_on`."""
-        return self.epochs_on(1.0)
-
-    def epochs_on(self, share: float) -> int:
-        """Epochs to train on a part of the data set, which the equal budget makes more of the smaller it is.
+    def epochs(self, base_share: float | None, part: float = 1.0) -> int:
+        """Epochs to train; on a part of the data set, which the equal budget makes more of the smaller it is.
 
         Args:
-            share: of the samples that the part has, in (0, 1].
-
-        Raises:
-            ValueError, FileNotFoundError: as `base_pruned_share`.
+            base_share: what `measured_base` has read.
+            part: share of the samples that are chosen among, in (0, 1].
         """
-        epochs, measured = self.recipe.epochs, self.base_pruned_share
+        epochs = self.recipe.epochs
         if self.prune_ratio is None:
             return epochs
         if self.budget == "equal":
-            own = measured if measured is not None else getattr(self.chosen_policy, "prune_ratio", 0.0)
-            return budget.equal_epochs(epochs, self.prune_ratio, 1 - share + share * own)
-        return epochs if measured is None else budget.calibrated_epochs(epochs, self.prune_ratio, measured)
+            own = base_share if base_share is not None else getattr(self.chosen_policy, "prune_ratio", 0.0)
+            return budget.equal_epochs(epochs, self.prune_ratio, 1 - part + part * own)
+        return epochs if base_share is None else budget.calibrated_epochs(epochs, self.prune_ratio, base_share)
+
+    def training_samples(self, whole: int) -> int | None:
+        """At how many training samples the equal budget stops, of a data set of so many; None for no limit."""
+        if self.budget != "equal" or self.prune_ratio is None:
+            return None
+        return budget.training_samples(self.recipe.epochs, self.prune_ratio, whole)
+
+    @property
+    def needs_proxy(self) -> bool:
+        """Whether its coreset or its pseudo-clean reference is chosen by what a proxy run collected."""
+        looks = self.coreset is not None and not isinstance(self.coreset, coresets.Random)
+        return looks or (self.score.needs_reference and self.reference in coresets.CORESETS)
+
+    @property
+    def recorded_smoothing(self) -> float:
+        """Label smoothing of the recorded losses: the recipe's; a run that re-labels records plain cross-entropy."""
+        return self.recipe.label_smoothing if self.relabel is None else 0.0
 
     def model_for(self, input_shape: tuple[int, ...]) -> str:
         """The network's name: as given, the recipe's, or what fits samples of this shape."""
         return self.model or self.recipe.model or ("mlp" if len(input_shape) == 1 else "resnet18")
 
-    def stored(self) -> dict[str, Any]:
-        """The settings that a resumed run must share, as plain values: all but where and how fast it runs."""
+    def stored(self, base_share: float | None) -> dict[str, Any]:
+        """The settings that a resumed run must share, as plain values: all but where and how fast it runs.
+
+        Args:
+            base_share: what `measured_base` has read.
+        """
         plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _PLACES}
         named = {"score": self.score, "policy": self.policy, "coreset": self.coreset, "relabel": self.relabel}
         return plain | {
@@ -286,7 +298,7 @@ class TrainConfig:
                 for name, record in named.items()
             },
             "recipe": asdict(self.recipe),
-            "base_pruned_share": self.base_pruned_share,
+            "base_pruned_share": base_share,
         }
 
     @property
@@ -357,18 +369,3 @@ def configure(settings: Mapping[str, Any]) -> TrainConfig:
             choice(f"setting of {head}", tail, known)
         flat[head] = replace(record, **changes)
     return replace(config, **flat)
-
-
-def _pruned_share(folder: Path, base: str, epochs: int) -> float:
-    """The mean pruned share that a finished run of the base method measured."""
-    file = folder / "result.json"
-    if not file.exists():
-        raise MissingFile(f"base_run={str(folder)!r} holds no result.json: give the folder of a finished run")
-    result = json.loads(file.read_text())
-    found = (result.get("method"), result.get("epochs"), result.get("prune_ratio"))
-    if found != (base, epochs, None):
-        raise ValueMistake(
-            f"base_run={str(folder)!r} is a run of {found[0]} over {found[1]} epochs with prune ratio {found[2]}, "
-            f"expected {base} over {epochs} epochs without a prune ratio"
-        )
-    return float(result["pruned_share"])

@@ -1,13 +1,32 @@
-"""What pruning did, measured against the truth. For data sets whose wrong labels are known; never fed back."""
+"""What pruning did, measured against the truth. For data sets whose wrong labels are known; never fed back.
+
+losses.npz holds the latest loss of every sample half-way and at the end:
+
+epochs      int64 [2]       their numbers, from 1 (one number where a run stopped before its half)
+losses      float16 [2, N]  NaN where a sample was never seen
+is_noisy    bool [N]        whether the given label is wrong
+"""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+from typing import Any
+
 import numpy as np
-from sklearn.metrics import roc_auc_score
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from alignprune import Pruner
+from alignprune.bench.run.folder import save_arrays
+from alignprune.bench.run.observers import EndOfEpoch, Observer
+from alignprune.bench.run.record import known
 from alignprune.policies import Selection
+from alignprune.sampler import rank_and_world
 from alignprune.scores import Score
+
+FILE = "losses.npz"
 
 
 def kept_noise(selection: Selection, is_noisy: Tensor) -> float:
@@ -15,7 +34,7 @@ def kept_noise(selection: Selection, is_noisy: Tensor) -> float:
 
     Args:
         selection: the epoch's samples.
-        is_noisy: bool [num_samples].
+        is_noisy: bool [N].
     """
     weights = selection.weights
     trained = selection.indices if weights is None else selection.indices[weights > 0]
@@ -23,35 +42,129 @@ def kept_noise(selection: Selection, is_noisy: Tensor) -> float:
 
 
 def noise_auroc(score: Score, values: Tensor, is_noisy: Tensor) -> float:
-    """How well a score finds wrong labels: area under the ROC curve, 0.5 = not at all.
+    """How well a score finds wrong labels: `auroc` of the end of it that is suspect.
 
     Args:
         score: says which end of it is suspect (high losses, but low alignment).
-        values: float32 [num_samples], NaN where there is no score; these samples are left out.
-        is_noisy: bool [num_samples].
+        values: float32 [N], NaN where there is no score; these samples are left out.
+        is_noisy: bool [N].
+    """
+    suspicion = values if score.high_is_suspect else -values
+    return auroc(suspicion.numpy(), is_noisy.numpy())
+
+
+def auroc(suspicion: NDArray[Any], is_noisy: NDArray[np.bool_]) -> float:
+    """The share of pairs of a wrong and a right label in which the wrong one is more suspect; a tie counts half.
+
+    Args:
+        suspicion: float [N], NaN where it is not known: such samples are left out.
+        is_noisy: bool [N].
 
     Returns:
-        the area, NaN where no score or only one kind of label is there.
+        the area under the ROC curve, 0.5 = chance; NaN where no pair is left.
+
+    Source: Mann and Whitney (1947).
     """
-    known = ~values.isnan()
-    truth = is_noisy[known].numpy()
-    if truth.all() or not truth.any():
-        return float("nan")
-    suspicion = values[known].numpy() if score.high_is_suspect else -values[known].numpy()
-    return float(roc_auc_score(truth, suspicion))
+    seen = ~np.isnan(suspicion)
+    wrong, right = np.sort(suspicion[seen & is_noisy]), np.sort(suspicion[seen & ~is_noisy])
+    if not len(wrong) or not len(right):
+        return math.nan
+    below, not_above = (np.searchsorted(right, wrong, side).sum() for side in ("left", "right"))
+    return float(below + not_above) / (2 * len(wrong) * len(right))
 
 
 def mean_losses(losses: Tensor, is_noisy: Tensor) -> tuple[float, float]:
-    """Mean recorded loss of the samples with right and of those with wrong labels, NaN where there are none.
+    """Mean loss of the samples with right and of those with wrong labels, NaN where there are none.
 
     Args:
-        losses: float32 [num_samples], NaN where a sample has none.
-        is_noisy: bool [num_samples].
+        losses: float32 [N], NaN where a sample has none.
+        is_noisy: bool [N].
     """
     return float(losses[~is_noisy].nanmean()), float(losses[is_noisy].nanmean())
 
 
-def mean_of_known(values: list[float]) -> float:
-    """Mean of the entries that are no NaN, NaN if there is none."""
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
+def memorisation(pruner: Pruner) -> float | None:
+    """How far the network has memorised wrong labels, as the ledger senses it; None where it does not."""
+    return None if pruner.ledger is None else known(pruner.ledger.memorisation)
+
+
+class LatestLosses:
+    """The latest recorded loss of every sample, kept while a sample is left out.
+
+    Args:
+        num_samples: size N of the training set.
+        device: of the network. A step writes there and waits for nothing.
+
+    Attributes:
+        values: float32 [N] on the CPU, as the last epoch that ended left them; NaN where a sample was never seen.
+    """
+
+    def __init__(self, num_samples: int, device: torch.device | str = "cpu") -> None:
+        self.values = torch.full((num_samples,), math.nan)
+        self._row = torch.full((num_samples,), math.nan, device=device)
+
+    @torch.no_grad()
+    def write(self, index: Tensor, losses: Tensor) -> None:
+        """Note the losses of a batch: index int64 [B], on any device, losses float [B]."""
+        self._row.index_copy_(0, index.to(self._row.device, non_blocking=True), losses.detach().float())
+
+    def end_epoch(self) -> Tensor:
+        """Take over what the epoch has seen, on all ranks; what is not finite counts as not seen."""
+        row = _over_ranks(self._row).cpu()
+        self.values = torch.where(row.isfinite(), row, self.values)
+        self._row.fill_(math.nan)
+        return self.values
+
+
+def _over_ranks(row: Tensor) -> Tensor:
+    """The mean over the ranks that saw a sample, float32 [N]; NaN where none did."""
+    _, world = rank_and_world()
+    if world == 1:
+        return row
+    seen = row.isfinite()
+    both = torch.stack([row.masked_fill(~seen, 0.0), seen.float()])
+    torch.distributed.all_reduce(both)
+    return both[0] / both[1]
+
+
+class Diagnosis(Observer):
+    """Compares selection, scores and losses with the truth after every epoch.
+
+    Args:
+        is_noisy: bool [N], whether the given label is wrong.
+        epochs: of the run, at most.
+        device: of the network.
+    """
+
+    name = "diagnosis"
+
+    def __init__(self, is_noisy: Tensor, epochs: int, device: torch.device | str = "cpu") -> None:
+        self.is_noisy, self.half_way = is_noisy, max(1, epochs // 2)
+        self.latest = LatestLosses(len(is_noisy), device)
+        self.shown: dict[int, Tensor] = {}  # losses by the number of the epoch, from 1
+
+    def step(self, index: Tensor, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self.latest.write(index, losses)
+
+    def end_epoch(self, epoch: EndOfEpoch) -> dict[str, Any]:
+        losses = self.latest.end_epoch()
+        if epoch.is_last or epoch.number + 1 == self.half_way:
+            self.shown[epoch.number + 1] = losses.half()
+        clean, noisy = mean_losses(losses, self.is_noisy)
+        return {
+            "kept_noise": kept_noise(epoch.selection, self.is_noisy),
+            "score_auroc": noise_auroc(epoch.pruner.score, epoch.pruner.scores, self.is_noisy),
+            "clean_loss": clean,
+            "noisy_loss": noisy,
+        }
+
+    def save(self, folder: Path) -> None:
+        epochs = sorted(self.shown)
+        losses = torch.stack([self.shown[epoch] for epoch in epochs])
+        save_arrays(folder / FILE, epochs=np.array(epochs), losses=losses.numpy(), is_noisy=self.is_noisy.numpy())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"latest": self.latest.values, "shown": self.shown}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.latest.values, self.shown = state["latest"], state["shown"]

@@ -3,8 +3,10 @@
 config.json   what was run, every setting resolved
 metrics.jsonl one line an epoch
 checkpoint.pt everything that the rest of the run depends on
-losses.npz    recorded losses by sample half-way and at the end, where the truth is known
+noise.npz     given and true labels, where the truth is known
+losses.npz    latest losses by sample half-way and at the end, where the truth is known
 trace.npz     losses and margins by sample in every epoch, with --trace
+proxy.npz     what coreset methods choose by, with --collect
 result.json   written last: a folder that has it is complete
 """
 
@@ -50,10 +52,13 @@ class RunFolder:
         stored = path / "config.json"
         if not resume and stored.exists():
             raise ExistingFile(
-                f"{path} holds a run already: add --resume to go on with it, or choose another folder with --out"
+                f"out={str(path)!r} is the folder of a run already, expected a new one: add --resume to go on with the "
+                f"run, or choose another folder with --out"
             )
         if resume and not stored.exists():
-            raise MissingFile(f"--resume: {path} holds no run: leave --resume out to start one there")
+            raise MissingFile(
+                f"out={str(path)!r} is no run, expected one to go on with: leave --resume out to start one there"
+            )
         if resume:
             _refuse_other(json.loads(stored.read_text()), _plain(config), path)
 
@@ -62,14 +67,6 @@ class RunFolder:
         """The stored result of a complete run."""
         file = self.path / "result.json"
         return json.loads(file.read_text()) if file.exists() else None
-
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint, tensors on the CPU; None before the first."""
-        file = self.path / "checkpoint.pt"
-        if not file.exists():
-            return None
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        return state
 
     def save_epoch(self, metrics: list[dict[str, Any]], checkpoint: dict[str, Any]) -> None:
         """Store the metrics so far and the checkpoint that goes with them."""
@@ -80,6 +77,15 @@ class RunFolder:
     def save_result(self, result: dict[str, Any]) -> None:
         """Store the result: the run is complete."""
         write_json(self.path / "result.json", result)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The last checkpoint in a run's folder, tensors on the CPU; None before the first."""
+    file = path / "checkpoint.pt"
+    if not file.exists():
+        return None
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return state
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -121,6 +127,6 @@ def _refuse_other(stored: dict[str, Any], given: dict[str, Any], path: Path) -> 
     if differing:
         changes = "; ".join(f"{key}: {stored.get(key)!r} there, {given.get(key)!r} now" for key in differing)
         raise ValueMistake(
-            f"--resume: the run in {path} has another configuration ({changes}): give the same options, or start anew "
-            f"with another --out"
+            f"out={str(path)!r} is a run with another configuration ({changes}), expected the same: give the same "
+            f"options, or start anew with another --out"
         )

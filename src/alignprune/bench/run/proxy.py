@@ -6,6 +6,7 @@ the same network. The cost is reported with the runs that use it, apart from the
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch.utils.data import DataLoader
 
 from alignprune.bench import models
 from alignprune.bench.data import ClassificationData, Samples
+from alignprune.bench.run.evaluation import BATCH_SIZE
+from alignprune.bench.run.observers import EndOfEpoch, Observer
 from alignprune.coresets import Proxy
 from alignprune.errors import ValueMistake
 
@@ -33,7 +36,7 @@ def warmup_epochs(epochs: int, given: int | None) -> int:
     return given if given is not None else max(1, round(WARMUP_SHARE * epochs))
 
 
-class Collector:
+class Collector(Observer):
     """Gathers the statistics of a proxy run.
 
     Args:
@@ -41,21 +44,16 @@ class Collector:
         epochs: of the run.
         proxy_epochs: when the warm-up ends; None = 15 % of the run.
         device: of the network.
-        batch_size: of the evaluation passes.
         workers: loader processes of the evaluation passes.
     """
 
+    name = "collector"
+
     def __init__(
-        self,
-        data: ClassificationData,
-        epochs: int,
-        proxy_epochs: int | None,
-        device: torch.device,
-        batch_size: int,
-        workers: int,
+        self, data: ClassificationData, epochs: int, proxy_epochs: int | None, device: torch.device, workers: int
     ) -> None:
         size = len(data.labels)
-        self.data, self.device, self.batch_size, self.workers = data, device, batch_size, workers
+        self.data, self.device, self.workers = data, device, workers
         self.warmup = warmup_epochs(epochs, proxy_epochs)
         count = min(CHECKPOINTS, self.warmup)
         self.checkpoints = sorted({round(self.warmup * (i + 1) / count) for i in range(count)})
@@ -69,20 +67,23 @@ class Collector:
         self._right = torch.zeros(size, dtype=torch.bool, device=device)
 
     @torch.no_grad()
-    def step(self, index: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Note the training-time forward pass of a batch: logits [B, C], labels [B]."""
+    def step(self, index: Tensor, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
         index = index.to(self.device)
         own = logits.detach().float().softmax(1).gather(1, labels[:, None]).squeeze(1)
         self._row.index_copy_(0, index, own)
         self._right.index_copy_(0, index, logits.argmax(1) == labels)
 
-    def end_epoch(self, epoch: int, model: nn.Module) -> None:
-        """Close epoch number ``epoch``, from 0; at a checkpoint, look at every training sample."""
-        self.label_probabilities[epoch] = self._row.cpu()
-        self.correct[epoch] = self._right.cpu()
-        done = epoch + 1
-        if done not in self.checkpoints:
-            return
+    def end_epoch(self, epoch: EndOfEpoch) -> dict[str, Any]:
+        """Close the epoch; at a checkpoint, look at every training sample."""
+        self.label_probabilities[epoch.number] = self._row.cpu()
+        self.correct[epoch.number] = self._right.cpu()
+        done = epoch.number + 1
+        if done in self.checkpoints:
+            self._check_point(done, epoch.model)
+        return {}
+
+    def _check_point(self, done: int, model: nn.Module) -> None:
+        """Take the statistics after so many epochs."""
         features, logits = self._look(model, self.data.train_eval)
         errors = logits.softmax(1)
         errors[torch.arange(len(errors)), self.data.labels] -= 1.0
@@ -111,12 +112,16 @@ class Collector:
             self_supervised=None,
         )
 
+    def result(self) -> dict[str, Any]:
+        return {"collect_forward_passes": self.forward_passes}
+
+    def save(self, folder: Path) -> None:
+        self.proxy().save(folder / FILE)
+
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on from."""
         return {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
         for name in _STATE:
             setattr(self, name, state[name])
 
@@ -127,7 +132,7 @@ class Collector:
         model.eval()
         found = []
         with torch.random.fork_rng(devices=[]):  # the strong view draws; the training goes on as if nobody had looked
-            for x, _ in DataLoader(samples, batch_size=self.batch_size, num_workers=self.workers):
+            for x, _ in DataLoader(samples, batch_size=BATCH_SIZE, num_workers=self.workers):
                 features, logits = models.features_and_logits(model, x.to(self.device, non_blocking=True))
                 found.append((features.half().cpu(), logits.float().cpu()))
                 self.forward_passes += len(x)

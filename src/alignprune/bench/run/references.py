@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignprune import Reference, coresets
 from alignprune.bench.data import ClassificationData
@@ -17,17 +17,23 @@ from alignprune.coresets import Proxy
 from alignprune.errors import MissingFile, ValueMistake
 from alignprune.reference import cross_entropy_losses
 
+
+class NoReference:
+    """Stands for the reference of a run that needs none."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def loss(self, model: nn.Module) -> None:
+        """No loss."""
+
+
 _KINDS = ("auto", "clean", "noisy", "none")
-
-
-def needs_proxy(config: TrainConfig) -> bool:
-    """Whether the reference is a pseudo-clean set, which a coreset method chooses from a proxy run."""
-    return config.score.needs_reference and config.reference in coresets.CORESETS
 
 
 def make(
     config: TrainConfig, data: ClassificationData, device: torch.device, proxy: Proxy | None = None
-) -> Reference | None:
+) -> Reference | NoReference:
     """The reference that the configuration asks for, evaluated with the training criterion.
 
     Args:
@@ -50,11 +56,9 @@ def make(
                 f"reference='none' is given, but {config.method} needs a reference: choose clean, noisy, a coreset "
                 f"method or a file of indices, or a method that needs none"
             )
-        return None
-    # A run that re-labels records plain cross-entropy.
-    smoothing = config.recipe.label_smoothing if config.relabel is None else 0.0
+        return NoReference()
     settings: dict[str, Any] = {
-        "losses": cross_entropy_losses(smoothing, device),
+        "losses": cross_entropy_losses(config.recorded_smoothing, device),
         "num_workers": config.workers,
     }
     if kind == "clean":

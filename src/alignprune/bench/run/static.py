@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from alignprune import coresets, presets
+from alignprune import coresets
 from alignprune.bench import data as datasets
 from alignprune.bench import models
 from alignprune.bench.data import ClassificationData
-from alignprune.bench.run import proxy, references, self_supervised
+from alignprune.bench.run import proxy, self_supervised
 from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.folder import save_tensors
 from alignprune.coresets import Proxy
@@ -24,47 +23,31 @@ from alignprune.errors import MissingFile, ValueMistake
 _SELF_SUPERVISED = "self_supervised.pt"
 
 
-def statistics(config: TrainConfig, data: ClassificationData, train: Callable[[TrainConfig], object]) -> Proxy | None:
-    """What this run's coreset or pseudo-clean reference is chosen by; a proxy is trained where none is given.
+def statistics(config: TrainConfig, data: ClassificationData) -> Proxy | None:
+    """What this run's coreset or pseudo-clean reference is chosen by.
 
     Args:
         config: the run.
         data: all of its data.
-        train: runs a proxy to its end.
 
     Returns:
-        the proxy's statistics; None for a run that needs none.
+        what the proxy run collected; None for a run that needs none.
 
     Raises:
-        FileNotFoundError: if a given proxy or file of features is not there.
-        ValueError: if it belongs to other data.
+        FileNotFoundError: if the proxy run or the file of features is not there.
+        ValueError: if none is given, or it belongs to other data.
     """
-    if not _needed(config):
+    if not config.needs_proxy:
         return None
-    folder = _folder(config)
-    if config.proxy is not None and not (folder / "result.json").exists():
-        raise MissingFile(
-            f"proxy={str(folder)!r} holds no finished run, expected the folder of one with --method full --collect: "
-            f"wait for it, or leave --proxy out to train one"
-        )
-    if config.proxy is None:
-        if config.devices > 1:
-            raise ValueMistake(
-                f"proxy is missing: {config.method} is chosen by a proxy run, which trains on one device. Run it first "
-                f"with --method full --collect, then give its folder with --proxy"
-            )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            if not (folder / "result.json").exists():
-                train(_proxy_run(config, folder))
+    folder = _proxy_folder(config)
     found = Proxy.load(folder / proxy.FILE)
     if not torch.equal(found.labels, data.labels):
         raise ValueMistake(
-            f"proxy={str(folder)!r} was trained on other samples or labels than this run: give one of the same data "
-            f"set, noise, seed, limit and holdout"
+            f"proxy={str(folder)!r} is a run on other samples or labels than this one, expected the same: give one of "
+            f"the same data set, noise, seed, limit and holdout"
         )
     if getattr(config.coreset, "features", None) == "self-supervised":
-        found = replace(found, self_supervised=_self_supervised(config, data))
+        found = replace(found, self_supervised=_self_supervised(config, data, folder))
     return found
 
 
@@ -92,62 +75,50 @@ def right_labels(config: TrainConfig, data: ClassificationData) -> Tensor:
     """
     if data.clean_labels is None:
         raise ValueMistake(
-            f"oracle is given, but nobody knows which labels of {config.dataset} are right: choose a data set with "
-            f"clean labels, draw noise with --noise and --noise-rate, or add y_train_clean to the .npz"
+            f"oracle=True is given with {config.dataset}, expected data of which it is known which labels are right: "
+            f"choose a data set with clean labels, draw noise with --noise and --noise-rate, or add y_train_clean to "
+            f"the .npz"
         )
     right = (data.labels == data.clean_labels).nonzero().squeeze(1)
     if not len(right):
         raise ValueMistake(
-            f"oracle is given, but none of the {len(data.labels)} labels is right: choose a smaller --noise-rate"
+            f"oracle=True is given, but none of the {len(data.labels)} labels is right, expected one at least: choose "
+            f"a smaller --noise-rate"
         )
     return right
 
 
 def cost(config: TrainConfig) -> int:
     """Forward passes of the proxy run, which many runs may share; 0 for a run that needs none."""
-    if not _needed(config):
+    if not config.needs_proxy:
         return 0
-    result = json.loads((_folder(config) / "result.json").read_text())
+    result = json.loads((_proxy_folder(config) / "result.json").read_text())
     return int(result["forward_passes"] + result["collect_forward_passes"])
 
 
-def _needed(config: TrainConfig) -> bool:
-    looks = config.coreset is not None and not isinstance(config.coreset, coresets.Random)
-    return looks or references.needs_proxy(config)
+def _proxy_folder(config: TrainConfig) -> Path:
+    """The folder of the finished proxy run."""
+    if config.proxy is None:
+        raise ValueMistake(
+            f"proxy=None is missing, expected the folder of the proxy run that {config.method} is chosen by: run "
+            f"--method full --collect on the same data, then give its folder with --proxy"
+        )
+    if not (config.proxy / "result.json").exists():
+        raise MissingFile(
+            f"proxy={str(config.proxy)!r} is no finished run, expected the folder of one with --method full "
+            f"--collect: wait for it, or leave --proxy out to train one"
+        )
+    return config.proxy
 
 
-def _folder(config: TrainConfig) -> Path:
-    return config.proxy or config.folder.with_name(config.folder.name + "-proxy")
-
-
-def _proxy_run(config: TrainConfig, folder: Path) -> TrainConfig:
-    """The full training on the same data, which collects."""
-    full = presets.get("full")
-    return replace(
-        config,
-        method="full",
-        score=full.score,
-        policy=full.policy,
-        delta=full.delta,
-        coreset=None,
-        prune_ratio=None,
-        budget="calibrated",
-        base_run=None,
-        proxy=None,
-        collect=True,
-        trace=False,
-        oracle=False,
-        reference="none",
-        out=folder,
-        resume=(folder / "config.json").exists(),
-    )
-
-
-def _self_supervised(config: TrainConfig, data: ClassificationData) -> Tensor:
+def _self_supervised(config: TrainConfig, data: ClassificationData, folder: Path) -> Tensor:
     """Features of a network that never saw a label: from the given file, or trained now and kept with the proxy."""
-    file = config.self_supervised or _folder(config) / _SELF_SUPERVISED
+    file = config.self_supervised or folder / _SELF_SUPERVISED
     if config.self_supervised is not None and not file.exists():
-        raise MissingFile(f"self_supervised={str(file)!r}: there is no such file of features")
+        raise MissingFile(
+            f"self_supervised={str(file)!r} is not there, expected a file of features: check the path, or leave it "
+            f"out to train them"
+        )
     if not file.exists():
         with FileLock(file.with_suffix(".lock")):
             if not file.exists():
@@ -155,8 +126,8 @@ def _self_supervised(config: TrainConfig, data: ClassificationData) -> Tensor:
     features: Tensor = torch.load(file, weights_only=True)
     if features.shape[:1] != data.labels.shape:
         raise ValueMistake(
-            f"self_supervised={str(file)!r} has features of {len(features)} samples, expected the {len(data.labels)} "
-            f"training samples"
+            f"self_supervised={str(file)!r} has features of {len(features)} samples, expected those of the "
+            f"{len(data.labels)} training samples: make them from the same data set, limit and holdout"
         )
     return features
 
@@ -164,8 +135,8 @@ def _self_supervised(config: TrainConfig, data: ClassificationData) -> Tensor:
 def _train_self_supervised(config: TrainConfig, data: ClassificationData) -> Tensor:
     if data.contrastive is None:
         raise ValueMistake(
-            f"ssp looks for self-supervised features, and {config.dataset} has no images to learn them from: choose "
-            f"--coreset.features supervised, or give --self-supervised FILE"
+            f"coreset.features='self-supervised' is given with {config.dataset}, expected images to learn them from: "
+            f"choose --coreset.features supervised, or give --self-supervised FILE"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

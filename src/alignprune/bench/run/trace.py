@@ -1,4 +1,4 @@
-"""A run told sample by sample, to explain what a score can see of wrong labels and what it cannot.
+"""A run sample by sample, to explain what a score can see of wrong labels and what it cannot.
 
 trace.npz holds, for the E epochs of a run on N samples:
 
@@ -11,6 +11,7 @@ is_noisy    bool [N]         whether the given label is wrong; absent where that
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 
 from alignprune.bench.run.folder import save_arrays
+from alignprune.bench.run.observers import EndOfEpoch, Observer
+from alignprune.errors import MissingFile, ValueMistake
 
 FILE = "trace.npz"
 
@@ -40,7 +43,7 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     return own - logits.scatter(1, column, -math.inf).amax(1)
 
 
-class Trace:
+class Trace(Observer):
     """Gathers every sample's loss and margin in every epoch.
 
     Args:
@@ -49,6 +52,8 @@ class Trace:
         is_noisy: bool [N], whether the given label is wrong; None where that is not known.
         device: of the network. A step writes there and waits for nothing; an epoch's rows move to the host at its end.
     """
+
+    name = "trace"
 
     def __init__(
         self, num_samples: int, epochs: int, is_noisy: Tensor | None = None, device: torch.device | str = "cpu"
@@ -76,24 +81,18 @@ class Trace:
 
     @torch.no_grad()
     def step(self, index: Tensor, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Note a batch of B samples.
-
-        Args:
-            index: int64 [B], on any device.
-            losses: [B], what the pruner recorded.
-            logits: [B, C] and labels: int64 [B], on the network's device.
-        """
         index = index.to(self._rows.device, non_blocking=True)
         self._rows.index_copy_(1, index, torch.stack([losses.float(), margins(logits, labels)]))
 
-    def end_epoch(self, reference_loss: float | None) -> None:
+    def end_epoch(self, epoch: EndOfEpoch) -> dict[str, Any]:
         """Close the epoch; what is not finite counts as not seen, as in the pruner."""
         rows = self._rows.cpu()
         finite = rows.masked_fill(~rows.isfinite(), math.nan).clamp(-_LARGEST, _LARGEST)
         self._stored[self.epoch] = finite.half()
-        self._reference[self.epoch] = math.nan if reference_loss is None else reference_loss
+        self._reference[self.epoch] = math.nan if epoch.reference_loss is None else epoch.reference_loss
         self._rows.fill_(math.nan)
         self.epoch += 1
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on from: the epochs that have ended."""
@@ -105,19 +104,44 @@ class Trace:
         self._stored[: self.epoch] = state["stored"]
         self._reference[: self.epoch] = state["reference"]
 
-    def save(self, path: Path) -> None:
-        """Write the epochs that have ended, whole or not at all."""
+    def save(self, folder: Path) -> None:
         arrays = {"losses": self.losses, "margins": self.margins, "reference": self.reference}
-        known = {} if self.is_noisy is None else {"is_noisy": self.is_noisy}
-        save_arrays(path, **{name: values.numpy() for name, values in (arrays | known).items()})
+        truth = {} if self.is_noisy is None else {"is_noisy": self.is_noisy}
+        save_arrays(folder / FILE, **{name: values.numpy() for name, values in (arrays | truth).items()})
 
-    @classmethod
-    def load(cls, path: Path) -> Trace:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: torch.from_numpy(file[name]) for name in file.files}
-        epochs, num_samples = found["losses"].shape
-        trace = cls(num_samples, epochs, found.get("is_noisy"))
-        stored = torch.stack([found["losses"], found["margins"]], dim=1)
-        trace.load_state_dict({"stored": stored, "reference": found["reference"]})
-        return trace
+
+@dataclass(frozen=True, eq=False)
+class StoredTrace:
+    """What a trace.npz holds, for E epochs of N samples.
+
+    Attributes:
+        losses: float16 [E, N], NaN where a sample was not seen.
+        margins: float16 [E, N], NaN where a sample was not seen.
+        reference: float32 [E], NaN without one.
+        is_noisy: bool [N]; None where the truth is not known.
+    """
+
+    losses: Tensor
+    margins: Tensor
+    reference: Tensor
+    is_noisy: Tensor | None
+
+
+def load(path: Path) -> StoredTrace:
+    """Read a trace.npz.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if an array is missing.
+    """
+    if not path.exists():
+        raise MissingFile(f"path={str(path)!r} is not there, expected the trace of a run: train it with --trace")
+    with np.load(path, allow_pickle=False) as file:
+        found = {name: torch.from_numpy(file[name]) for name in file.files}
+    for name in ("losses", "margins", "reference"):
+        if name not in found:
+            raise ValueMistake(
+                f"path={str(path)!r} is without the array {name!r} (it holds {', '.join(found)}), expected losses, "
+                f"margins and reference: train the run with --trace again"
+            )
+    return StoredTrace(found["losses"], found["margins"], found["reference"], found.get("is_noisy"))
