@@ -11,7 +11,6 @@ alignprune figure NAME       the paper's figure from the runs that are there
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import sys
 import time
@@ -116,12 +115,10 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
     words = list(words)
     dataset = "cifar100n" if not words or words[0].startswith("-") else words[0]
     method = _option(words, "--method") or "infobatch+das"
-    default = configs.default_config(dataset, method, _option(words, "--recipe"))
-    words = _without(words, "--recipe")
-    name = _option(words, "--relabel")
-    if name is not None:
-        default = dataclasses.replace(default, relabel=configs.relabelling(name))
-        words = _without(words, "--relabel")
+    names = {name: _option(words, f"--{name}") for name in ("recipe", "relabel")}
+    default = configs.default_config(dataset, method, **names)
+    for name in names:
+        words = _without(words, f"--{name}")
     if (not words or words[0].startswith("-")) and not {"-h", "--help"} & set(words):
         raise ValueMistake("DATASET is missing: alignprune train cifar100n, a file.npz or a folder")
     return tyro.cli(

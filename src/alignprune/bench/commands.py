@@ -141,7 +141,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
     Raises:
         ValueError, FileNotFoundError, FileExistsError: before any training, with what to do.
     """
-    data.refuse_unknown(config.dataset, config.noise, config.noise_rate)
+    data.refuse_unknown(config.data.dataset, config.data.noise, config.data.noise_rate)
     from alignprune.bench.run import training
 
     first = plan.proxy_of(config)
@@ -151,7 +151,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
         with FileLock(first.folder.with_suffix(".lock")):
             if not sweep.complete(first.folder):
                 training.train(plan.resumed(first), progress)
-        config = replace(config, proxy=first.folder)
+        config = config.with_settings(proxy=first.folder)
     return training.train(config, progress)
 
 

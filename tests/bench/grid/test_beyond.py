@@ -40,7 +40,7 @@ def test_every_place_has_one_cell_and_every_cell_can_be_configured(name: str, pr
     cells = cells_of(EXPERIMENTS[name], protocol)
     assert len(by_place(name, protocol)) == len(cells) > 0
     for cell in cells:
-        assert configure({**cell.settings, "seed": 0}).method == cell.settings["method"]
+        assert configure({**cell.settings, "seed": 0}).pruning.method == cell.settings["method"]
 
 
 def test_all_but_full_training_have_half_of_its_samples(protocol: Protocol) -> None:
@@ -48,9 +48,11 @@ def test_all_but_full_training_have_half_of_its_samples(protocol: Protocol) -> N
     for cell in cells_of(EXPERIMENTS["beyond"], protocol):
         first.setdefault((cell.block, cell.column), cell)
         config = configure(cell.settings)
-        assert (config.prune_ratio, config.budget) == ((None, "calibrated") if cell.row == FULL else (0.5, "equal"))
+        whole = cell.row == FULL
+        assert config.pruning.prune_ratio == (None if whole else 0.5)
+        assert config.pruning.budget == ("calibrated" if whole else "equal")
         assert config.recipe == configure(first[cell.block, cell.column].settings).recipe
-        assert config.oracle == (cell.row == ORACLE)
+        assert config.pruning.oracle == (cell.row == ORACLE)
 
 
 @pytest.mark.parametrize("name", ["beyond", "beyond-ablation", "beyond-causes"])
@@ -117,16 +119,16 @@ def test_the_unseen_settings_are_none_of_those_that_were_chosen_on(protocol: Pro
         cell.key for name in NAMES if name != "beyond-unseen" for cell in cells_of(EXPERIMENTS[name], protocol)
     }
     for cell in unseen:
-        config = configure(cell.settings)
-        assert (config.prune_ratio, config.budget, config.oracle) == (0.5, "equal", cell.row == ORACLE)
+        pruning = configure(cell.settings).pruning
+        assert (pruning.prune_ratio, pruning.budget, pruning.oracle) == (0.5, "equal", cell.row == ORACLE)
 
 
 def test_traces_have_wrong_labels_and_the_reference_of_the_papers_score(protocol: Protocol) -> None:
     for cell in cells_of(EXPERIMENTS["beyond-traces"], protocol):
         config = configure(cell.settings)
-        assert config.trace
-        assert config.reference == "clean"
-        assert config.noise != "clean"
+        assert config.outputs.trace
+        assert config.pruning.reference == "clean"
+        assert config.data.noise != "clean"
 
 
 # -- commands ----------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def test_every_table_and_figure_of_the_paper_is_there() -> None:
 def test_every_cell_is_a_run_that_can_be_configured(name: str) -> None:
     for cell in cells_of(EXPERIMENTS[name], PAPER):
         config = configure({**cell.settings, "seed": 0})
-        assert config.method == cell.settings["method"]
+        assert config.pruning.method == cell.settings["method"]
 
 
 @pytest.mark.parametrize("table", ["1", "2", "4", "B", "C", "D", "E", "H"])

@@ -41,11 +41,29 @@ def test_flat_settings_reach_every_record() -> None:
     )
     assert config.recipe.name == "sop"
     assert config.recipe.epochs == 7
-    assert (config.score.window, config.policy.prune_prob) == (10, 0.75)  # type: ignore[attr-defined]
-    assert config.relabel is not None
-    assert (config.relabel.consistency, config.relabel.balance) == (0.9, 0.2)
-    assert config.limit == 500
+    assert (config.pruning.score.window, config.pruning.policy.prune_prob) == (10, 0.75)  # type: ignore[attr-defined]
+    assert config.pruning.relabel is not None
+    assert (config.pruning.relabel.consistency, config.pruning.relabel.balance) == (0.9, 0.2)
+    assert config.data.limit == 500
     assert config.folder == Path("somewhere")
+
+
+def test_settings_are_replaced_by_their_flat_names_whichever_record_holds_them() -> None:
+    config = default_config("cifar100n", "infobatch").with_settings(noise="clean", seed=3, workers=2, trace=True)
+    assert (config.data.noise, config.seed, config.machine.workers, config.outputs.trace) == ("clean", 3, 2, True)
+    with pytest.raises(ValueError, match="did you mean 'workers'"):
+        config.with_settings(worker=2)
+    stored = config.stored(None)
+    assert (stored["noise"], stored["seed"], stored["trace"]) == ("clean", 3, True)
+    assert "workers" not in stored  # a resumed run may compute in another way
+
+
+def test_a_configuration_reads_no_file() -> None:
+    settings = {"dataset": "nowhere.npz", "method": "infobatch", "prune_ratio": 0.5, "base_run": "nowhere"}
+    config = configure(settings)
+    assert config.epochs(base_share=0.2) == round(60 * 0.5 / 0.8)
+    with pytest.raises(FileNotFoundError, match="base_run='nowhere'"):
+        config.measured_base()
 
 
 @pytest.mark.parametrize("method", [*presets.PRESETS, *coresets.CORESETS])
@@ -79,7 +97,7 @@ def test_a_misspelt_setting_names_the_nearest(settings: dict[str, Any], named: s
 
 def test_a_direct_ratio_goes_into_the_policy_and_keeps_the_epochs() -> None:
     config = configure({"dataset": "cifar100n", "method": "dynamic-random", "prune_ratio": 0.7})
-    assert config.chosen_policy.prune_ratio == 0.7  # type: ignore[attr-defined]
+    assert config.pruning.chosen_policy.prune_ratio == 0.7  # type: ignore[attr-defined]
     assert epochs_of(config) == 200
     assert config.batch_size == 128
 
@@ -108,7 +126,7 @@ def test_the_equal_budget_is_calibrated_on_the_method_itself(tmp_path: Path) -> 
     run = base_run(tmp_path / "own", method="infobatch+das", pruned_share=0.2)
     settings = {"dataset": "cifar100n", "method": "infobatch+das", "prune_ratio": 0.5, "budget": "equal"}
     config = configure({**settings, "base_run": str(run)})
-    assert config.base == "infobatch+das"
+    assert config.pruning.base == "infobatch+das"
     assert epochs_of(config) == 126  # 200 * 0.5 / 0.8 = 125, and one to be cut inside of
 
 
@@ -119,13 +137,13 @@ def test_an_unfinished_base_run_is_told(tmp_path: Path) -> None:
 
 
 def test_impossible_combinations_are_refused() -> None:
-    with pytest.raises(ValueError, match="prune_ratio is missing"):
+    with pytest.raises(ValueError, match="prune_ratio=None is missing with dual"):
         configure({"dataset": "cifar100n", "method": "dual", "prune_ratio": None})
-    with pytest.raises(ValueError, match="expected method full"):
+    with pytest.raises(ValueError, match="expected method full on one device"):
         configure({"dataset": "cifar100n", "method": "infobatch", "collect": True})
     with pytest.raises(ValueError, match="chooses inside each batch"):
         configure({"dataset": "cifar100n", "method": "divbs", "relabel": "cifar100n"})
-    with pytest.raises(ValueError, match="trace is given on 2 devices"):
+    with pytest.raises(ValueError, match="trace=True is given on 2 devices"):
         configure({"dataset": "cifar100n", "method": "full", "trace": True, "devices": 2})
     for share in (0.0, 1.0, -0.1, float("nan")):
         with pytest.raises(ValueError, match="holdout=.* in \\(0, 1\\)"):
@@ -142,9 +160,9 @@ def test_a_ratio_that_a_method_cannot_realise_is_refused_with_the_budget_that_ca
 
 def test_the_oracle_goes_with_dynamic_methods_and_the_equal_budget_only() -> None:
     settings = {"dataset": "cifar100n", "oracle": True}
-    with pytest.raises(ValueError, match="oracle is given with dual, expected a dynamic method"):
+    with pytest.raises(ValueError, match="oracle=True is given with dual, expected a dynamic method"):
         configure({**settings, "method": "dual"})
-    with pytest.raises(ValueError, match="oracle .* calibrated epochs.* --budget equal"):
+    with pytest.raises(ValueError, match="oracle=True .* calibrated budget.* --budget equal"):
         configure({**settings, "method": "dynamic-random", "prune_ratio": 0.5})
     with pytest.raises(ValueError, match="without prune ratio and oracle"):
         configure({**settings, "method": "full", "collect": True})

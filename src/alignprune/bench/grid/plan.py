@@ -10,7 +10,6 @@ experiments that agree share their runs, since a folder's name follows from the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +57,10 @@ def jobs(
             return folder
         whole = {**settings, "seed": seed, "out": str(folder), **(machine or {})}
         config, needs = configure(whole), []
-        if config.base is not None:
-            needs.append(add(_base(settings, config.base), seeds[0]))
+        if config.pruning.base is not None:
+            needs.append(add(_base(settings, config.pruning.base), seeds[0]))
             whole["base_run"] = str(needs[-1])
-        if config.needs_proxy:
+        if config.pruning.needs_proxy:
             needs.append(add(full_training(settings), seed))
             whole["proxy"] = str(needs[-1])
         name = f"{folder.parent.name.rsplit('-', 1)[0]} seed {seed}"
@@ -97,17 +96,16 @@ def proxy_of(config: TrainConfig) -> TrainConfig | None:
     Raises:
         ValueError: for a run on several devices, which has to be given one.
     """
-    if config.proxy is not None or not config.needs_proxy:
+    if config.earlier.proxy is not None or not config.pruning.needs_proxy:
         return None
-    if config.devices > 1:
+    if config.machine.devices > 1:
         raise ValueMistake(
-            f"proxy=None is missing on {config.devices} devices, expected the folder of the proxy run that "
-            f"{config.method} is chosen by, which trains on one: run it first with --method full --collect, then give "
-            f"its folder with --proxy"
+            f"proxy=None is missing on {config.machine.devices} devices, expected the folder of the proxy run that "
+            f"{config.pruning.method} is chosen by, which trains on one: run it first with --method full --collect, "
+            f"then give its folder with --proxy"
         )
     folder, full = config.folder.with_name(config.folder.name + "-proxy"), presets.get("full")
-    return replace(
-        config,
+    return config.with_settings(
         method="full",
         score=full.score,
         policy=full.policy,
@@ -128,7 +126,7 @@ def proxy_of(config: TrainConfig) -> TrainConfig | None:
 
 def resumed(config: TrainConfig) -> TrainConfig:
     """The run, to be gone on with where it was begun."""
-    return replace(config, resume=(config.folder / "config.json").exists())
+    return config.with_settings(resume=(config.folder / "config.json").exists())
 
 
 def work(job: Job) -> None:

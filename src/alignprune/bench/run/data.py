@@ -22,18 +22,18 @@ def load(config: TrainConfig) -> ClassificationData:
         ValueError, FileNotFoundError: if there is no such data, or a part of it that is asked for would be empty.
     """
     data = datasets.load(
-        config.dataset,
-        root=config.data_root,
-        noise=config.noise,
-        noise_rate=config.noise_rate,
+        config.data.dataset,
+        root=config.machine.data_root,
+        noise=config.data.noise,
+        noise_rate=config.data.noise_rate,
         seed=config.seed,
-        image_size=config.image_size,
+        image_size=config.data.image_size,
     )
-    if config.imbalance is not None:
-        data = datasets.long_tail(data, config.imbalance, config.seed)
-    if config.limit is not None:
-        data = datasets.limit(data, config.limit, config.seed)
-    return data if config.holdout is None else _held_out(data, config.holdout, config.seed)
+    if config.data.imbalance is not None:
+        data = datasets.long_tail(data, config.data.imbalance, config.seed)
+    if config.data.limit is not None:
+        data = datasets.limit(data, config.data.limit, config.seed)
+    return data if config.data.holdout is None else _held_out(data, config.data.holdout, config.seed)
 
 
 def _held_out(data: ClassificationData, share: float, seed: int) -> ClassificationData:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from alignprune import Reference, coresets
-from alignprune.bench.data import ClassificationData
+from alignprune.bench.data import ClassificationData, Samples
 from alignprune.bench.run.config import TrainConfig
 from alignprune.coresets import Proxy
 from alignprune.errors import MissingFile, ValueMistake
@@ -47,31 +47,22 @@ def make(
 
     Source: AlignPrune 3.2, and 4.4.2 for the pseudo-clean ones and the control.
     """
-    kind = config.reference
+    pruning, kind = config.pruning, config.pruning.reference
     if kind == "auto":
-        kind = "clean" if config.score.needs_reference else "none"
+        kind = "clean" if pruning.score.needs_reference else "none"
     if kind == "none":
-        if config.score.needs_reference:
+        if pruning.score.needs_reference:
             raise ValueMistake(
-                f"reference='none' is given, but {config.method} needs a reference: choose clean, noisy, a coreset "
-                f"method or a file of indices, or a method that needs none"
+                f"reference='none' is given with {pruning.method}, which needs a reference, expected one: choose "
+                f"clean, noisy, a coreset method or a file of indices, or a method that needs none"
             )
         return NoReference()
+    source = _clean(config, data) if kind == "clean" else data.train_eval
+    size = min(pruning.reference_size, len(source))  # type: ignore[arg-type]
     settings: dict[str, Any] = {
         "losses": cross_entropy_losses(config.recorded_smoothing, device),
-        "num_workers": config.workers,
+        "num_workers": config.machine.workers,
     }
-    if kind == "clean":
-        source = data.reference if data.reference is not None else data.clean_eval
-        if source is None:
-            raise ValueMistake(
-                f"{config.method} needs a clean reference, and {config.dataset} brings none: add x_reference and "
-                f"y_reference to the .npz (or a reference/ folder), or choose --reference noisy, small-loss, moderate "
-                f"or a file of training indices that you trust"
-            )
-    else:
-        source = data.train_eval
-    size = min(config.reference_size, len(source))  # type: ignore[arg-type]
     if kind in ("clean", "noisy"):
         return Reference.subset(source, size=size, seed=config.seed, **settings)
     if kind in coresets.CORESETS:
@@ -80,6 +71,19 @@ def make(
     else:
         indices = _read_indices(Path(kind))
     return Reference.indices(source, indices, **settings)
+
+
+def _clean(config: TrainConfig, data: ClassificationData) -> Samples:
+    """Clean samples apart from the training set, or else the training samples with their true labels."""
+    source = data.reference if data.reference is not None else data.clean_eval
+    if source is None:
+        raise ValueMistake(
+            f"reference={config.pruning.reference!r} is given with {config.data.dataset}, which brings no clean "
+            f"samples, expected some for {config.pruning.method}: add x_reference and y_reference to the .npz (or a "
+            f"reference/ folder), or choose --reference noisy, small-loss, moderate or a file of training indices that "
+            f"you trust"
+        )
+    return source
 
 
 def _read_indices(path: Path) -> Tensor:
@@ -92,9 +96,9 @@ def _read_indices(path: Path) -> Tensor:
     if path.suffix not in readers:
         raise ValueMistake(
             f"reference={str(path)!r} is unknown, expected {', '.join(_KINDS)}, a coreset method "
-            f"({', '.join(coresets.CORESETS)}) or a file of training indices ({', '.join(readers)})"
+            f"({', '.join(coresets.CORESETS)}) or a file of training indices ({', '.join(readers)}): check the name"
         )
     if not path.exists():
-        raise MissingFile(f"reference={str(path)!r}: there is no such file of training indices")
+        raise MissingFile(f"reference={str(path)!r} is not there, expected a file of training indices: check the path")
     indices: Tensor = torch.as_tensor(readers[path.suffix](path))
     return indices

@@ -37,7 +37,7 @@ def statistics(config: TrainConfig, data: ClassificationData) -> Proxy | None:
         FileNotFoundError: if the proxy run or the file of features is not there.
         ValueError: if none is given, or it belongs to other data.
     """
-    if not config.needs_proxy:
+    if not config.pruning.needs_proxy:
         return None
     folder = _proxy_folder(config)
     found = Proxy.load(folder / proxy.FILE)
@@ -46,7 +46,7 @@ def statistics(config: TrainConfig, data: ClassificationData) -> Proxy | None:
             f"proxy={str(folder)!r} is a run on other samples or labels than this one, expected the same: give one of "
             f"the same data set, noise, seed, limit and holdout"
         )
-    if getattr(config.coreset, "features", None) == "self-supervised":
+    if getattr(config.pruning.coreset, "features", None) == "self-supervised":
         found = replace(found, self_supervised=_self_supervised(config, data, folder))
     return found
 
@@ -56,15 +56,15 @@ def subset(config: TrainConfig, data: ClassificationData, found: Proxy | None) -
 
     A coreset method keeps round((1 - P) N) samples.
     """
-    if config.oracle:
+    if config.pruning.oracle:
         return datasets.subset(data, right_labels(config, data))
-    if config.coreset is None or config.prune_ratio is None:
+    if config.pruning.coreset is None or config.pruning.prune_ratio is None:
         return data
     total = len(data.labels)
-    size = max(1, round((1 - config.prune_ratio) * total))
+    size = max(1, round((1 - config.pruning.prune_ratio) * total))
     if found is None:  # it draws without looking at anything
         return datasets.subset(data, torch.randperm(total, generator=torch.Generator().manual_seed(config.seed))[:size])
-    return datasets.subset(data, coresets.select(config.coreset, found, size, config.seed))
+    return datasets.subset(data, coresets.select(config.pruning.coreset, found, size, config.seed))
 
 
 def right_labels(config: TrainConfig, data: ClassificationData) -> Tensor:
@@ -75,9 +75,9 @@ def right_labels(config: TrainConfig, data: ClassificationData) -> Tensor:
     """
     if data.clean_labels is None:
         raise ValueMistake(
-            f"oracle=True is given with {config.dataset}, expected data of which it is known which labels are right: "
-            f"choose a data set with clean labels, draw noise with --noise and --noise-rate, or add y_train_clean to "
-            f"the .npz"
+            f"oracle=True is given with {config.data.dataset}, expected data of which it is known which labels are "
+            f"right: choose a data set with clean labels, draw noise with --noise and --noise-rate, or add "
+            f"y_train_clean to the .npz"
         )
     right = (data.labels == data.clean_labels).nonzero().squeeze(1)
     if not len(right):
@@ -90,7 +90,7 @@ def right_labels(config: TrainConfig, data: ClassificationData) -> Tensor:
 
 def cost(config: TrainConfig) -> int:
     """Forward passes of the proxy run, which many runs may share; 0 for a run that needs none."""
-    if not config.needs_proxy:
+    if not config.pruning.needs_proxy:
         return 0
     result = json.loads((_proxy_folder(config) / "result.json").read_text())
     return int(result["forward_passes"] + result["collect_forward_passes"])
@@ -98,23 +98,23 @@ def cost(config: TrainConfig) -> int:
 
 def _proxy_folder(config: TrainConfig) -> Path:
     """The folder of the finished proxy run."""
-    if config.proxy is None:
+    if config.earlier.proxy is None:
         raise ValueMistake(
-            f"proxy=None is missing, expected the folder of the proxy run that {config.method} is chosen by: run "
-            f"--method full --collect on the same data, then give its folder with --proxy"
+            f"proxy=None is missing, expected the folder of the proxy run that {config.pruning.method} is chosen by: "
+            f"run --method full --collect on the same data, then give its folder with --proxy"
         )
-    if not (config.proxy / "result.json").exists():
+    if not (config.earlier.proxy / "result.json").exists():
         raise MissingFile(
-            f"proxy={str(config.proxy)!r} is no finished run, expected the folder of one with --method full "
+            f"proxy={str(config.earlier.proxy)!r} is no finished run, expected the folder of one with --method full "
             f"--collect: wait for it, or leave --proxy out to train one"
         )
-    return config.proxy
+    return config.earlier.proxy
 
 
 def _self_supervised(config: TrainConfig, data: ClassificationData, folder: Path) -> Tensor:
     """Features of a network that never saw a label: from the given file, or trained now and kept with the proxy."""
-    file = config.self_supervised or folder / _SELF_SUPERVISED
-    if config.self_supervised is not None and not file.exists():
+    file = config.earlier.self_supervised or folder / _SELF_SUPERVISED
+    if config.earlier.self_supervised is not None and not file.exists():
         raise MissingFile(
             f"self_supervised={str(file)!r} is not there, expected a file of features: check the path, or leave it "
             f"out to train them"
@@ -135,8 +135,8 @@ def _self_supervised(config: TrainConfig, data: ClassificationData, folder: Path
 def _train_self_supervised(config: TrainConfig, data: ClassificationData) -> Tensor:
     if data.contrastive is None:
         raise ValueMistake(
-            f"coreset.features='self-supervised' is given with {config.dataset}, expected images to learn them from: "
-            f"choose --coreset.features supervised, or give --self-supervised FILE"
+            f"coreset.features='self-supervised' is given with {config.data.dataset}, expected images to learn them "
+            f"from: choose --coreset.features supervised, or give --self-supervised FILE"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -147,6 +147,6 @@ def _train_self_supervised(config: TrainConfig, data: ClassificationData) -> Ten
         data.train_eval,
         epochs=config.recipe.epochs,
         seed=config.seed,
-        device=config.torch_device,
-        workers=config.workers,
+        device=config.machine.torch_device,
+        workers=config.machine.workers,
     )

@@ -82,7 +82,7 @@ def prepare(config: TrainConfig) -> Inputs:
         ValueError, FileNotFoundError, FileExistsError: with what to do.
     """
     base_share = config.measured_base()
-    RunFolder.check(config.folder, config.stored(base_share), resume=config.resume)
+    RunFolder.check(config.folder, config.stored(base_share), resume=config.place.resume)
     inputs = Inputs(data.load(config), base_share)
     _check(config, inputs.data)
     return inputs
@@ -105,34 +105,34 @@ class _Run:
         network = _network(config, self.data)
         self.folder: RunFolder | None = None
         if fabric.is_global_zero:  # only now, after all that can be refused has been
-            self.folder = RunFolder(config.folder, config.stored(inputs.base_share), resume=config.resume)
-            if self.data.noise is not None and not config.resume:
+            self.folder = RunFolder(config.folder, config.stored(inputs.base_share), resume=config.place.resume)
+            if self.data.noise is not None and not config.place.resume:
                 self.data.noise.save(config.folder / "noise.npz")
         model, optimizer = fabric.setup(network, recipes.make_optimizer(config.recipe, network))
         self.model: nn.Module = model
         self.optimizer: torch.optim.Optimizer = optimizer
         self.objective = _objective(config, self.data, self.model, device)
         self.observers = _observers(config, self.data, self.pruner.epochs, device)
-        self.spending = Spending(config.training_samples(self.whole_size), config.devices)
+        self.spending = Spending(config.training_samples(self.whole_size), config.machine.devices)
         self.train_loader = self._loader(pruned=False)
         self.pruned_loader = self._loader(pruned=True) if self.pruner.score.needs_pruned else None
-        self.test_loader = DataLoader(self.data.test, batch_size=BATCH_SIZE, num_workers=config.workers)
+        self.test_loader = DataLoader(self.data.test, batch_size=BATCH_SIZE, num_workers=config.machine.workers)
         self.epochs: list[EpochRecord] = []
-        if config.resume:
+        if config.place.resume:
             self._restore()
 
     def _loader(self, *, pruned: bool) -> DataLoader[Any]:
-        config, samples = self.config, self.data
+        config, samples, relabel = self.config, self.data, self.config.pruning.relabel
         views: Dataset[Any] = samples.train
-        if config.relabel is not None and config.relabel.consistency and samples.strong is not None:
+        if relabel is not None and relabel.consistency and samples.strong is not None:
             views = TwoViews(samples.train, samples.strong)
         return self.pruner.loader(
             views,
             pruned=pruned,
-            even_batches=config.even_batches and not pruned,
-            batch_size=max(1, config.batch_size // config.devices),
-            num_workers=config.workers,
-            persistent_workers=config.workers > 0,
+            even_batches=config.data.even_batches and not pruned,
+            batch_size=max(1, config.batch_size // config.machine.devices),
+            num_workers=config.machine.workers,
+            persistent_workers=config.machine.workers > 0,
             pin_memory=self.fabric.device.type == "cuda",
         )
 
@@ -173,7 +173,7 @@ class _Run:
         end = EndOfEpoch(epoch, self._is_over, selection, reference_loss, self.model, pruner)
         observed = _merged(observer.end_epoch(end) for observer in self.observers)
         accuracy = test_loss = None
-        if end.is_last or (epoch + 1) % self.config.evaluate_every == 0:
+        if end.is_last or (epoch + 1) % self.config.outputs.evaluate_every == 0:
             accuracy, test_loss = evaluate(self.model, self.test_loader, self.fabric.device)
         return EpochRecord(
             epoch=epoch + 1,
@@ -284,21 +284,21 @@ class _Run:
     def _description(self) -> str:
         config, noise = self.config, self.data.noise
         rate = f", {noise.noise_rate:.1%} wrong labels" if noise is not None else ""
-        return f"{config.dataset}{rate}: {config.method}, seed {config.seed}"
+        return f"{config.data.dataset}{rate}: {config.pruning.method}, seed {config.seed}"
 
     def _result(self) -> RunRecord:
         config, pruner, noise = self.config, self.pruner, self.data.noise
         full = self.whole_size * config.recipe.epochs
         return RunRecord(
-            dataset=config.dataset,
+            dataset=config.data.dataset,
             noise=None if noise is None else noise.kind,
             noise_rate=None if noise is None else noise.noise_rate,
-            method=config.method,
-            prune_ratio=config.prune_ratio,
+            method=config.pruning.method,
+            prune_ratio=config.pruning.prune_ratio,
             seed=config.seed,
             model=config.model_for(self.data.input_shape),
             train_size=pruner.num_samples,
-            evaluated_on="test" if config.holdout is None else "holdout",
+            evaluated_on="test" if config.data.holdout is None else "holdout",
             forward_fraction=pruner.forward_passes / full,
             trained_fraction=self.spending.trained / full,
             reference_forward_passes=len(self.epochs) * len(self.reference),
@@ -316,11 +316,11 @@ def _pruner(config: TrainConfig, samples: ClassificationData, epochs: int) -> Pr
     return Pruner(
         len(samples.labels),
         epochs,
-        config.score,
-        config.chosen_policy,
-        delta=config.delta,
+        config.pruning.score,
+        config.pruning.chosen_policy,
+        delta=config.pruning.delta,
         seed=config.seed,
-        labels=samples.labels if config.give_labels else None,
+        labels=samples.labels if config.pruning.give_labels else None,
     )
 
 
@@ -329,7 +329,7 @@ def _network(config: TrainConfig, samples: ClassificationData) -> nn.Module:
         config.model_for(samples.input_shape),
         samples.num_classes,
         samples.input_shape,
-        weights=config.weights or config.recipe.weights,
+        weights=config.network.weights or config.recipe.weights,
         drop_path=config.recipe.drop_path,
     )
     if len(samples.input_shape) == 3:
@@ -340,9 +340,9 @@ def _network(config: TrainConfig, samples: ClassificationData) -> nn.Module:
 def _objective(
     config: TrainConfig, samples: ClassificationData, model: nn.Module, device: torch.device
 ) -> CrossEntropy:
-    if config.relabel is None:
+    if config.pruning.relabel is None:
         return CrossEntropy(model, config.recorded_smoothing)
-    sop = SOP(len(samples.labels), samples.num_classes, config.relabel, seed=config.seed)
+    sop = SOP(len(samples.labels), samples.num_classes, config.pruning.relabel, seed=config.seed)
     return Relabelling(model, sop.to(device))
 
 
@@ -351,39 +351,40 @@ def _observers(config: TrainConfig, samples: ClassificationData, epochs: int, de
     found: list[Observer] = []
     if is_noisy is not None:
         found.append(Diagnosis(is_noisy, epochs, device))
-    if config.collect:
-        found.append(proxy.Collector(samples, epochs, config.proxy_epochs, device, config.workers))
-    if config.trace:
+    if config.outputs.collect:
+        found.append(proxy.Collector(samples, epochs, config.outputs.proxy_epochs, device, config.machine.workers))
+    if config.outputs.trace:
         found.append(Trace(len(samples.labels), epochs, is_noisy, device))
     return found
 
 
 def _fabric(config: TrainConfig) -> Fabric:
-    if config.device == "cuda" and not torch.cuda.is_available():
+    if config.machine.device == "cuda" and not torch.cuda.is_available():
         raise ValueMistake(
             "device='cuda' is given, but torch sees no GPU here, expected one: use --device cpu, or --device auto"
         )
     return Fabric(
-        accelerator=config.device,
-        devices=config.devices,
-        strategy="ddp" if config.devices > 1 else "auto",
-        precision=_FABRIC_PRECISION[config.precision],  # type: ignore[arg-type]
+        accelerator=config.machine.device,
+        devices=config.machine.devices,
+        strategy="ddp" if config.machine.devices > 1 else "auto",
+        precision=_FABRIC_PRECISION[config.machine.precision],  # type: ignore[arg-type]
     )
 
 
 def _check(config: TrainConfig, samples: ClassificationData) -> None:
     """Refuse what does not go with this data."""
-    if config.relabel is not None and config.relabel.consistency and samples.strong is None:
+    relabel = config.pruning.relabel
+    if relabel is not None and relabel.consistency and samples.strong is None:
         raise ValueMistake(
-            f"relabel.consistency={config.relabel.consistency:g} is given with {config.dataset}, which has no second "
+            f"relabel.consistency={relabel.consistency:g} is given with {config.data.dataset}, which has no second "
             f"view of a sample to compare, expected 0: SOP without consistency takes features "
             f"(--relabel.consistency 0 --relabel.balance 0)"
         )
-    if config.oracle:
+    if config.pruning.oracle:
         static.right_labels(config, samples)
-    if config.collect:
-        proxy.warmup_epochs(config.recipe.epochs, config.proxy_epochs)
-    config.chosen_policy.check(len(samples.labels))
+    if config.outputs.collect:
+        proxy.warmup_epochs(config.recipe.epochs, config.outputs.proxy_epochs)
+    config.pruning.chosen_policy.check(len(samples.labels))
 
 
 def _merged(parts: Any) -> dict[str, Any]:
