@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 
 from alignprune.bench import commands
-from alignprune.bench.grid import plan
-from alignprune.bench.grid.beyond import FULL, ORACLE, ROBUST, STOPPED
-from alignprune.bench.grid.cells import Cell, Experiment, Protocol
+from alignprune.bench.grid import beyond, plan
+from alignprune.bench.grid.cells import Cell, Experiment, Protocol, title_of
 from alignprune.bench.grid.experiments import EXPERIMENTS, PROTOCOLS, cells_of
 from alignprune.bench.results.store import Store
 from alignprune.bench.run.config import configure
 from alignprune.cli import main
 
 NAMES = [name for name in EXPERIMENTS if name.startswith("beyond")]
-OURS = "InfoBatch + Ours"
+FULL, STOPPED, ROBUST = beyond.FULL.title, beyond.STOPPED.title, beyond.ROBUST.title
+ORACLE, KNOWN = beyond.ORACLE.title, beyond.KNOWN_RATE.title
+OURS = title_of("infobatch+das")
 
 
 @pytest.fixture(params=["cpu", "short", "paper"])
@@ -102,7 +103,7 @@ def test_every_change_changes_the_run(name: str, usual: str, protocol: Protocol)
 def test_the_rate_that_is_known_is_that_of_the_data(protocol: Protocol) -> None:
     rates = {"clean": 0.0, "real": 0.402}  # CIFAR-100N's, by its authors
     for (_, row, column), cell in by_place("beyond-ablation", protocol).items():
-        if row == "the rate is known":
+        if row == KNOWN:
             assert cell.settings["policy.noise_rate"] == cell.settings.get("noise_rate", rates.get(column))
 
 
@@ -163,7 +164,6 @@ def test_a_protocol_without_any_of_the_data_is_refused(tmp_path: Path, capsys: p
 # -- the whole way -----------------------------------------------------------------------------------------
 
 SAMPLES, EPOCHS = 400, 12  # long enough to memorise, so that suspects are left out
-KNOWN = "the rate is known"
 
 
 def small(name: str, rows: tuple[str, ...]) -> list[Cell]:

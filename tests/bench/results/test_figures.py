@@ -40,7 +40,7 @@ def grid(
 
 
 def experiment(cells: Sequence[Cell], draw: str | None = None) -> Experiment:
-    return Experiment("figure-9", "Made up", lambda protocol: tuple(cells), draw, column_label="window")
+    return Experiment("figure-9", "Made up", lambda protocol: tuple(cells), draw, column_title="window")
 
 
 def write_run(

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from alignprune import coresets, presets
+
 Settings = Mapping[str, Any]
 
 
@@ -20,6 +22,11 @@ def key_of(settings: Settings) -> str:
     """Under what the runs of these settings are stored: 12 hexadecimal digits of their content."""
     text = json.dumps(dict(settings), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def title_of(method: str) -> str:
+    """What the paper's tables call a method."""
+    return coresets.get(method).label if method in coresets.CORESETS else presets.get(method).label
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Protocol:
         name: what users type.
         summary: what it is, in a sentence.
         settings: by data set, what its runs have in common; a data set that is absent cannot be run in it.
-        seeds: how many seeds a cell gets unless told.
+        seeds: how many seeds a cell gets without a choice.
     """
 
     name: str
@@ -80,13 +87,13 @@ class Experiment:
         cells: its cells under a protocol, in reading order; see `cells_of`.
         draw: a figure's kind: "bars", "lines" (a number on the horizontal axis), "losses" (distribution),
             "trajectories" or "suspicion"; None for a table.
-        block_label, row_label, column_label: what blocks, rows and columns are.
+        block_title, row_title, column_title: what blocks, rows and columns are.
     """
 
     name: str
     title: str
     cells: Callable[[Protocol], tuple[Cell, ...]]
     draw: str | None = None
-    block_label: str = "prune ratio"
-    row_label: str = "method"
-    column_label: str = "noise"
+    block_title: str = "prune ratio"
+    row_title: str = "method"
+    column_title: str = "noise"

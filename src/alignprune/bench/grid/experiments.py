@@ -14,7 +14,7 @@ from alignprune import coresets, presets
 from alignprune._checks import choice
 from alignprune.bench import paper
 from alignprune.bench.grid import beyond
-from alignprune.bench.grid.cells import Cell, Experiment, Protocol, Settings
+from alignprune.bench.grid.cells import Cell, Experiment, Protocol, Settings, title_of
 from alignprune.errors import ValueMistake
 
 # -- protocols ---------------------------------------------------------------------------------------------
@@ -123,11 +123,6 @@ _OURS = ("infobatch+das", "seta+das")
 _RATIOS = (0.3, 0.5, 0.7)
 
 
-def label(method: str) -> str:
-    """What the paper calls a method."""
-    return coresets.get(method).label if method in coresets.CORESETS else presets.get(method).label
-
-
 # What the methods' own repositories set where the default is CIFAR-100's. Forgetting counts the warm-up alone, as where
 # it is Prune4ReL's baseline, if that is long enough to forget in.
 _CORESET_SETTINGS: dict[tuple[str, str, str], Settings] = {
@@ -180,9 +175,9 @@ def _accuracies(
                 ratio = {} if method == "full" else {"prune_ratio": int(block) / 100}
                 number = None
                 if method != "el2n":  # the paper does not list it
-                    number = _found(table, prune_ratio=block, method=label(method), noise=column)
+                    number = _found(table, prune_ratio=block, method=title_of(method), noise=column)
                 settings = _run(protocol, dataset, method, **noise, **ratio)
-                cells.append(Cell(block, label(method), column, settings, number))
+                cells.append(Cell(block, title_of(method), column, settings, number))
     return tuple(cells)
 
 
@@ -191,7 +186,7 @@ def _efficiency(protocol: Protocol) -> tuple[Cell, ...]:
     for method in ("full", "static-random", "dynamic-random", "seta", "infobatch", "infobatch+das"):
         ratio = {} if method == "full" else {"prune_ratio": 0.5}
         settings = _run(protocol, "cifar100n", method, **NOISES["cifar100n"]["real"], **ratio)
-        name = "Full Data" if method == "full" else label(method)
+        name = "Full Data" if method == "full" else title_of(method)
         minutes = _found("3", value="time_min", method=name)
         cells.append(Cell("", name, "accuracy", settings))
         cells.append(Cell("", name, "minutes", settings, minutes, "minutes"))
@@ -217,8 +212,8 @@ def _imagenet(protocol: Protocol) -> tuple[Cell, ...]:
                 settings = _run(protocol, "imagenet", method, recipe=recipe, **noise)
                 if method == "full":
                     settings = {name: value for name, value in settings.items() if name != "collect"}
-                number = _found("4", model=model, method=label(method), noise=column)
-                cells.append(Cell(column, label(method), model, settings, number))
+                number = _found("4", model=model, method=title_of(method), noise=column)
+                cells.append(Cell(column, title_of(method), model, settings, number))
     return tuple(cells)
 
 
@@ -246,7 +241,7 @@ def _pseudo_clean(protocol: Protocol) -> tuple[Cell, ...]:
                     settings = {**settings, "reference_size": _fraction(settings, percent / 100)}
                     name = f"AlignPrune, reference = {row}, fraction {percent}%"
                     number = _found("5", method=name, noise=noise)
-                    cells.append(Cell(label(method), row, f"{percent}% {noise}", settings, number))
+                    cells.append(Cell(title_of(method), row, f"{percent}% {noise}", settings, number))
     return tuple(cells)
 
 
@@ -280,10 +275,10 @@ def _pruned_shares(protocol: Protocol) -> tuple[Cell, ...]:
     return tuple(
         Cell(
             "",
-            label(method),
+            title_of(method),
             "real",
             _run(protocol, "cifar100n", method, **NOISES["cifar100n"]["real"]),
-            _found("F", value="avg_pruned_per_epoch_percent", method=label(method)),
+            _found("F", value="avg_pruned_per_epoch_percent", method=title_of(method)),
             "pruned_share",
         )
         for method in ("infobatch", "infobatch+das")
@@ -300,7 +295,7 @@ def _windows(protocol: Protocol, *, windows: Iterable[int], as_lines: bool) -> t
                 row = f"AlignPrune N={window}" if window < 4 else "AlignPrune N=4..50 (average over N)"
                 number = _found("G", method=row, noise=column)
                 place = (column, str(window)) if as_lines else (f"N = {window}", column)
-                cells.append(Cell("" if as_lines else label(method), *place, settings, None if as_lines else number))
+                cells.append(Cell("" if as_lines else title_of(method), *place, settings, None if as_lines else number))
     return tuple(cells)
 
 
@@ -308,10 +303,10 @@ def _news(protocol: Protocol) -> tuple[Cell, ...]:
     return tuple(
         Cell(
             "",
-            label(method),
+            title_of(method),
             column,
             _run(protocol, "news", method, **noise),
-            _found("H", method=label(method), noise=column),
+            _found("H", method=title_of(method), noise=column),
         )
         for method in ("full", "infobatch", "infobatch+das")
         for column, noise in NOISES["news"].items()
@@ -322,10 +317,10 @@ def _spreads(protocol: Protocol) -> tuple[Cell, ...]:
     return tuple(
         Cell(
             "30",
-            label(method),
+            title_of(method),
             column,
             _run(protocol, "cifar100n", method, **noise, prune_ratio=0.3),
-            _found("I", value="std", method=label(method), noise=column),
+            _found("I", value="std", method=title_of(method), noise=column),
             "accuracy_std",
         )
         for method in _MAIN[2:]
@@ -348,7 +343,7 @@ def _large(protocol: Protocol) -> tuple[Cell, ...]:
                 settings = _run(protocol, dataset, method, **own)
                 if method == "full":
                     settings = {name: value for name, value in settings.items() if name != "collect"}
-                cells.append(Cell(dataset, label(method), f"{100 * ratio:g}", settings))
+                cells.append(Cell(dataset, title_of(method), f"{100 * ratio:g}", settings))
     return tuple(cells)
 
 
@@ -375,7 +370,7 @@ def _static_and_dynamic(protocol: Protocol) -> tuple[Cell, ...]:
     wanted = {"random": ("static-random", "dynamic-random"), "chosen": ("prune4rel", "infobatch", "infobatch+das")}
     known = {(cell.row, cell.column): cell for cell in _TABLE_B(protocol) if cell.block == "50"}
     return tuple(
-        replace(known[label(method), column], block=block)
+        replace(known[title_of(method), column], block=block)
         for block, methods in wanted.items()
         for method in methods
         for column in NOISES["cifar100n"]
@@ -401,21 +396,21 @@ _REGISTRY = (
         "CIFAR-10N: dynamic pruning under eight noises",
         partial(_accuracies, table="2", dataset="cifar10n", methods=_MAIN),
     ),
-    Experiment("table-3", "CIFAR-100N, human noise, 50 %: training time", _efficiency, column_label="measure"),
+    Experiment("table-3", "CIFAR-100N, human noise, 50 %: training time", _efficiency, column_title="measure"),
     Experiment(
         "table-4",
         "ImageNet-1K: six networks, clean and 20 % asymmetric noise",
         _imagenet,
-        block_label="noise",
-        column_label="network",
+        block_title="noise",
+        column_title="network",
     ),
     Experiment(
         "table-5",
         "CIFAR-100N: where the reference comes from, and how much of it",
         _pseudo_clean,
-        block_label="method",
-        row_label="reference",
-        column_label="fraction, noise",
+        block_title="method",
+        row_title="reference",
+        column_title="fraction, noise",
     ),
     Experiment("table-B", "CIFAR-100N: static and dynamic pruning under seven noises", _TABLE_B),
     Experiment(
@@ -430,81 +425,81 @@ _REGISTRY = (
         "table-G",
         "CIFAR-100N: the trajectory window",
         partial(_windows, windows=_WINDOWS, as_lines=False),
-        block_label="method",
-        row_label="window",
+        block_title="method",
+        row_title="window",
     ),
     Experiment("table-H", "NEWS: text, three-layer network", _news),
     Experiment("table-I", "CIFAR-100N, 30 %: standard deviation over seeds", _spreads),
     Experiment(
-        "figure-1", "WebVision and Clothing-1M", _large, "bars", block_label="data set", column_label="prune ratio"
+        "figure-1", "WebVision and Clothing-1M", _large, "bars", block_title="data set", column_title="prune ratio"
     ),
     Experiment(
         "figure-2a",
         "Prune probability r",
         partial(_lines, setting="policy.prune_prob", values=(0.5, 0.6, 0.7, 0.8, 0.9, 1.0)),
         "lines",
-        row_label="noise",
-        column_label="prune probability r",
+        row_title="noise",
+        column_title="prune probability r",
     ),
     Experiment(
         "figure-2b",
         "Trajectory window N",
         partial(_windows, windows=(5, 10, 15, 20, 25), as_lines=True),
         "lines",
-        row_label="noise",
-        column_label="window N",
+        row_title="noise",
+        column_title="window N",
     ),
     Experiment(
         "figure-2c",
         "Correlation function",
         partial(_lines, setting="score.correlation", values=("pearson", "cosine")),
         "bars",
-        row_label="noise",
-        column_label="correlation",
+        row_title="noise",
+        column_title="correlation",
     ),
     Experiment(
         "figure-3",
         "Size of the clean reference",
         _reference_sizes,
         "lines",
-        row_label="noise",
-        column_label="reference samples",
+        row_title="noise",
+        column_title="reference samples",
     ),
-    Experiment("figure-A", "Static against dynamic pruning, 50 %", _static_and_dynamic, "bars", block_label="choice"),
+    Experiment("figure-A", "Static against dynamic pruning, 50 %", _static_and_dynamic, "bars", block_title="choice"),
     Experiment("figure-B", "Loss distribution of right and wrong labels", _one_full_training, "losses"),
     Experiment("figure-C", "Mean loss trajectories of right and wrong labels", _one_full_training, "trajectories"),
     Experiment(
         "beyond",
         "Half of the forward passes: the paper's methods, robust, and an oracle",
         beyond.comparison,
-        block_label="data",
+        block_title="data",
     ),
     Experiment(
         "beyond-unseen",
         "Half of the forward passes, on other data and noise",
         beyond.unseen,
-        block_label="data",
+        block_title="data",
     ),
     Experiment(
-        "beyond-ablation", "robust with one ingredient changed", beyond.ablation, block_label="data", row_label="change"
+        "beyond-ablation", "robust with one ingredient changed", beyond.ablation, block_title="data", row_title="change"
     ),
     Experiment(
         "beyond-choice",
         "Settings of robust, by held-out training samples with noisy labels",
         beyond.choice,
-        block_label="data",
-        row_label="setting",
+        block_title="data",
+        row_title="setting",
     ),
     Experiment(
         "beyond-causes",
         "InfoBatch + Ours without rescaling and annealing",
         beyond.causes,
-        block_label="data",
-        row_label="change",
+        block_title="data",
+        row_title="change",
     ),
-    Experiment("beyond-batches", "Even batches and a short last one", beyond.batches, block_label="data"),
+    Experiment("beyond-batches", "Even batches and a short last one", beyond.batches, block_title="data"),
     Experiment(
-        "beyond-traces", "How statistics of the losses find wrong labels", beyond.traces, "suspicion", row_label="data"
+        "beyond-traces", "How statistics of the losses find wrong labels", beyond.traces, "suspicion", row_title="data"
     ),
 )
 

@@ -238,7 +238,7 @@ def _bars(experiment: Experiment, protocol: Protocol, store: Store, shown: Seque
         full = {} if bars[0].is_full_training else tables.full_training(drawn, block, measure)
         start = _start([entry for entry in drawn if entry.measure == measure])
         paint = partial(_paint_bars, bars=bars, full=full, rows=_rows(as_bars), start=start, room=_LETTERS // abreast)
-        label = experiment.column_label if all(_is_number(entry.cell.column) for entry in bars) else ""
+        label = experiment.column_title if all(_is_number(entry.cell.column) for entry in bars) else ""
         panels.append(_Panel(_block_title(experiment, block), paint, label))
     one_measure = len({measure for _, measure in blocks}) == 1
     return _Picture(partial(_figure, panels, abreast, same_scale=one_measure), drawn, _INTERVAL)
@@ -303,7 +303,7 @@ def _lines(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequ
     panels = []
     for (block, _), points in _blocks(drawn).items():
         paint = partial(_paint_lines, points=points, rows=_rows(drawn))
-        panels.append(_Panel(_block_title(experiment, block), paint, experiment.column_label))
+        panels.append(_Panel(_block_title(experiment, block), paint, experiment.column_title))
     return _Picture(partial(_figure, panels, 3), drawn, _INTERVAL)
 
 
@@ -491,7 +491,7 @@ def _rows(entries: Sequence[Entry]) -> list[str]:
 
 
 def _block_title(experiment: Experiment, block: str) -> str:
-    return f"{experiment.block_label} {block}" if block else ""
+    return f"{experiment.block_title} {block}" if block else ""
 
 
 def _name(experiment: Experiment, entry: Entry) -> str:

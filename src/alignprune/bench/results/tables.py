@@ -216,7 +216,7 @@ def _grid(experiment: Experiment, shown: Sequence[Entry]) -> _Grid:
     lines, usual = _lines(shown), _usual_n(shown)
     columns = list(dict.fromkeys(entry.cell.column for entry in shown))
     several = any(rank for _, _, rank in lines)
-    header = [experiment.block_label, experiment.row_label, "measure", *columns, MEAN_DELTA]
+    header = [experiment.block_title, experiment.row_title, "measure", *columns, MEAN_DELTA]
     rows = []
     for (block, row, _), line in lines.items():
         label = next(iter(line.values())).measure.label if several else ""
