@@ -16,7 +16,7 @@ from alignprune.bench import commands
 from alignprune.bench import data as datasets
 from alignprune.bench.run import trace
 from alignprune.bench.run.config import TrainConfig, configure, default_config
-from alignprune.bench.run.folder import RunFolder, load_checkpoint, write_json
+from alignprune.bench.run.folder import RunFolder, load_checkpoint
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.training import train
 
@@ -127,11 +127,6 @@ def test_a_run_folder_never_holds_half_a_file(tmp_path: Path) -> None:
         folder.save_epoch([{"epoch": 1}, {"epoch": 2}], {"epoch": Unsaveable()})
     assert load_checkpoint(folder.path) == {"epoch": 1}
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoint.pt", "config.json", "metrics.jsonl"]
-
-
-def test_json_has_no_nan(tmp_path: Path) -> None:
-    write_json(tmp_path / "x.json", {"a": float("nan"), "b": [1.0, float("inf")]})
-    assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [1.0, None]}
 
 
 # -- static methods, budgets, re-labelling -----------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 A loader gives the training samples under noisy labels (augmented and plain), the same samples under clean
 labels where these are known, and the test samples. `load` finds the loader from a name, an .npz file, a
-folder or a Hugging Face data set. Each source is one module: its record, then its loader.
+folder or a Hugging Face data set. Each source is one module: its record, then its loader. Torchvision,
+scikit-learn and the like are imported by the loaders when they work, so that a record costs nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from alignprune.bench.data.huggingface import HUGGINGFACE, PREFIX, huggingface
 from alignprune.bench.data.imagenet import IMAGENET, imagenet
 from alignprune.bench.data.news import NEWS, NEWS20, NEWS20_DOCUMENT, NEWS_DOCUMENT, news
 from alignprune.bench.data.records import DATA_ROOT, DatasetRecord, DatasetStatus, check_noise, data_root, status
-from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
 from alignprune.bench.data.views import (
     ClassificationData,
     ImageFiles,
@@ -36,13 +36,9 @@ from alignprune.bench.data.views import (
 from alignprune.bench.data.webvision import WEBVISION, webvision
 
 __all__ = [
-    "CIFAR_MEAN",
-    "CIFAR_STD",
     "DATASETS",
     "DATA_ROOT",
     "FORMATS",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "ClassificationData",
     "DatasetRecord",
     "DatasetStatus",

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from alignprune import presets
+from alignprune.bench.files import write_json
 from alignprune.bench.grid.cells import Cell, Protocol, Settings, key_of
 from alignprune.bench.grid.experiments import full_training
 from alignprune.bench.grid.sweep import Job
 from alignprune.bench.run.config import TrainConfig, configure
-from alignprune.bench.run.folder import write_json
 from alignprune.bench.run.progress import Lines
 from alignprune.errors import ValueMistake
 

@@ -35,7 +35,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from alignprune._checks import choice, integer, number
-from alignprune.bench.run.folder import write_json
+from alignprune.bench.files import write_json
 from alignprune.errors import MissingExtra, ValueMistake
 
 Engine = Literal["local", "ray"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import scipy.stats
 
 CONFIDENCE = 0.95
 
@@ -40,7 +39,8 @@ class Measure:
     sign: Literal["", "+"] = ""
 
     @property
-    def label(self) -> str:
+    def heading(self) -> str:
+        """Title and unit, as they stand above a column or beside an axis."""
         return f"{self.title} [{self.unit}]" if self.unit else self.title
 
 
@@ -110,4 +110,6 @@ def statistics(values: Sequence[float], *, spread: bool = False) -> Statistics:
 
 def t_quantile(n: int) -> float:
     """Half the width of the 95 % interval of a mean of ``n`` values, in standard errors."""
-    return float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+    from scipy.stats import t
+
+    return float(t.ppf((1 + CONFIDENCE) / 2, n - 1))

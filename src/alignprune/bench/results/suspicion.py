@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from alignprune._checks import choice
 from alignprune.alignment import FLAT_VARIANCE, dynamic_alignment_score
 from alignprune.bench.run import trace
-from alignprune.bench.run.diagnosis import auroc
+from alignprune.bench.run.diagnosis import auroc, mean_losses
 from alignprune.errors import ValueMistake
 
 MIN_OBSERVATIONS = 3
@@ -118,6 +118,13 @@ def auroc_by_epoch(history: History, names: Sequence[str] = ()) -> dict[str, NDA
     return {
         name: np.array([auroc(row, history.is_noisy) for row in STATISTICS[name].by_epoch(history)]) for name in chosen
     }
+
+
+def mean_losses_by_epoch(history: History) -> tuple[_Array, _Array]:
+    """The mean losses of the samples with right and of those with wrong labels, float [E] each."""
+    truth = torch.from_numpy(history.is_noisy)
+    right, wrong = np.array([mean_losses(torch.from_numpy(row), truth) for row in history.losses]).T
+    return right, wrong
 
 
 def _mean(values: _Array, decay: float = 1.0) -> _Rows:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from rich.box import HORIZONTALS
@@ -25,8 +25,10 @@ from alignprune.bench import paper
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.results.comparisons import Comparison, comparison
 from alignprune.bench.results.measures import MEASURES, Measure, Statistics, statistics
-from alignprune.bench.results.store import Store
 from alignprune.errors import ValueMistake
+
+if TYPE_CHECKING:
+    from alignprune.bench.results.store import Store
 
 Form = Literal["text", "markdown", "csv"]
 
@@ -208,7 +210,7 @@ class _Grid:
 
     header: list[str]
     rows: list[list[str]]
-    labels: int  # how many of the texts in a row are its labels
+    headings: int  # how many of the texts in a row are its headings
     places: list[tuple[str, str]]  # block and row, by row
 
 
@@ -219,14 +221,14 @@ def _grid(experiment: Experiment, shown: Sequence[Entry]) -> _Grid:
     header = [experiment.block_title, experiment.row_title, "measure", *columns, MEAN_DELTA]
     rows = []
     for (block, row, _), line in lines.items():
-        label = next(iter(line.values())).measure.label if several else ""
+        heading = next(iter(line.values())).measure.heading if several else ""
         cells = [_cell(line[column], usual) if column in line else "" for column in columns]
-        rows.append([block, row, label, *cells, _mean_delta(experiment, shown, line, columns)])
+        rows.append([block, row, heading, *cells, _mean_delta(experiment, shown, line, columns)])
     said = [any(row[i] for row in rows) for i in range(len(header))]
     return _Grid(
         header=list(compress(header, said)),
         rows=[list(compress(row, said)) for row in rows],
-        labels=sum(said[:3]),
+        headings=sum(said[:3]),
         places=[(block, row) for block, row, _ in lines],
     )
 
@@ -342,7 +344,7 @@ def _notes(experiment: Experiment, protocol: Protocol, shown: Sequence[Entry]) -
 
 def _legend(shown: Sequence[Entry]) -> str:
     usual = _usual_n(shown)
-    what = "; ".join(dict.fromkeys(entry.measure.label for entry in shown))
+    what = "; ".join(dict.fromkeys(entry.measure.heading for entry in shown))
     if all(entry.measure.spread for entry in shown):
         how = f"over {usual} seeds"
     elif usual == 1:
@@ -369,9 +371,9 @@ def _text(title: str, grid: _Grid, notes: Sequence[str]) -> str:
         elif name != place[1]:
             table.add_row()
         table.add_row(
-            *("" if row[: i + 1] == before[: i + 1] else row[i] for i in range(grid.labels)), *row[grid.labels :]
+            *("" if row[: i + 1] == before[: i + 1] else row[i] for i in range(grid.headings)), *row[grid.headings :]
         )
-        before, place = row[: grid.labels], (block, name)
+        before, place = row[: grid.headings], (block, name)
     file = io.StringIO()
     Console(file=file, width=10_000, color_system=None, markup=False, highlight=False, emoji=False).print(table)
     lines = [line.rstrip() for line in file.getvalue().splitlines()]

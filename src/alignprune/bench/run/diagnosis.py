@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignprune import Pruner
-from alignprune.bench.run.folder import save_arrays
+from alignprune.bench.files import save_arrays
 from alignprune.bench.run.observers import EndOfEpoch, Observer
 from alignprune.bench.run.record import known
 from alignprune.policies import Selection

@@ -13,15 +13,13 @@ result.json   written last: a folder that has it is complete
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 import torch
 
 from alignprune._files import replace_file
+from alignprune.bench.files import plain, save_tensors, write_json
 from alignprune.errors import ExistingFile, MissingFile, ValueMistake
 
 
@@ -60,7 +58,7 @@ class RunFolder:
                 f"out={str(path)!r} is no run, expected one to go on with: leave --resume out to start one there"
             )
         if resume:
-            _refuse_other(json.loads(stored.read_text()), _plain(config), path)
+            _refuse_other(json.loads(stored.read_text()), plain(config), path)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -70,7 +68,7 @@ class RunFolder:
 
     def save_epoch(self, metrics: list[dict[str, Any]], checkpoint: dict[str, Any]) -> None:
         """Store the metrics so far and the checkpoint that goes with them."""
-        lines = "".join(json.dumps(_plain(row)) + "\n" for row in metrics)
+        lines = "".join(json.dumps(plain(row)) + "\n" for row in metrics)
         replace_file(self.path / "metrics.jsonl", lambda file: file.write(lines.encode()))
         save_tensors(self.path / "checkpoint.pt", checkpoint)
 
@@ -86,40 +84,6 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     return state
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all; NaN becomes null."""
-    text = json.dumps(_plain(value), indent=2) + "\n"
-    _write(path, lambda file: file.write(text.encode()))
-
-
-def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Write an .npz file whole or not at all."""
-    save: Any = np.savez_compressed  # its stub takes every name for its own allow_pickle
-    _write(path, lambda file: save(file, **arrays))
-
-
-def save_tensors(path: Path, value: Any) -> None:
-    """Write with torch.save, whole or not at all."""
-    _write(path, lambda file: torch.save(value, file))
-
-
-def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, write)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _refuse_other(stored: dict[str, Any], given: dict[str, Any], path: Path) -> None:

@@ -14,9 +14,9 @@ from alignprune import coresets
 from alignprune.bench import data as datasets
 from alignprune.bench import models
 from alignprune.bench.data import ClassificationData
+from alignprune.bench.files import save_tensors
 from alignprune.bench.run import proxy, self_supervised
 from alignprune.bench.run.config import TrainConfig
-from alignprune.bench.run.folder import save_tensors
 from alignprune.coresets import Proxy
 from alignprune.errors import MissingFile, ValueMistake
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignprune.bench.run.folder import save_arrays
+from alignprune.bench.files import save_arrays
 from alignprune.bench.run.observers import EndOfEpoch, Observer
 from alignprune.errors import MissingFile, ValueMistake
 
