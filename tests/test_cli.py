@@ -323,20 +323,20 @@ def test_every_setting_of_score_policy_and_recipe_is_an_option() -> None:
         "--epochs 9 --recipe.lr 0.2 --delta 0.5"
     )
     config = parse_train(words.split())
-    assert config.score == Alignment(window=7)
-    assert config.policy == InfoBatch(prune_prob=0.75, rescale=False)
-    assert (config.recipe.name, config.recipe.epochs, config.recipe.lr, config.delta) == ("sgd", 9, 0.2, 0.5)
+    assert config.pruning.score == Alignment(window=7)
+    assert config.pruning.policy == InfoBatch(prune_prob=0.75, rescale=False)
+    assert (config.recipe.name, config.recipe.epochs, config.recipe.lr, config.pruning.delta) == ("sgd", 9, 0.2, 0.5)
 
 
 def test_settings_of_a_static_method_and_of_relabelling_are_options() -> None:
     words = ["cifar100n", "--method", "dual", "--prune-ratio", "0.7", "--coreset.c-d", "5.5"]
     config = parse_train([*words, "--relabel", "cifar100n", "--relabel.balance", "0.3"])
-    assert config.coreset == coresets.DUAL(c_d=5.5)
-    assert config.prune_ratio == 0.7
-    assert config.relabel is not None
-    assert (config.relabel.consistency, config.relabel.balance) == (0.9, 0.3)
+    assert config.pruning.coreset == coresets.DUAL(c_d=5.5)
+    assert config.pruning.prune_ratio == 0.7
+    assert config.pruning.relabel is not None
+    assert (config.pruning.relabel.consistency, config.pruning.relabel.balance) == (0.9, 0.3)
     plain = parse_train(["cifar100n", "--method", "infobatch"])
-    assert (plain.coreset, plain.relabel, plain.prune_ratio) == (None, None, None)
+    assert (plain.pruning.coreset, plain.pruning.relabel, plain.pruning.prune_ratio) == (None, None, None)
 
 
 def test_the_recipe_follows_the_data_set() -> None:

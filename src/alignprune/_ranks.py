@@ -79,7 +79,9 @@ class Draws:
     def uniform(self, purpose: str, samples: Indices | int) -> NDArray[np.float32]:
         """One number a sample, uniform in [0, 1), float32 [n]; arguments as in `keys`."""
         # 24 bits are what a float32 below 1 holds: more would round up to 1.
-        return (self.keys(purpose, samples) >> 8).astype(np.float32) * np.float32(2.0**-24)
+        fractions: NDArray[np.float32] = (self.keys(purpose, samples) >> 8).astype(np.float32)
+        fractions *= np.float32(2.0**-24)
+        return fractions
 
     def choose(self, purpose: str, samples: Indices | int, count: int) -> Indices:
         """Draw without replacement: the samples with the smallest keys.

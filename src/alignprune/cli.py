@@ -21,8 +21,8 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import metadata
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -32,7 +32,7 @@ from alignprune._checks import choice
 from alignprune.errors import UserError, ValueMistake
 
 if TYPE_CHECKING:
-    from alignprune.bench.config import TrainConfig
+    from alignprune.bench.run.config import TrainConfig
 
 _Config = TypeVar("_Config")
 
@@ -198,10 +198,10 @@ def _train(words: list[str]) -> int:
     config = parse_train(words)
 
     from alignprune._ranks import rank_and_world
-    from alignprune.bench import training
+    from alignprune.bench import commands
 
     with _TrainDisplay() as display:
-        result = training.train(config, display)
+        result = commands.train(config, display)
     if rank_and_world()[0] > 0:  # the first rank reports
         return 0
     print(
@@ -350,11 +350,10 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
     method = names.get("--method", "infobatch+das")
     choice("method", method, [*presets.PRESETS, *coresets.CORESETS])  # before the heavy libraries of the recipes
 
-    from alignprune.bench import config as configs
+    from alignprune.bench.run import config as configs
 
     def default(dataset: str) -> TrainConfig:
-        config = configs.default_config(dataset, method, names.get("--recipe"))
-        return replace(config, relabel=configs.relabelling(names["--relabel"])) if "--relabel" in names else config
+        return configs.default_config(dataset, method, names.get("--recipe"), names.get("--relabel"))
 
     place = _place_of_dataset(words, default(""))
     dataset = "cifar100n" if place is None else words.pop(place)
@@ -400,7 +399,7 @@ def _taken_names(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 def _place_of_dataset(words: Sequence[str], config: TrainConfig) -> int | None:
     """The place of the first word that is neither an option nor the value of one."""
-    number_of_values, expected = _numbers_of_values(config), 0.0
+    number_of_values, expected = _numbers_of_values(config.options()), 0.0
     for place, word in enumerate(words):
         if word.startswith("--"):
             expected = number_of_values.get(word[2:].replace("_", "-"), 1)
@@ -411,17 +410,17 @@ def _place_of_dataset(words: Sequence[str], config: TrainConfig) -> int | None:
     return None
 
 
-def _numbers_of_values(record: Any, prefix: str = "") -> dict[str, float]:
-    """How many words follow an option of a record, by its name, for those that do not take one: flags and lists."""
+def _numbers_of_values(options: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """How many words follow an option, by its name, for those that do not take one: flags and lists."""
     numbers: dict[str, float] = {}
-    for field in fields(record):
-        name, value = field.name.replace("_", "-"), getattr(record, field.name)
+    for option, value in options.items():
+        name = option.replace("_", "-")
         if isinstance(value, bool):
             numbers |= {f"{prefix}{name}": 0, f"{prefix}no-{name}": 0}
         elif isinstance(value, tuple):
             numbers[f"{prefix}{name}"] = math.inf
         elif is_dataclass(value):
-            numbers |= _numbers_of_values(value, f"{prefix}{name}.")
+            numbers |= _numbers_of_values({one.name: getattr(value, one.name) for one in fields(value)}, f"{name}.")
     return numbers
 
 

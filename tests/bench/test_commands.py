@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignprune.bench import commands, experiments, plan
+from alignprune.bench import commands
 from alignprune.bench.commands import FigureConfig, SweepConfig, TableConfig
-from alignprune.bench.grid import Cell, Experiment, Protocol
-from alignprune.bench.store import Store
-from alignprune.bench.sweep import Report
+from alignprune.bench.grid import experiments, plan
+from alignprune.bench.grid.cells import Cell, Experiment, Protocol
+from alignprune.bench.grid.sweep import Report
+from alignprune.bench.results.store import Store
+from alignprune.bench.run.config import configure
 from alignprune.cli import main
 
 
@@ -76,6 +79,26 @@ def test_a_sweep_that_lost_runs_fills_them_in_and_gives_the_same_table(
     assert sweep(tmp_path) == 0
     assert table(tmp_path, capsys) == first
     assert untouched == {run: (run / "result.json").stat().st_mtime_ns for run in runs[3:]}
+
+
+def test_a_run_without_its_proxy_has_it_trained_first_beside_its_folder(dataset: str, tmp_path: Path) -> None:
+    settings = {"dataset": dataset, "noise": "symmetric", "noise_rate": 0.3, "recipe.epochs": 4, "device": "cpu"}
+    static = {**settings, "method": "small-loss", "prune_ratio": 0.5}
+    first = commands.train(configure({**static, "out": str(tmp_path / "run")}))
+    assert json.loads((tmp_path / "run-proxy/result.json").read_text())["method"] == "full"
+    assert first["proxy_forward_passes"] == 4 * 60 + 60  # its training, and a look at every sample
+    given = commands.train(configure({**static, "out": str(tmp_path / "b"), "proxy": str(tmp_path / "run-proxy")}))
+    assert (given["accuracy"], given["test_loss"]) == (first["accuracy"], first["test_loss"])
+    assert not (tmp_path / "b-proxy").exists()
+
+
+def test_what_is_wrong_with_a_run_is_found_before_its_proxy_is_trained(dataset: str, tmp_path: Path) -> None:
+    settings = {"dataset": dataset, "method": "small-loss", "prune_ratio": 0.5, "device": "cpu"}
+    with pytest.raises(ValueError, match="holdout=0.001 holds out 0"):
+        commands.train(configure({**settings, "holdout": 0.001, "out": str(tmp_path / "run")}))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="proxy=None is missing on 2 devices"):
+        commands.train(configure({**settings, "devices": 2, "out": str(tmp_path / "run")}))
 
 
 @pytest.mark.usefixtures("tiny")

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import alignprune as ap
-from alignprune.noise import corrupt
 from alignprune.losses.sop import SETTINGS, SOP, SOPLoss, SOPSettings
+from alignprune.noise import corrupt
 
 # This file is also the program of the ranks (see the end).
 

@@ -1,20 +1,26 @@
-"""The commands of the benchmark: which experiments there are, run their jobs, render what is there."""
+"""The commands of the benchmark: train a run, run the jobs of experiments, render what is there.
+
+What a command needs of the heavy libraries is imported when it works, so that a mistyped name is refused at once.
+"""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from filelock import FileLock
 from tyro.conf import Positional
 
 from alignprune._checks import choice, integer
-from alignprune.bench import data, experiments, figures, plan, store, sweep, tables
-from alignprune.bench.budget import Budget
-from alignprune.bench.grid import Cell, Experiment, Protocol
-from alignprune.bench.store import Store
-from alignprune.bench.sweep import Job, Report, Summary
+from alignprune.bench import data
+from alignprune.bench.grid import experiments, plan, sweep
+from alignprune.bench.grid.cells import Cell, Experiment, Protocol
+from alignprune.bench.grid.sweep import Job, Report, Summary
+from alignprune.bench.run.budget import Budget
+from alignprune.bench.run.config import TrainConfig
+from alignprune.bench.run.progress import Progress
 from alignprune.errors import ValueMistake
 
 
@@ -122,6 +128,33 @@ class FigureConfig(Which):
     suffix: Literal["png", "svg", "pdf"] = "png"
 
 
+def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Train a run, and first the proxy run that it needs where none is given.
+
+    Args:
+        config: everything.
+        progress: hears of every step and epoch, on the first rank.
+
+    Returns:
+        the content of result.json.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: before any training, with what to do.
+    """
+    data.refuse_unknown(config.data.dataset, config.data.noise, config.data.noise_rate)
+    from alignprune.bench.run import training
+
+    first = plan.proxy_of(config)
+    if first is not None:
+        training.prepare(config)  # what is wrong with the run is found before its proxy is trained
+        first.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(first.folder.with_suffix(".lock")):
+            if not sweep.complete(first.folder):
+                training.train(plan.resumed(first), progress)
+        config = config.with_settings(proxy=first.folder)
+    return training.train(config, progress)
+
+
 def check_data(config: DataConfig) -> int:
     """Print the state of every data set; 0 if one at least whose files have to be fetched is complete."""
     found = data.check(config.data_root)
@@ -149,7 +182,7 @@ def run_sweep(config: SweepConfig, report: Report) -> int:
     started = time.perf_counter()
     summary = sweep.run(
         jobs,
-        plan.work,
+        work,
         engine=config.engine,
         workers=config.workers,
         retries=config.retries,
@@ -158,6 +191,8 @@ def run_sweep(config: SweepConfig, report: Report) -> int:
         address=config.address,
         report=report,
     )
+    from alignprune.bench.results import store
+
     for job in summary.skipped:
         if not (job.folder / store.RUN).exists():  # a run that was stopped between its result and its archive
             store.archive(job.folder)
@@ -165,8 +200,19 @@ def run_sweep(config: SweepConfig, report: Report) -> int:
     return 1 if summary.failed else 0
 
 
+def work(job: Job) -> None:
+    """Train one job to its end, or what is left of it, and archive it: what a sweep's workers do."""
+    plan.work(job)
+    from alignprune.bench.results import store
+
+    store.archive(job.folder)
+
+
 def show_tables(config: TableConfig) -> int:
     """Print or write the chosen tables."""
+    from alignprune.bench.results import tables
+    from alignprune.bench.results.store import Store
+
     protocol, runs = experiments.protocol(config.protocol), Store(config.runs)
     suffix = {"text": ".txt", "markdown": ".md", "csv": ".csv"}[config.form]
     chosen = chosen_cells(config, protocol)
@@ -185,6 +231,9 @@ def show_tables(config: TableConfig) -> int:
 
 def draw_figures(config: FigureConfig) -> int:
     """Draw the chosen figures."""
+    from alignprune.bench.results import figures
+    from alignprune.bench.results.store import Store
+
     protocol, runs = experiments.protocol(config.protocol), Store(config.runs)
     config.out.mkdir(parents=True, exist_ok=True)
     for experiment, cells in chosen_cells(config, protocol):

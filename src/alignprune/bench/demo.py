@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import alignprune as ap
 from alignprune._checks import integer
-from alignprune.bench import figures
-from alignprune.bench.diagnosis import kept_noise, mean_of_known, noise_auroc
-from alignprune.bench.runs import write_json
+from alignprune.bench.files import write_json
+from alignprune.bench.results import charts
+from alignprune.bench.run.diagnosis import kept_noise, noise_auroc
+from alignprune.bench.run.record import mean_of_known
 
 METHODS = ("full", "dynamic-random", "infobatch", "infobatch+das", "seta+das", "robust")
 NOISE_RATE = 0.4
@@ -160,10 +161,10 @@ def draw(config: DemoConfig) -> None:
         policy=ap.policies.Full(),
     )
     train(data, pruner, seed=0, on_epoch=lambda: None)
-    losses = pruner.bank.losses
+    losses = pruner.memory(ap.TrajectoryBank).losses
     early = min(4, config.epochs - 1)
-    figures.loss_distribution(losses[early], data.is_noisy, early + 1, config.out / "loss_distribution.png")
-    figures.trajectories(losses, pruner.reference[1:], data.is_noisy, config.out / "trajectories.png")
+    charts.loss_distribution(losses[early], data.is_noisy, early + 1, config.out / "loss_distribution.png")
+    charts.trajectories(losses, pruner.reference[1:], data.is_noisy, config.out / "trajectories.png")
 
 
 def _summary(method: str, results: list[dict[str, float]]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from itertools import pairwise
 from typing import Annotated, Any
 
 import torch
-from timm.optim import Lars, param_groups_weight_decay
 from torch import nn
 from tyro.conf import Suppress, arg
 
@@ -445,6 +444,8 @@ def make_optimizer(recipe: Recipe, network: nn.Module | Iterable[nn.Parameter]) 
         return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay, nesterov=recipe.nesterov)
+    from timm.optim import Lars
+
     # Same constants as the reference: eps 0, ratio 1 where ||w|| or ||g|| is 0, decay inside the ratio and on
     # all parameters. Three things differ. timm scales the gradient by the ratio before it enters the momentum
     # buffer; the reference scales the buffer by the present ratio. The two agree while the ratio is constant,
@@ -571,6 +572,8 @@ def _parameters(recipe: Recipe, network: nn.Module | Iterable[nn.Parameter]) -> 
             f"network: parameters without their names given, but recipe {recipe.name!r} spares some of them from the "
             "weight decay by name; pass the network itself"
         )
+    from timm.optim import param_groups_weight_decay
+
     spared: set[str] = getattr(network, "no_weight_decay", set)()
     return param_groups_weight_decay(network, recipe.weight_decay, no_weight_decay_list=spared)
 

@@ -25,7 +25,7 @@ class Coreset:
 
     Attributes:
         name: what users type.
-        label: as the paper's tables print it.
+        title: as the paper's tables print it.
         settings: the method itself.
         summary: what it keeps, in a sentence.
         use: when it helps.
@@ -34,7 +34,7 @@ class Coreset:
     """
 
     name: str
-    label: str
+    title: str
     settings: Settings
     summary: str
     use: str
@@ -58,7 +58,7 @@ class Coreset:
 _REGISTRY = (
     Coreset(
         name="static-random",
-        label="Static Random",
+        title="Static Random",
         settings=Random(),
         summary="keeps a uniform subset",
         use="the baseline to beat",
@@ -67,7 +67,7 @@ _REGISTRY = (
     ),
     Coreset(
         name="small-loss",
-        label="SmallL",
+        title="SmallL",
         settings=SmallLoss(),
         summary="keeps the smallest losses",
         use="noisy labels, where clean samples are learned first",
@@ -76,7 +76,7 @@ _REGISTRY = (
     ),
     Coreset(
         name="margin",
-        label="Margin",
+        title="Margin",
         settings=Margin(),
         summary="keeps the samples whose two largest probabilities are closest",
         use="clean labels and much data kept",
@@ -85,7 +85,7 @@ _REGISTRY = (
     ),
     Coreset(
         name="forgetting",
-        label="Forget",
+        title="Forget",
         settings=Forgetting(),
         summary="keeps what the proxy learned and forgot most often, the same share of every class",
         use="clean labels; with noise only since samples that were never learned count as never forgotten",
@@ -94,7 +94,7 @@ _REGISTRY = (
     ),
     Coreset(
         name="grand",
-        label="GraNd",
+        title="GraNd",
         settings=GraNd(),
         summary="keeps the largest gradients of the last layer",
         use="clean labels and much data kept; it gathers wrong labels",
@@ -103,7 +103,7 @@ _REGISTRY = (
     ),
     Coreset(
         name="el2n",
-        label="EL2N",
+        title="EL2N",
         settings=EL2N(),
         summary="keeps the largest prediction errors",
         use="clean labels and much data kept; it gathers wrong labels",
@@ -112,7 +112,7 @@ _REGISTRY = (
     ),
     Coreset(
         name="moderate",
-        label="Moderate",
+        title="Moderate",
         settings=Moderate(),
         summary="keeps the samples at a medium distance to the median of their class",
         use="some noise: both the easiest and the most deviating samples are left out",
@@ -121,7 +121,7 @@ _REGISTRY = (
     ),
     Coreset(
         name="ssp",
-        label="SSP",
+        title="SSP",
         settings=SSP(),
         summary="keeps the samples far from the prototypes of self-supervised features",
         use="clean labels and much data kept; the labels serve for the class floor only",
@@ -130,7 +130,7 @@ _REGISTRY = (
     ),
     Coreset(
         name="prune4rel",
-        label="Prune4ReL (CE)",
+        title="Prune4ReL (CE)",
         settings=Prune4ReL(),
         summary="keeps the samples by which all neighbourhoods are covered most confidently, class by class",
         use="noisy labels that a robust loss relabels while it trains",
@@ -139,7 +139,7 @@ _REGISTRY = (
     ),
     Coreset(
         name="dyn-unc",
-        label="Dyn-Unc",
+        title="Dyn-Unc",
         settings=DynUnc(),
         summary="keeps the samples whose label probability moves most during training",
         use="clean labels",
@@ -148,7 +148,7 @@ _REGISTRY = (
     ),
     Coreset(
         name="dual",
-        label="DUAL",
+        title="DUAL",
         settings=DUAL(),
         summary="draws samples that are uncertain and difficult early on, easier ones the fewer are kept",
         use="clean labels or some noise, also where little is kept",
@@ -201,7 +201,7 @@ def table() -> list[dict[str, str]]:
     return [
         {
             "method": coreset.name,
-            "in the paper": coreset.label,
+            "in the paper": coreset.title,
             "what it keeps": coreset.summary,
             "when": coreset.use,
             "needs": ", ".join(coreset.needs) or "-",

@@ -182,9 +182,9 @@ def log_odds_of_wrong(losses: _Array, labels: _Array, confused: float = 0.25) ->
     share = np.minimum(counts / counts.sum(), np.float32(1 - 1e-6))
     losses = np.maximum(losses, np.float32(1e-6))
     drawn = (1 - confused) * (share / (1 - share))[labels] + confused * np.exp(-losses)
-    odds = np.log(-np.expm1(-losses)) + np.log(drawn) + losses
+    odds: _Array = (np.log(-np.expm1(-losses)) + np.log(drawn) + losses).astype(np.float32)
     odds[labels < 0] = np.nan
-    return odds.astype(np.float32)
+    return odds
 
 
 def _spare_classes(suspect: _Mask, suspicion: _Array, labels: _Array, limit: float) -> None:

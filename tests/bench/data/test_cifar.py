@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from alignprune.bench.data import CIFAR_MEAN, CIFAR_STD, ClassificationData, cifar10n, cifar100n, load
+from alignprune.bench.data import ClassificationData, cifar10n, cifar100n, load
+from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD
 
 Items = Callable[[Dataset], tuple[torch.Tensor, list[int]]]
 Check = Callable[[ClassificationData], None]

@@ -101,7 +101,7 @@ def test_features_are_those_of_a_slow_loop_over_the_patches(monkeypatch: pytest.
             clustered.append(patches)
             return self
 
-    monkeypatch.setattr(features, "MiniBatchKMeans", Given)
+    monkeypatch.setattr("sklearn.cluster.MiniBatchKMeans", Given)
     monkeypatch.setattr(features, "_sample", lambda patches, generator: patches.flatten(0, 1))
     found = patch_features(TRAIN, TEST, CENTROIDS, 5, len(TRAIN))
 

@@ -16,7 +16,8 @@ from datasets import Image as ImageType
 from PIL import Image
 from torch.utils.data import Dataset
 
-from alignprune.bench.data import IMAGENET_MEAN, IMAGENET_STD, ClassificationData, huggingface, load
+from alignprune.bench.data import ClassificationData, huggingface, load
+from alignprune.bench.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 Items = Callable[[Dataset], tuple[torch.Tensor, list[int]]]
 Check = Callable[[ClassificationData], None]

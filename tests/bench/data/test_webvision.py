@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from alignprune.bench.data import IMAGENET_MEAN, IMAGENET_STD, ClassificationData, check, load, webvision
+from alignprune.bench.data import ClassificationData, check, load, webvision
+from alignprune.bench.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from alignprune.bench.data.views import ImageFiles
 
 Items = Callable[[Dataset], tuple[torch.Tensor, list[int]]]

@@ -2,7 +2,8 @@
 
 A loader gives the training samples under noisy labels (augmented and plain), the same samples under clean
 labels where these are known, and the test samples. `load` finds the loader from a name, an .npz file, a
-folder or a Hugging Face data set. Each source is one module: its record, then its loader.
+folder or a Hugging Face data set. Each source is one module: its record, then its loader. Torchvision,
+scikit-learn and the like are imported by the loaders when they work, so that a record costs nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from alignprune.bench.data.huggingface import HUGGINGFACE, PREFIX, huggingface
 from alignprune.bench.data.imagenet import IMAGENET, imagenet
 from alignprune.bench.data.news import NEWS, NEWS20, NEWS20_DOCUMENT, NEWS_DOCUMENT, news
 from alignprune.bench.data.records import DATA_ROOT, DatasetRecord, DatasetStatus, check_noise, data_root, status
-from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
 from alignprune.bench.data.views import (
     ClassificationData,
     ImageFiles,
@@ -36,13 +36,9 @@ from alignprune.bench.data.views import (
 from alignprune.bench.data.webvision import WEBVISION, webvision
 
 __all__ = [
-    "CIFAR_MEAN",
-    "CIFAR_STD",
     "DATASETS",
     "DATA_ROOT",
     "FORMATS",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "ClassificationData",
     "DatasetRecord",
     "DatasetStatus",
@@ -64,6 +60,7 @@ __all__ = [
     "load",
     "long_tail",
     "news",
+    "refuse_unknown",
     "subset",
     "webvision",
 ]
@@ -129,6 +126,19 @@ def load(
     if record.image_size is not None:
         settings["image_size"] = record.image_size if image_size is None else image_size
     return loader(place, **settings) if record.files else loader(**settings)
+
+
+def refuse_unknown(dataset: PathLike, noise: str | None, noise_rate: float | None) -> None:
+    """Refuse a data set that there is not, and noise that it does not offer, before anything is read.
+
+    Args:
+        dataset, noise, noise_rate: as in `load`.
+
+    Raises:
+        ValueError: if the data set or the noise is unknown, or the rate is missing or superfluous.
+    """
+    record, _, _ = _find(os.fspath(dataset), None)
+    check_noise(record, noise or record.default_noise, noise_rate)
 
 
 def _find(name: str, root: PathLike | None) -> tuple[DatasetRecord, Loader, PathLike | None]:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, as_noise, check_noise, draw
-from alignprune.bench.data.transforms import Transforms, tensor_transforms
 from alignprune.bench.data.views import (
     ClassificationData,
     PathLike,
     TensorData,
+    Transforms,
     assemble,
     channels_first,
     refuse_overlap,
@@ -210,6 +210,8 @@ def _prepare(found: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], Transform
         std[std <= 1e-12 * np.abs(mean)] = 1
         scaled = {name: ((array - mean) / std).astype(np.float32) for name, array in x.items()}
         return {name: torch.from_numpy(array) for name, array in scaled.items()}, Transforms(None, None, None), None
+    from alignprune.bench.data.transforms import tensor_transforms
+
     images = {name: channels_first(array) for name, array in x.items()}
     height, width = images["x_train"].shape[2:]
     mean_std = _pixel_statistics(images["x_train"])

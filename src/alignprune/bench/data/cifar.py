@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision import datasets
-from torchvision.datasets.utils import check_integrity
 
 from alignprune.bench.data.records import (
     ANY_CLASSES,
@@ -23,26 +21,38 @@ from alignprune.bench.data.records import (
     draw,
     problem,
 )
-from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD, tensor_transforms
 from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, assemble, channels_first
 from alignprune.errors import ValueMistake
 from alignprune.noise import CIFAR10_FLIPS, CIFAR100_FLIPS, NoisyLabels
+
+if TYPE_CHECKING:
+    from torchvision import datasets
 
 _TORONTO = "the CIFAR page of the University of Toronto"
 _CIFAR_N = "repository UCSC-REAL/cifar-10-100n"
 
 
-def _inspect(source: type[datasets.CIFAR10], root: Path, file: str) -> str | None:
+def _class(name: str) -> type[datasets.CIFAR10]:
+    """Torchvision's class of that name."""
+    from torchvision import datasets
+
+    found: type[datasets.CIFAR10] = getattr(datasets, name)
+    return found
+
+
+def _inspect(name: str, root: Path, file: str) -> str | None:
     """The usual look, and the MD5 sums of the images."""
     found = problem(root, file)
-    if found is not None or file != f"{source.base_folder}/":
+    if found is not None or not file.endswith("/"):
         return found
-    damaged = _damaged(source, root)
+    damaged = _damaged(_class(name), root)
     return f"{', '.join(damaged)} missing or not the official file (MD5)" if damaged else None
 
 
 def _damaged(source: type[datasets.CIFAR10], root: Path) -> list[str]:
     """The files of the images that are missing or differ from the official ones."""
+    from torchvision.datasets.utils import check_integrity
+
     return [file for file, md5 in _listed(source) if not check_integrity(root / source.base_folder / file, md5)]
 
 
@@ -61,7 +71,7 @@ CIFAR100N = DatasetRecord(
     default_noise="real",
     note="CIFAR-100_human.pt is needed for the noise real only",
     flips=CIFAR100_FLIPS,
-    inspect=partial(_inspect, datasets.CIFAR100),
+    inspect=partial(_inspect, "CIFAR100"),
 )
 
 CIFAR10N = DatasetRecord(
@@ -74,7 +84,7 @@ CIFAR10N = DatasetRecord(
     default_noise="worse",
     note="CIFAR-10_human.pt is needed for the noises aggre, worse and random1-3 only",
     flips=CIFAR10_FLIPS,
-    inspect=partial(_inspect, datasets.CIFAR10),
+    inspect=partial(_inspect, "CIFAR10"),
 )
 
 
@@ -99,7 +109,7 @@ def cifar100n(
     Source: AlignPrune 4.1; Wei et al., "Learning with Noisy Labels Revisited" (CIFAR-N).
     """
     keys = {"real": "noisy_label"}
-    return _cifar(CIFAR100N, datasets.CIFAR100, "CIFAR-100_human.pt", keys, root, noise, noise_rate, seed)
+    return _cifar(CIFAR100N, "CIFAR100", "CIFAR-100_human.pt", keys, root, noise, noise_rate, seed)
 
 
 def cifar10n(
@@ -126,12 +136,12 @@ def cifar10n(
     """
     keys = {"aggre": "aggre_label", "worse": "worse_label"}
     keys |= {f"random{i}": f"random_label{i}" for i in (1, 2, 3)}
-    return _cifar(CIFAR10N, datasets.CIFAR10, "CIFAR-10_human.pt", keys, root, noise, noise_rate, seed)
+    return _cifar(CIFAR10N, "CIFAR10", "CIFAR-10_human.pt", keys, root, noise, noise_rate, seed)
 
 
 def _cifar(
     record: DatasetRecord,
-    source: type[datasets.CIFAR10],
+    name: str,
     label_file: str,
     keys: dict[str, str],
     root: PathLike | None,
@@ -139,8 +149,11 @@ def _cifar(
     noise_rate: float | None,
     seed: int,
 ) -> ClassificationData:
-    """The images of torchvision's class; keys: the noises that the label file holds."""
+    """The images of torchvision's class of that name; keys: the noises that the label file holds."""
+    from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD, tensor_transforms
+
     check_noise(record, noise, noise_rate)
+    source = _class(name)
     folder = data_root(root)
     train, test = (_torchvision(source, folder, part) for part in (True, False))
     clean = as_labels(train.targets)

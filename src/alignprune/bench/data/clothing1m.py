@@ -11,7 +11,6 @@ from pathlib import Path
 
 from alignprune.bench.data import lists
 from alignprune.bench.data.records import DatasetRecord, check_exists, data_root, problem
-from alignprune.bench.data.transforms import resized_transforms
 from alignprune.bench.data.views import ClassificationData, ImageFiles, PathLike, assemble
 from alignprune.errors import ValueMistake
 
@@ -67,6 +66,8 @@ def clothing1m(root: PathLike | None = None, image_size: int = 224) -> Classific
 
     Source: AlignPrune 4.1 and A; Xiao et al. (2015).
     """
+    from alignprune.bench.data.transforms import resized_transforms
+
     transforms = resized_transforms(image_size)
     base = data_root(root)
     noisy, clean = (dict(lists.entries(_list(base, name), NUM_CLASSES)) for name in (_NOISY, _CLEAN))

@@ -6,12 +6,10 @@ A digit is 8 x 8 grey values from 0 to 16, row by row, divided by 16. The split 
 from __future__ import annotations
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, check_noise, draw
-from alignprune.bench.data.transforms import Transforms
-from alignprune.bench.data.views import ClassificationData, TensorData, assemble
+from alignprune.bench.data.views import ClassificationData, TensorData, Transforms, assemble
 
 TEST_SIZE = 360
 CLASSES = 10
@@ -46,6 +44,8 @@ def digits(noise: str = "clean", noise_rate: float | None = None, seed: int = 0)
     Source: Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits (UCI), of which scikit-learn has the
         test set.
     """
+    from sklearn.datasets import load_digits
+
     check_noise(DIGITS, noise, noise_rate)
     features, classes = load_digits(return_X_y=True)
     inputs, labels = torch.from_numpy(features).float() / 16, as_labels(classes)

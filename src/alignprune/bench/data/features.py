@@ -17,16 +17,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision import datasets
 
+from alignprune.bench.data.cache import Arrays, cached
 from alignprune.bench.data.cifar import CIFAR100N, cifar100n
 from alignprune.bench.data.records import data_root
-from alignprune.bench.data.transforms import Transforms
-from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, assemble, channels_first
-from alignprune.bench.embeddings import Arrays, cached
+from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, Transforms, assemble, channels_first
 
 PATCH, STRIDE = 6, 2
 CENTROIDS = 800
@@ -55,6 +52,8 @@ def cifar100n_features(
     Returns:
         The data. The order of the samples, their labels and their noise are those of `cifar100n`.
     """
+    from torchvision import datasets
+
     images = cifar100n(root, noise, noise_rate, seed)
     folder = data_root(root)
     depends_on = {
@@ -87,6 +86,8 @@ def cifar100n_features(
 
 def _prepare(folder: PathLike) -> Arrays:
     """Features of the training and of the test images, float32 [N, COMPONENTS]."""
+    from torchvision import datasets
+
     train, test = (channels_first(datasets.CIFAR100(folder, train=part).data) for part in (True, False))
     return patch_features(train, test, CENTROIDS, COMPONENTS, _SAMPLED)
 
@@ -105,6 +106,8 @@ def patch_features(train: Tensor, test: Tensor, centroids: int, components: int,
         "train", float32 [N, components], with mean 0 and variance 1, and "test", [M, components]. The same images give
         the same features.
     """
+    from sklearn.cluster import MiniBatchKMeans
+
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(train), generator=generator)[:sampled]
     patches = torch.cat([_sample(_patches(part), generator) for part in train[chosen].split(_BATCH)])

@@ -7,10 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
-from torchvision import datasets
 
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, check_noise, draw
-from alignprune.bench.data.transforms import photo_transforms
 from alignprune.bench.data.views import ClassificationData, FileNames, ImageFiles, PathLike, assemble, refuse_overlap
 from alignprune.errors import MissingFile, ValueMistake
 
@@ -53,6 +51,8 @@ def image_folder(
         ValueError: If there are fewer than two classes, a class is unknown in train/, or an argument does not
             fit. An image that cannot be read raises one when it is loaded, with the name of the file.
     """
+    from alignprune.bench.data.transforms import photo_transforms
+
     check_noise(FOLDER, noise, noise_rate)
     transforms = photo_transforms(image_size)
     folder = Path(path)
@@ -93,6 +93,8 @@ def files_by_class(folder: Path, *, allow_empty: bool = False) -> tuple[FileName
     Raises:
         FileNotFoundError: If there is no class, or one without an image.
     """
+    from torchvision import datasets
+
     found = datasets.ImageFolder(str(folder), allow_empty=allow_empty)
     start = len(os.path.join(folder, ""))
     return FileNames(folder, (file[start:] for file, _ in found.samples)), as_labels(found.targets), found.classes

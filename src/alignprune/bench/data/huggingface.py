@@ -18,7 +18,6 @@ from torch.utils.data import Dataset
 
 from alignprune._checks import choice
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, check_noise, draw
-from alignprune.bench.data.transforms import photo_transforms
 from alignprune.bench.data.views import ClassificationData, assemble
 from alignprune.errors import ValueMistake
 
@@ -96,6 +95,8 @@ def huggingface(
         ValueError: If the data set cannot be loaded, a split or a column is missing, a label is no class id, or
             an argument does not fit. An image that cannot be read raises one when it is loaded, with its row.
     """
+    from alignprune.bench.data.transforms import photo_transforms
+
     check_noise(HUGGINGFACE, noise, noise_rate)
     transforms = photo_transforms(image_size)
     path, _, chosen = source.partition("?")

@@ -16,7 +16,6 @@ from alignprune.bench.data.records import (
     draw,
     problem,
 )
-from alignprune.bench.data.transforms import photo_transforms
 from alignprune.bench.data.views import ClassificationData, ImageFiles, PathLike, assemble
 from alignprune.errors import ValueMistake
 
@@ -76,6 +75,8 @@ def imagenet(
 
     Source: AlignPrune 4.1 and A; the noise is that of Prune4ReL (Park et al., 2023).
     """
+    from alignprune.bench.data.transforms import photo_transforms
+
     check_noise(IMAGENET, noise, noise_rate)
     transforms = photo_transforms(image_size)
     base = data_root(root)

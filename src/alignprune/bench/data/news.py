@@ -14,12 +14,11 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from sklearn.datasets import fetch_20newsgroups
-from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor, nn
 from torch.nn import functional
 
 from alignprune._checks import choice, floor, integer
+from alignprune.bench.data.cache import Arrays, cached
 from alignprune.bench.data.records import (
     ANY_CLASSES,
     DatasetRecord,
@@ -29,9 +28,7 @@ from alignprune.bench.data.records import (
     data_root,
     draw,
 )
-from alignprune.bench.data.transforms import Transforms
-from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, assemble
-from alignprune.bench.embeddings import Arrays, cached, read_glove, train_embeddings
+from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, Transforms, assemble
 from alignprune.errors import MissingFile, ValueMistake
 
 Pooling = Literal["flat", "document"]
@@ -106,7 +103,7 @@ def news(
 
     Returns:
         The data; samples are float32 [D]. Features are computed once and then read from the cache folder, see
-        `alignprune.bench.embeddings.cached`.
+        `alignprune.bench.data.cache.cached`.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -187,6 +184,8 @@ def _prepare(folder: Path, glove: Path | None, size: int | None) -> Arrays:
 
 def _read(folder: Path) -> tuple[list[str], np.ndarray]:
     """Texts and newsgroup ids in stored order."""
+    from sklearn.datasets import fetch_20newsgroups
+
     try:
         found = fetch_20newsgroups(data_home=folder, subset="all", shuffle=False, download_if_missing=False)
     except OSError as error:  # scikit-learn prints what is wrong with the file, and then reports it as missing
@@ -198,6 +197,8 @@ def _read(folder: Path) -> tuple[list[str], np.ndarray]:
 
 def _tokenise(texts: list[str], split: int) -> tuple[list[str], np.ndarray]:
     """The vocabulary, and the first words of each document, int32 [N, WORDS]: 1..V, or 0 after the last word."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
     vectorizer = CountVectorizer(max_features=VOCABULARY).fit(texts[:split])
     vocabulary = vectorizer.get_feature_names_out().tolist()
     ids = {word: i for i, word in enumerate(vocabulary, start=1)}
@@ -211,6 +212,8 @@ def _tokenise(texts: list[str], split: int) -> tuple[list[str], np.ndarray]:
 
 def _vectors(token_ids: np.ndarray, vocabulary: list[str], glove: Path | None) -> np.ndarray:
     """Word vectors, float32 [1 + V, D], row 0 zero."""
+    from alignprune.bench.data.embeddings import read_glove, train_embeddings
+
     if glove is not None:
         return read_glove(glove, vocabulary)
     depends_on = {"version": 1, "token_ids": token_ids, "dimensions": DIMENSIONS, "window": WINDOW}

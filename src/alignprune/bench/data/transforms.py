@@ -8,12 +8,12 @@ which AutoAugment is three times as fast as on tensors of 224 x 224 pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import AutoAugmentPolicy, v2
 
+from alignprune.bench.data.views import Transforms
 from alignprune.errors import ValueMistake
 
 # The constants of the scripts that the paper follows; they use them for CIFAR-10 and CIFAR-100 alike.
@@ -22,23 +22,6 @@ CIFAR_STD = (0.2011, 0.1987, 0.2025)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Transforms:
-    """What is done to a sample in each view.
-
-    Args:
-        train: Of the training samples, None for nothing.
-        strong: Of the strongly augmented training samples; None where there is no such view.
-        contrastive: Of the training samples in learning without labels; None where there is no such view.
-        plain: Of every sample that is not augmented, None for nothing.
-    """
-
-    train: nn.Module | None
-    strong: nn.Module | None
-    contrastive: nn.Module | None
-    plain: nn.Module | None = None
 
 
 class Cutout(nn.Module):

@@ -16,16 +16,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
-from torchvision.datasets.folder import default_loader
 
-from alignprune.bench.data.transforms import Transforms
+from alignprune._ranks import keyed_generator
 from alignprune.errors import ValueMistake
 from alignprune.noise import NoisyLabels
-from alignprune.sampler import keyed_generator
 
 Samples = Dataset[tuple[Tensor, int]]
 View = Callable[[Tensor, nn.Module | None], Samples]
 PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """What is done to a sample in each view.
+
+    Args:
+        train: Of the training samples, None for nothing.
+        strong: Of the strongly augmented training samples; None where there is no such view.
+        contrastive: Of the training samples in learning without labels; None where there is no such view.
+        plain: Of every sample that is not augmented, None for nothing.
+    """
+
+    train: nn.Module | None
+    strong: nn.Module | None
+    contrastive: nn.Module | None
+    plain: nn.Module | None = None
 
 
 class TensorData(Dataset[tuple[Tensor, int]]):
@@ -119,6 +134,8 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from torchvision.datasets.folder import default_loader
+
         file = self.files[index]
         try:
             image = default_loader(file)

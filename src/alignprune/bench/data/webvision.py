@@ -13,7 +13,6 @@ import torch
 
 from alignprune.bench.data import lists
 from alignprune.bench.data.records import DatasetRecord, as_labels, check_exists, data_root
-from alignprune.bench.data.transforms import resized_transforms
 from alignprune.bench.data.views import ClassificationData, ImageFiles, PathLike, assemble, balanced
 from alignprune.errors import ValueMistake
 
@@ -58,6 +57,8 @@ def webvision(root: PathLike | None = None, image_size: int = 224) -> Classifica
 
     Source: AlignPrune 4.1 and A; Li et al. (2017); the 50 classes are those of Chen et al. (2019).
     """
+    from alignprune.bench.data.transforms import resized_transforms
+
     transforms = resized_transforms(image_size)
     base = data_root(root)
     train = lists.images(base, base / "webvision", _first_classes(base, _TRAIN), WEBVISION.source, transforms.train)

@@ -1,0 +1,77 @@
+"""Arrays that take seconds to compute, kept in files under a hash of all that they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignprune.bench.files import save_arrays
+from alignprune.errors import ValueMistake
+
+CACHE_ROOT = "ALIGNPRUNE_CACHE"
+
+Arrays = dict[str, NDArray]
+
+
+def cached(name: str, depends_on: Mapping[str, object], compute: Callable[[], Arrays]) -> Arrays:
+    """Compute arrays once, and read them from the cache folder from then on.
+
+    The folder is that of the environment variable ALIGNPRUNE_CACHE, else ~/.cache/alignprune; it may be deleted at
+    any time. Several processes may use it at once.
+
+    Args:
+        name: What the arrays are, the first part of the file's name.
+        depends_on: Everything that the arrays depend on, by name: arrays and files (`Path`) by their content, other
+            values by their repr. Raise a version among them when the calculation changes.
+        compute: Computes the arrays.
+
+    Returns:
+        The arrays, by name.
+
+    Raises:
+        ValueError: If the file in the cache is damaged.
+        OSError: If the cache folder cannot be written.
+    """
+    file = _cache_folder() / f"{name}-{_digest(depends_on)[:32]}.npz"
+    if not file.exists():
+        arrays = compute()
+        save_arrays(file, **arrays)
+        return arrays
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return dict(stored)
+    except Exception as error:  # numpy raises BadZipFile, EOFError, ValueError, zlib.error, ... for a damaged file
+        raise ValueMistake(f"{CACHE_ROOT}: {str(file)!r} is damaged ({error}); delete it") from error
+
+
+def _cache_folder() -> Path:
+    given = os.environ.get(CACHE_ROOT)
+    return Path(given) if given else Path.home() / ".cache" / "alignprune"
+
+
+def _digest(depends_on: Mapping[str, object]) -> str:
+    """SHA-256 of names and values, in any order of the names."""
+    total = hashlib.sha256()
+    for name, value in sorted(depends_on.items()):
+        if isinstance(value, Path):
+            kind, content = "file", _file_digest(value)
+        elif isinstance(value, np.ndarray):
+            kind = f"{value.dtype} {value.shape}"
+            content = hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
+        else:
+            kind, content = type(value).__name__, repr(value)
+        total.update(repr((name, kind, content)).encode())
+    return total.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()

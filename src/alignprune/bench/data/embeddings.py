@@ -1,0 +1,155 @@
+"""Word vectors [1 + V, D] for a corpus, row 0 for no word: read from a GloVe file, or trained on the corpus itself.
+
+Training needs no download. Words within a window are counted as pairs (i, j); the positive pointwise mutual
+information M_ij = max(0, log(p(i, j) / (p(i) p(j)))) is factorised by a truncated SVD, M ~ U S V^T, and the vectors
+are U sqrt(S).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.utils.extmath import randomized_svd
+
+from alignprune._checks import integer
+from alignprune.errors import ValueMistake
+
+# Rare contexts would get the highest mutual information; their probability is taken from count^0.75.
+SMOOTHING = 0.75
+
+
+def read_glove(path: str | os.PathLike[str], vocabulary: Sequence[str]) -> NDArray[np.float32]:
+    """Read the vectors of some words from a file in GloVe's text format.
+
+    Args:
+        path: File with a word and its D values in each line, separated by single blanks.
+        vocabulary: The V words to look for.
+
+    Returns:
+        Vectors, float32, shape [1 + V, D]: row i + 1 is that of vocabulary[i], zero for a word that the file lacks;
+        row 0 is zero.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line of a wanted word is damaged, or the file has none of the words.
+
+    Source: Pennington et al. (EMNLP 2014), the format of the published vectors.
+    """
+    rows = {word.encode(): row for row, word in enumerate(vocabulary, start=1)}
+    found: dict[int, list[float]] = {}
+    dimensions = 0
+    # Bytes, because splitting off the first word decides about most lines, and that needs no decoding.
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                dimensions = len(line.split()) - 1
+            first = line.partition(b" ")[0]
+            if first not in rows:
+                continue
+            word, *values = line.rstrip().rsplit(b" ", max(dimensions, 1))
+            if word == first:  # some published words contain blanks: "at name@domain.com" is not "at"
+                found[rows[first]] = _numbers(values, dimensions, f"path: line {number} of {os.fspath(path)!r}")
+    if not found:
+        raise ValueMistake(
+            f"path: {os.fspath(path)!r} has none of the {len(vocabulary)} words, expected GloVe's text format: a word "
+            "and its values in each line, without a header"
+        )
+    vectors = np.zeros((1 + len(vocabulary), dimensions), dtype=np.float32)
+    vectors[list(found)] = list(found.values())
+    return vectors
+
+
+def _numbers(values: Sequence[bytes], dimensions: int, place: str) -> list[float]:
+    if len(values) != dimensions:
+        raise ValueMistake(f"{place} has {len(values)} values, expected {dimensions} as in line 1; copy the file again")
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError as error:
+        raise ValueMistake(
+            f"{place} is damaged ({error}), expected {dimensions} numbers; copy the file again"
+        ) from error
+    if not np.isfinite(numbers).all():
+        raise ValueMistake(f"{place} holds a value that is not finite; copy the file again")
+    return numbers
+
+
+def train_embeddings(
+    token_ids: NDArray, vocabulary_size: int, dimensions: int = 300, window: int = 10
+) -> NDArray[np.float32]:
+    """Train word vectors on the co-occurrence of words.
+
+    A pair of words at distance d <= window counts 1 / d, in both orders.
+
+    Args:
+        token_ids: Words of each document, integers, shape [N, L]: 1..V, or 0 for no word.
+        vocabulary_size: Number of words V.
+        dimensions: Values D of a vector, at most V.
+        window: Largest distance of two words that count as a pair, in words, at least 1.
+
+    Returns:
+        Vectors, float32, shape [1 + V, D]; row 0, and that of a word without neighbours, is zero. The same input
+        gives the same vectors.
+
+    Raises:
+        ValueError: If an argument is out of its range, or no two words are neighbours.
+        TypeError: If an argument has the wrong type.
+
+    Source: Levy and Goldberg (NIPS 2014); smoothed contexts and U sqrt(S) from Levy et al. (TACL 2015); the weight
+        1 / d from Pennington et al. (EMNLP 2014).
+    """
+    vocabulary_size = integer("vocabulary_size", vocabulary_size, at_least=1, remedy="the number of words")
+    dimensions = integer("dimensions", dimensions, at_least=1, remedy="300 is usual")
+    window = integer("window", window, at_least=1, remedy="neighbouring words are at distance 1")
+    if dimensions > vocabulary_size:
+        raise ValueMistake(
+            f"dimensions={dimensions} is more than vocabulary_size={vocabulary_size}: ask for fewer, or take more words"
+        )
+    _check_token_ids(token_ids, vocabulary_size)
+    counts = _count_pairs(token_ids, vocabulary_size, window)
+    if not counts.nnz:
+        raise ValueMistake("token_ids: no document has two words within the window, expected running text")
+    u, s, _ = randomized_svd(_ppmi(counts), dimensions, n_iter=4, random_state=0)
+    return np.vstack([np.zeros((1, dimensions)), u * np.sqrt(s)]).astype(np.float32)
+
+
+def _check_token_ids(token_ids: NDArray, vocabulary_size: int) -> None:
+    if token_ids.ndim != 2 or token_ids.dtype.kind not in "iu":
+        raise ValueMistake(
+            f"token_ids: {token_ids.dtype} of shape {token_ids.shape} given, expected integers [N, L]; pad short "
+            "documents with 0"
+        )
+    if token_ids.size and not 0 <= token_ids.min() <= token_ids.max() <= vocabulary_size:
+        raise ValueMistake(
+            f"token_ids: {token_ids.min()}..{token_ids.max()} given, expected 0 (no word) to {vocabulary_size}; raise "
+            "vocabulary_size"
+        )
+
+
+def _count_pairs(token_ids: NDArray, vocabulary_size: int, window: int) -> sparse.csr_matrix:
+    """Weighted number of times that word i stands near word j, float32 [V, V], symmetric."""
+    shape = (vocabulary_size, vocabulary_size)
+    counts = sparse.csr_matrix(shape, dtype=np.float32)
+    for distance in range(1, min(window, token_ids.shape[1] - 1) + 1):
+        left, right = token_ids[:, :-distance], token_ids[:, distance:]
+        pairs = (left > 0) & (right > 0)
+        weights = np.full(int(pairs.sum()), 1 / distance, dtype=np.float32)
+        # A word's row is its id less one: 0 stands for no word. Making a csr_matrix sums equal pairs.
+        counts += sparse.csr_matrix((weights, (left[pairs] - 1, right[pairs] - 1)), shape=shape)
+    return (counts + counts.T).tocsr()
+
+
+def _ppmi(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Positive pointwise mutual information, float32 [V, V], of symmetric counts; zeros are not stored."""
+    pairs = counts.tocoo()
+    words = np.asarray(counts.sum(1), dtype=np.float64).ravel()
+    contexts = words**SMOOTHING
+    contexts /= contexts.sum()
+    # log(p(i, j) / (p(i) p(j))) with p(i, j) = n_ij / n and p(i) = n_i / n.
+    information = np.log(pairs.data / (words[pairs.row] * contexts[pairs.col]))
+    kept = information > 0
+    values = information[kept].astype(np.float32)
+    return sparse.csr_matrix((values, (pairs.row[kept], pairs.col[kept])), shape=counts.shape)

@@ -1,0 +1,148 @@
+"""From cells to jobs: which runs an experiment takes, in which folders, and what each of them needs first.
+
+A single run is planned the same way: `proxy_of` is the run that it needs first, where nobody has given one.
+
+A cell with a prune ratio needs a base run that calibrates its epochs, measured once for all seeds; a coreset or a
+pseudo-clean reference needs the full training of its own seed, which collected what they choose by. Cells of different
+experiments that agree share their runs, since a folder's name follows from the settings alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignprune import presets
+from alignprune.bench.files import write_json
+from alignprune.bench.grid.cells import Cell, Protocol, Settings, key_of
+from alignprune.bench.grid.experiments import full_training
+from alignprune.bench.grid.sweep import Job
+from alignprune.bench.run.config import TrainConfig, configure
+from alignprune.bench.run.progress import Lines
+from alignprune.errors import ValueMistake
+
+ROOT = Path("runs/sweeps")
+"""Where sweeps keep their runs unless told."""
+
+
+def jobs(
+    cells: Iterable[Cell],
+    protocol: Protocol,
+    seeds: Sequence[int],
+    root: Path,
+    machine: Mapping[str, Any] | None = None,
+) -> list[Job]:
+    """The jobs that fill the cells, each after what it needs.
+
+    Args:
+        cells: of one experiment or several.
+        protocol: that the cells were made for.
+        seeds: of every cell; base runs take the first.
+        root: folder of all runs.
+        machine: settings of this machine that no result depends on, such as data_root, device, workers; they win over
+            the protocol's.
+
+    Returns:
+        the jobs without repetitions.
+
+    Raises:
+        ValueError: for settings that no run can have, naming the cell.
+    """
+    found: dict[Path, Job] = {}
+
+    def add(settings: Settings, seed: int) -> Path:
+        folder = folder_of(settings, seed, protocol, root)
+        if folder in found:
+            return folder
+        whole = {**settings, "seed": seed, "out": str(folder), **(machine or {})}
+        config, needs = configure(whole), []
+        if config.pruning.base is not None:
+            needs.append(add(_base(settings, config.pruning.base), seeds[0]))
+            whole["base_run"] = str(needs[-1])
+        if config.pruning.needs_proxy:
+            needs.append(add(full_training(settings), seed))
+            whole["proxy"] = str(needs[-1])
+        name = f"{folder.parent.name.rsplit('-', 1)[0]} seed {seed}"
+        found[folder] = Job(name, folder, key_of(settings), protocol.name, seed, whole, tuple(needs))
+        return folder
+
+    for seed in seeds:
+        for cell in cells:
+            try:
+                add(cell.settings, seed)
+            except (ValueError, TypeError) as error:
+                raise ValueMistake(f"{cell.block} {cell.row} {cell.column}: {error}") from error
+    return list(found.values())
+
+
+def folder_of(settings: Settings, seed: int, protocol: Protocol, root: Path) -> Path:
+    """Where the run of these settings and this seed is kept."""
+    parts = [Path(str(settings["dataset"])).stem, str(settings.get("noise", "given"))]
+    if "noise_rate" in settings:
+        parts[-1] += f"{100 * settings['noise_rate']:g}"
+    parts.append(str(settings["method"]))
+    if "prune_ratio" in settings:
+        parts.append(f"P{100 * settings['prune_ratio']:g}")
+    return root / protocol.name / "-".join([*parts, key_of(settings)]) / f"seed{seed}"
+
+
+def proxy_of(config: TrainConfig) -> TrainConfig | None:
+    """The proxy run that a run needs first: the full training on the same data, which collects, beside its folder.
+
+    Returns:
+        the run; None where none is needed or one is given.
+
+    Raises:
+        ValueError: for a run on several devices, which has to be given one.
+    """
+    if config.earlier.proxy is not None or not config.pruning.needs_proxy:
+        return None
+    if config.machine.devices > 1:
+        raise ValueMistake(
+            f"proxy=None is missing on {config.machine.devices} devices, expected the folder of the proxy run that "
+            f"{config.pruning.method} is chosen by, which trains on one: run it first with --method full --collect, "
+            f"then give its folder with --proxy"
+        )
+    folder, full = config.folder.with_name(config.folder.name + "-proxy"), presets.get("full")
+    return config.with_settings(
+        method="full",
+        score=full.score,
+        policy=full.policy,
+        delta=full.delta,
+        coreset=None,
+        prune_ratio=None,
+        budget="calibrated",
+        base_run=None,
+        proxy=None,
+        collect=True,
+        trace=False,
+        oracle=False,
+        reference="none",
+        out=folder,
+        resume=False,
+    )
+
+
+def resumed(config: TrainConfig) -> TrainConfig:
+    """The run, to be gone on with where it was begun."""
+    return config.with_settings(resume=(config.folder / "config.json").exists())
+
+
+def work(job: Job) -> None:
+    """Train one job to its end, or what is left of it."""
+    from alignprune.bench.run.training import train
+
+    described = {"key": job.key, "protocol": job.protocol, "seed": job.seed, "settings": dict(job.settings)}
+    write_json(job.folder / "job.json", described)
+    train(resumed(configure(job.settings)), Lines())
+
+
+def _base(settings: Settings, base: str) -> Settings:
+    """The run of the base method whose pruned share calibrates the epochs of this one."""
+    rest = {name: value for name, value in settings.items() if name not in ("prune_ratio", "budget")}
+    if base == settings["method"]:
+        return rest
+    # The base ranks by other scores: it keeps the policy's settings and drops the score's and the reference's.
+    own = {name for name in rest if name.startswith("score.") or name in ("reference", "reference_size")}
+    return {name: value for name, value in rest.items() if name not in own} | {"method": base}

@@ -1,0 +1,1 @@
+"""What runs stored: found again, measured, compared, shown."""

@@ -1,0 +1,268 @@
+"""What the pictures show: the paper's figures and tables from the store, and what noise does to the losses of runs.
+
+A panel shows a block. Bars and points are means over seeds with their 95 % intervals, hollow diamonds the paper's
+numbers; a cell without runs is left out and named below. How all of it is drawn stands in `charts`.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from alignprune._checks import choice
+from alignprune.bench.grid.cells import Experiment, Protocol
+from alignprune.bench.results import charts, tables
+from alignprune.bench.results.charts import LETTERS, Array, Curves, Panel, Point
+from alignprune.bench.results.measures import Measure
+from alignprune.bench.results.store import Store
+from alignprune.bench.results.suspicion import STATISTICS, auroc_by_epoch, load, mean_losses_by_epoch
+from alignprune.bench.results.tables import Entry
+from alignprune.bench.run import diagnosis, trace
+from alignprune.errors import ValueMistake
+
+_INTERVAL = "Mean over the seeds with its 95 % t-interval."
+_FIRST_SEED = "The first seed of each cell."
+_EPOCHS_SHOWN = 3
+_NAMES_SHOWN = 4
+
+
+def draw(experiment: Experiment, protocol: Protocol, store: Store, path: Path) -> list[Path]:
+    """Draw a figure, or a table as bars.
+
+    Args:
+        experiment: what to draw; its `draw` says how.
+        protocol: that its runs were made under.
+        store: where they are.
+        path: the picture to write: .png, .svg or .pdf.
+
+    Returns:
+        the pictures written.
+
+    Raises:
+        ValueError: for another suffix, where no cell has a run to draw, and for "lines" over columns without numbers.
+        FileNotFoundError: for "suspicion" of a run without a trace.
+    """
+    choice("suffix of path", path.suffix, (".png", ".svg", ".pdf"))
+    kind = experiment.draw or "bars"
+    choice(f"draw of {experiment.name}", kind, _KINDS)
+    shown = tables.entries(experiment, protocol, store)
+    picture = _KINDS[kind](experiment, protocol, store, shown)
+    if not picture.drawn:
+        raise ValueMistake(
+            f"experiment={experiment.name!r} has no run to draw under protocol {protocol.name!r}, expected one at "
+            f"least: alignprune sweep {experiment.name} --protocol {protocol.name}"
+        )
+    figure = picture.lay_out(f"{experiment.title} ({experiment.name}, protocol {protocol.name})")
+    caption = _caption(experiment, protocol, picture, shown)
+    figure.supxlabel(textwrap.fill(caption, 160), x=0.01, ha="left", fontsize=8)
+    charts.save(figure, path)
+    return [path]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """What a kind of figure makes of the entries.
+
+    Attributes:
+        lay_out: makes the figure under a title.
+        drawn: the entries in it.
+        caption: what it shows.
+    """
+
+    lay_out: Callable[[str], Figure]
+    drawn: list[Entry]
+    caption: str
+
+
+def _bars(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
+    """A group of bars a column, a bar a row; full training is a line across the groups."""
+    drawn = [entry for entry in shown if entry.measured.value is not None]
+    as_bars = [entry for entry in drawn if not entry.is_full_training] or drawn
+    blocks = _blocks(as_bars)
+    most = max(map(len, blocks.values()), default=0)
+    abreast = min(len(blocks), 3 if most <= 8 else 2 if most <= 16 else 1)
+    panels = []
+    for (block, measure), bars in blocks.items():
+        full = {} if bars[0].is_full_training else tables.full_training(drawn, block, measure)
+        paint = partial(
+            charts.paint_bars,
+            points=_points(bars),
+            full={column: _number(entry.measured.value) for column, entry in full.items()},
+            rows=_rows(as_bars),
+            heading=measure.heading,
+            start=charts.start_of(_points([entry for entry in drawn if entry.measure == measure])),
+            room=LETTERS // abreast,
+        )
+        x_title = experiment.column_title if all(_is_number(entry.cell.column) for entry in bars) else ""
+        panels.append(Panel(_block_name(experiment, block), paint, x_title))
+    one_measure = len({measure for _, measure in blocks}) == 1
+    return _Picture(partial(charts.lay_out, panels, abreast, same_scale=one_measure), drawn, _INTERVAL)
+
+
+def _lines(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
+    """The columns as numbers on the horizontal axis, a line a row."""
+    for entry in shown:
+        if not _is_number(entry.cell.column):
+            raise ValueMistake(
+                f"column={entry.cell.column!r} is no number in row {entry.cell.row!r} of {experiment.name}, expected "
+                f"one where draw='lines': give numbers, or draw='bars'"
+            )
+    drawn = [entry for entry in shown if entry.measured.value is not None]
+    panels = []
+    for (block, measure), own in _blocks(drawn).items():
+        paint = partial(charts.paint_lines, points=_points(own), rows=_rows(drawn), heading=measure.heading)
+        panels.append(Panel(_block_name(experiment, block), paint, experiment.column_title))
+    return _Picture(partial(charts.lay_out, panels, 3), drawn, _INTERVAL)
+
+
+def _losses(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
+    """A line of panels a cell: how the losses of its first seed are distributed, early, midway and late."""
+    panels: list[Panel] = []
+    drawn, abreast = [], 1
+    folders = _first_seeds(protocol, store, shown)
+    for entry in _cells(shown):
+        file = folders[entry.cell.key] / diagnosis.FILE if entry.cell.key in folders else None
+        if file is None or not file.exists():
+            continue
+        with np.load(file) as stored:
+            epochs, losses, wrong = stored["epochs"], stored["losses"].astype(np.float32), stored["is_noisy"]
+        chosen = _spread(np.flatnonzero(~np.isnan(losses).all(axis=1)), _EPOCHS_SHOWN)
+        if not chosen:
+            continue
+        limit = max(charts.usual_maximum(losses[k]) for k in chosen)
+        for k in chosen:
+            paint = partial(charts.paint_losses, losses=losses[k], wrong=wrong, limit=limit)
+            panels.append(Panel(f"{_name(experiment, entry)}\nepoch {epochs[k]}", paint, "training loss"))
+        drawn.append(entry)
+        abreast = max(abreast, len(chosen))
+    return _Picture(partial(charts.lay_out, panels, abreast), drawn, _FIRST_SEED)
+
+
+def _trajectories(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
+    """A panel a cell: the mean loss of right and of wrong labels and of the reference, by epoch."""
+    epochs: dict[str, list[dict[str, Any]]] = {}
+    for row in store.epochs({entry.cell.key for entry in shown}, protocol.name):
+        epochs.setdefault(row["key"], []).append(row)
+    drawn = [entry for entry in _cells(shown) if entry.cell.key in epochs]
+    panels = []
+    for entry in drawn:
+        rows = epochs[entry.cell.key]
+        paint = partial(
+            charts.paint_trajectories,
+            right=_over_seeds(rows, "clean_loss"),
+            wrong=_over_seeds(rows, "noisy_loss"),
+            reference=_over_seeds(rows, "reference_loss"),
+        )
+        panels.append(Panel(_name(experiment, entry), paint, "epoch"))
+    return _Picture(partial(charts.lay_out, panels, 3), drawn, "Mean over the seeds.")
+
+
+def _over_seeds(rows: Sequence[Mapping[str, Any]], column: str) -> dict[int, float]:
+    """By epoch the mean of a column over the seeds; nothing where none has a value."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if row[column] is not None:
+            found.setdefault(row["epoch"], []).append(row[column])
+    return {epoch: float(np.mean(values)) for epoch, values in found.items()}
+
+
+def _suspicions(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
+    """A panel a cell: how well statistics of the losses of its first seed find wrong labels."""
+    folders = _first_seeds(protocol, store, shown)
+    drawn = [entry for entry in _cells(shown) if entry.cell.key in folders]
+    runs = {_name(experiment, entry): _curves(folders[entry.cell.key] / trace.FILE) for entry in drawn}
+    return _Picture(partial(charts.lay_out_curves, runs), drawn, _FIRST_SEED)
+
+
+def _curves(path: Path) -> Curves:
+    history = load(path)
+    found = auroc_by_epoch(history)
+    right, wrong = mean_losses_by_epoch(history)
+    return Curves({name: found.get(name) for name in STATISTICS}, {"right": right, "wrong": wrong})
+
+
+def _first_seeds(protocol: Protocol, store: Store, shown: Sequence[Entry]) -> dict[str, Path]:
+    """By key the folder of the run with the lowest seed, of the cells that have one."""
+    folders: dict[str, Path] = {}
+    for run in store.runs({entry.cell.key for entry in shown}, protocol.name):
+        folders.setdefault(run["key"], Path(run["folder"]))
+    return folders
+
+
+_KINDS: dict[str, Callable[[Experiment, Protocol, Store, Sequence[Entry]], _Picture]] = {
+    "bars": _bars,
+    "lines": _lines,
+    "losses": _losses,
+    "trajectories": _trajectories,
+    "suspicion": _suspicions,
+}
+
+
+def _caption(experiment: Experiment, protocol: Protocol, picture: _Picture, shown: Sequence[Entry]) -> str:
+    parts = [picture.caption]
+    if protocol.name != "paper" and picture.caption == _INTERVAL and any(e.paper is not None for e in picture.drawn):
+        parts.append(tables.protocol_note(protocol))
+    places = {entry.place for entry in picture.drawn}
+    absent = [_name(experiment, entry) for entry in _cells(shown) if entry.place not in places]
+    if absent:
+        more = [f"{len(absent) - _NAMES_SHOWN} more"] if len(absent) > _NAMES_SHOWN else []
+        parts.append(f"Left out, without runs or without such a value: {'; '.join(absent[:_NAMES_SHOWN] + more)}.")
+    return " ".join(parts)
+
+
+def _blocks(entries: Sequence[Entry]) -> dict[tuple[str, Measure], list[Entry]]:
+    """What stands in one panel: a block, and one measure of it."""
+    blocks: dict[tuple[str, Measure], list[Entry]] = {}
+    for entry in entries:
+        blocks.setdefault((entry.cell.block, entry.measure), []).append(entry)
+    return blocks
+
+
+def _cells(entries: Sequence[Entry]) -> list[Entry]:
+    """An entry of every cell."""
+    return list({entry.place: entry for entry in entries}.values())
+
+
+def _rows(entries: Sequence[Entry]) -> list[str]:
+    return list(dict.fromkeys(entry.cell.row for entry in entries))
+
+
+def _points(entries: Sequence[Entry]) -> list[Point]:
+    return [
+        Point(entry.cell.row, entry.cell.column, *map(_number, (found.value, found.low, found.high, entry.paper)))
+        for entry in entries
+        for found in (entry.measured,)
+    ]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _block_name(experiment: Experiment, block: str) -> str:
+    return f"{experiment.block_title} {block}" if block else ""
+
+
+def _name(experiment: Experiment, entry: Entry) -> str:
+    name = ", ".join(text for text in (entry.cell.row, entry.cell.column) if text)
+    return f"{name} ({_block_name(experiment, entry.cell.block)})" if entry.cell.block else name
+
+
+def _spread(items: Array, count: int) -> list[int]:
+    """At most so many of the items, evenly spaced, the first and the last among them."""
+    return [int(items[i]) for i in sorted(set(np.linspace(0, len(items) - 1, count).round().astype(int).tolist()))]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -1,0 +1,253 @@
+"""Where results are found again: two Parquet files in every run's folder, DuckDB over all of them.
+
+    <root>/<protocol>/<slug>-<key>/seed<k>/run.parquet      one row: what ran, its settings (config.*), its result
+                                           epochs.parquet   a row an epoch
+
+A folder says which run it is and its files say the same, so no run is counted twice. Writers share no file and replace
+theirs whole, so any number of them work while others read.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alignprune._checks import choice
+from alignprune._files import replace_file
+from alignprune.errors import MissingFile, ValueMistake
+
+_Row = dict[str, Any]
+
+
+def _schema(*, texts: str = "", integers: str = "", numbers: str = "", flags: str = "") -> pa.Schema:
+    types = ((texts, pa.string()), (integers, pa.int64()), (numbers, pa.float64()), (flags, pa.bool_()))
+    return pa.schema([(name, kind) for names, kind in types for name in names.split()])
+
+
+# The columns that every file has and their types, so that a column keeps its type where all its values are null.
+# Files may have more: the settings as config.*, and whatever else a result or an epoch's metrics hold.
+_SCHEMAS = {
+    "runs": _schema(
+        texts="key protocol dataset noise method model device versions.alignprune versions.torch versions.python",
+        integers="seed epochs train_size forward_passes reference_forward_passes proxy_forward_passes",
+        numbers="noise_rate prune_ratio accuracy test_loss forward_fraction trained_fraction pruned_share kept_noise "
+        "score_auroc estimated_noise_rate images_per_second train_seconds seconds",
+    ),
+    "epochs": _schema(
+        texts="key protocol",
+        integers="seed epoch forward_passes",
+        numbers="accuracy test_loss train_loss reference_loss pruned_share kept_noise score_auroc clean_loss "
+        "noisy_loss estimated_noise_rate memorisation images_per_second train_seconds seconds",
+        flags="annealing",
+    ),
+}
+RUN, EPOCHS = "run.parquet", "epochs.parquet"
+_FILES = {"runs": RUN, "epochs": EPOCHS}
+
+
+def archive(folder: Path) -> None:
+    """Write ``run.parquet`` and ``epochs.parquet`` into the folder of a complete run, whole or not at all.
+
+    Args:
+        folder: with job.json, config.json and result.json; a run without metrics.jsonl has no epochs.
+
+    Raises:
+        FileNotFoundError: if one of the three is missing: the run is not complete.
+        ValueError: if a file is damaged, or is that of a run that belongs into another folder.
+    """
+    job, config, result = (_read(folder / f"{name}.json") for name in ("job", "config", "result"))
+    identity = {name: job.get(name) for name in ("key", "protocol", "seed")}
+    _check_place(folder, identity, result)
+    metrics = folder / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    epochs = [identity | _parse(line, f"line {count} of {metrics}") for count, line in enumerate(lines, 1)]
+    _write("epochs", epochs, folder)
+    _write("runs", [_flat(result) | _flat(config, "config.") | identity], folder)
+
+
+class Store:
+    """The archived runs under a root folder; every call reads what is there at that moment.
+
+    Args:
+        root: folder of the protocols' folders. It need not exist yet: then there are no runs.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[_Row]:
+        """Ask anything of the views ``runs`` (a row a run) and ``epochs`` (a row an epoch of a run).
+
+        Every call opens the files of all runs; what concerns few cells is faster by `runs`, `epochs` and `values`.
+
+        Args:
+            sql: in DuckDB's dialect. Names with dots stand in quotes: ``SELECT "config.recipe.lr", seed FROM runs``.
+                The column ``folder`` is the run's folder.
+            parameters: values for the ``?`` in it.
+
+        Returns:
+            the rows, values by column.
+
+        Raises:
+            ValueError: if a file under the root is damaged, or not that of its folder's run; the message names it.
+            duckdb.Error: if the query is wrong.
+        """
+        return self._ask(sql, parameters, ["*/*/*"])
+
+    def runs(self, keys: Iterable[str], protocol: str) -> list[_Row]:
+        """The runs of cells, as `query` gives them, ordered by key and seed.
+
+        Args:
+            keys: keys of cells.
+            protocol: name of the protocol that they ran under.
+        """
+        return self._ask("SELECT * FROM runs ORDER BY key, seed", (), self._folders(keys, protocol))
+
+    def epochs(self, keys: Iterable[str], protocol: str) -> list[_Row]:
+        """The epochs of cells' runs, as `query` gives them, ordered by key, seed and epoch; arguments as in `runs`."""
+        return self._ask("SELECT * FROM epochs ORDER BY key, seed, epoch", (), self._folders(keys, protocol))
+
+    def values(
+        self, keys: Iterable[str], measures: Iterable[str], protocol: str
+    ) -> dict[tuple[str, str], dict[int, float | None]]:
+        """What cells measured.
+
+        Args:
+            keys: keys of cells.
+            measures: columns of ``runs`` that hold numbers.
+            protocol: name of the protocol that they ran under.
+
+        Returns:
+            by (key, measure) the value of each seed that ran, None where a run has no such value.
+
+        Raises:
+            ValueError: for a measure that the runs do not have, with the nearest.
+        """
+        keys, measures = list(keys), list(measures)
+        folders = self._folders(keys, protocol)
+        if not set(measures) <= set(_SCHEMAS["runs"].names):
+            known = [column["column_name"] for column in self._ask("DESCRIBE runs", (), folders)]
+            for measure in measures:
+                choice("measure", measure, known)
+        columns = ", ".join(f'"{measure}"' for measure in measures)
+        found: dict[tuple[str, str], dict[int, float | None]] = {(key, name): {} for key in keys for name in measures}
+        for row in self._ask(f"SELECT key, seed, {columns} FROM runs ORDER BY key, seed", (), folders):
+            for measure in measures:
+                found[row["key"], measure][row["seed"]] = row[measure]
+        return found
+
+    def _folders(self, keys: Iterable[str], protocol: str) -> list[str]:
+        """Patterns, below the root, of the folders of these cells' runs."""
+        wanted = set(keys)
+        cells = (self.root / protocol).glob("*-*")
+        return [f"{protocol}/{glob.escape(cell.name)}/*" for cell in cells if cell.name.rpartition("-")[2] in wanted]
+
+    def _ask(self, sql: str, parameters: Sequence[Any], folders: list[str]) -> list[_Row]:
+        with duckdb.connect() as connection:
+            try:
+                for view in _SCHEMAS:
+                    if view in sql.lower():  # making one opens its files, so only what the query names is made
+                        self._make(view, folders, connection)
+                answer = connection.execute(sql, parameters)
+                names = [column[0] for column in answer.description]
+                return [dict(zip(names, values, strict=True)) for values in answer.fetchall()]
+            except (duckdb.InvalidInputException, duckdb.IOException) as error:
+                raise ValueMistake(
+                    f"the runs under {self.root} cannot be read: {str(error).splitlines()[0]}. Remove that file, or "
+                    f"write it anew with alignprune.bench.results.store.archive(its folder)"
+                ) from error
+
+    def _make(self, view: str, folders: list[str], connection: duckdb.DuckDBPyConnection) -> None:
+        """Define a view over the files in these folders; the columns that every file has are there without files."""
+        connection.register(f"no_{view}", _SCHEMAS[view].empty_table())
+        patterns = [f"{folder}/{_FILES[view]}" for folder in folders]
+        found = [pattern for pattern in patterns if any(self.root.glob(pattern))]
+        rows = f"SELECT *, NULL::VARCHAR AS folder FROM no_{view}"
+        if found:
+            paths = [f"{glob.escape(str(self.root))}/{pattern}" for pattern in found]
+            rows += f"""
+                UNION ALL BY NAME
+                SELECT * EXCLUDE (filename), regexp_replace(filename, '/[^/]*$', '') AS folder
+                FROM read_parquet({_literal(paths)}, union_by_name = true, filename = true)"""
+        connection.execute(f"CREATE VIEW {view} AS SELECT * FROM ({rows}) WHERE {_IN_PLACE}")
+
+
+# True, or an error that names the file whose content is not of the run that its folder is named after.
+_IN_PLACE = """
+    CASE WHEN coalesce(
+        split_part(folder, '/', -1) = 'seed' || seed
+        AND split_part(split_part(folder, '/', -2), '-', -1) = key
+        AND split_part(folder, '/', -3) = protocol,
+        false
+    ) THEN true ELSE error('the Parquet files in ' || folder || ' are not of the run that it is named after') END
+"""
+
+
+def _literal(texts: Iterable[str]) -> str:
+    """A list of texts in SQL: a view takes no parameters."""
+    quoted = ("'" + text.replace("'", "''") + "'" for text in texts)
+    return f"[{', '.join(quoted)}]"
+
+
+def _read(file: Path) -> _Row:
+    if not file.exists():
+        raise MissingFile(f"{file.parent} has no {file.name}: archive a run when it is complete")
+    return _parse(file.read_text(), str(file))
+
+
+def _parse(text: str, source: str) -> _Row:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueMistake(f"{source} is damaged ({error}): remove the run's folder and run it again") from error
+    if not isinstance(value, dict):
+        raise ValueMistake(f"{source} holds a {type(value).__name__}, expected names and values: is it a run's file?")
+    return value
+
+
+def _check_place(folder: Path, identity: _Row, result: _Row) -> None:
+    """Refuse a run in another run's folder: it would be counted as that one."""
+    place = folder.resolve()
+    found = {"key": place.parent.name.rpartition("-")[2], "protocol": place.parent.parent.name, "seed": place.name}
+    expected = identity | {"seed": f"seed{identity['seed']}"}
+    if found != expected:
+        raise ValueMistake(
+            f"job.json in {folder} says {identity}, but the folder is that of {found}, expected "
+            f"<protocol>/<slug>-<key>/seed<k>: give the run its own folder"
+        )
+    if result.get("seed", identity["seed"]) != identity["seed"]:
+        raise ValueMistake(
+            f"result.json in {folder} has seed {result['seed']}, job.json has {identity['seed']}: run the job again"
+        )
+
+
+def _flat(record: _Row, prefix: str = "") -> _Row:
+    """Nested names joined by dots; lists as JSON text."""
+    flat: _Row = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = json.dumps(value) if isinstance(value, list) else value
+    return flat
+
+
+def _write(view: str, rows: list[_Row], folder: Path) -> None:
+    schema = _SCHEMAS[view]
+    others = dict.fromkeys(name for row in rows for name in row if name not in schema.names)
+    columns = {}
+    for name in [*schema.names, *others]:
+        values = [row.get(name) for row in rows]
+        try:
+            columns[name] = pa.array(values, schema.field(name).type if name in schema.names else None)
+        except pa.ArrowException as error:
+            raise ValueMistake(f"{name}={values!r} in {folder} cannot be stored: {error}") from error
+    table = pa.table(columns)
+    replace_file(folder / _FILES[view], lambda file: pq.write_table(table, file))

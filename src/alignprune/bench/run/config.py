@@ -1,0 +1,524 @@
+"""What a run depends on: typed records, made from names, options or the flat settings of an experiment's cell.
+
+The records are plain values and read no file. Options and settings are flat: each name belongs to one record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from tyro.conf import Positional, arg
+
+from alignprune import coresets, losses, presets
+from alignprune._checks import choice, integer, number
+from alignprune.bench import recipes
+from alignprune.bench.recipes import Recipe
+from alignprune.bench.run import budget
+from alignprune.bench.run.budget import Budget
+from alignprune.errors import ValueMistake
+from alignprune.losses import SOPSettings
+from alignprune.policies import BatchPolicy, Policy
+from alignprune.scores import Score
+
+Precision = Literal["32", "16", "bf16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+_RECIPE_OF = {
+    "cifar100n": "cifar100",
+    "cifar10n": "cifar10",
+    "webvision": "webvision",
+    "clothing1m": "clothing1m",
+    "imagenet": "infobatch-imagenet",
+    "news": "news",
+    "news20": "news",
+    "news-document": "news",
+    "news20-document": "news",
+}
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which samples.
+
+    Attributes:
+        dataset: a named data set, the path of an .npz file, a folder with train/ and test/, or hf:NAME_OR_PATH.
+        noise: kind of label noise; None = the data set's own.
+        noise_rate: rate of synthetic noise, in [0, 1].
+        imbalance: share of its samples that the last class keeps, in (0, 1]; the first keeps all, those between
+            exponentially fewer. None leaves the classes as they are.
+        limit: train on a random, class-balanced subset of this size.
+        holdout: share of the training set, in (0, 1), that is held out and takes the place of the test set, with its
+            given (noisy) labels: for choosing settings without looking at the test set.
+        image_size: height and width of photos; None = the data set's own.
+        even_batches: cut every epoch into batches of about the same size, instead of ending it in a short one.
+    """
+
+    dataset: Positional[str]
+    noise: str | None = None
+    noise_rate: float | None = None
+    imbalance: float | None = None
+    limit: int | None = None
+    holdout: float | None = None
+    image_size: int | None = None
+    even_batches: bool = False
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            integer("limit", self.limit, at_least=1, remedy="training samples")
+        if self.imbalance is not None and not 0 < self.imbalance <= 1:
+            raise ValueMistake(
+                f"imbalance={self.imbalance!r} is out of range, expected a number in (0, 1]: 0.1 leaves the last "
+                f"class a tenth"
+            )
+        if self.holdout is not None and not 0 < self.holdout < 1:
+            raise ValueMistake(
+                f"holdout={self.holdout!r} is out of range, expected a number in (0, 1): 0.1 holds out a tenth"
+            )
+
+
+@dataclass(frozen=True)
+class PruningSettings:
+    """Which of the samples are trained on, and what is done about their labels.
+
+    Attributes:
+        method: a named method, or a coreset method; its settings follow as score and policy, or coreset.
+        score: settings of the score.
+        policy: settings of the policy.
+        delta: annealing starts at epoch floor(delta * epochs).
+        coreset: settings of the coreset method; None for a dynamic method.
+        relabel: settings of SOP or SOP+; None trains on the given labels. On the command line: --relabel NAME.
+        prune_ratio: share P of the forward passes of a full training to save, in [0, 1); None leaves a dynamic method
+            its own share. Methods without a share of their own run fewer epochs: see base_run.
+        budget: "calibrated" takes the epochs from the base method's pruned share, "equal" stops every method at the
+            same number of training samples.
+        reference: "auto" takes "clean" where the method needs a reference; "clean", "noisy" (random training samples
+            with their given labels, the paper's control), "none", a coreset method that chooses a pseudo-clean set
+            ("small-loss", "moderate", ...), or a file of training indices (.npy, .pt or .txt).
+        reference_size: samples of the reference, at most; at least 10.
+        give_labels: whether methods that can use the given labels get them: robust, to separate hard samples from
+            wrong ones.
+        oracle: train on the samples with right labels only: a bound that no method can know. Shares of forward passes
+            and the equal budget stay those of the whole data set.
+    """
+
+    method: str
+    score: Score
+    policy: Policy
+    delta: float
+    coreset: coresets.Settings | None = None
+    relabel: SOPSettings | None = None
+    prune_ratio: float | None = None
+    budget: Budget = "calibrated"
+    reference: str = "auto"
+    reference_size: int = 10_000
+    give_labels: bool = True
+    oracle: bool = False
+
+    def __post_init__(self) -> None:
+        integer("reference_size", self.reference_size, at_least=10, remedy="a smaller mean would be noise")
+        if self.prune_ratio is not None:
+            number("prune_ratio", self.prune_ratio, low=0, high=1, open_high=True, remedy="0.5 saves half")
+        if self.coreset is not None and self.prune_ratio is None:
+            raise ValueMistake(
+                f"prune_ratio=None is missing with {self.method}, expected the share of the samples that it leaves out "
+                f"for good: say it with --prune-ratio 0.5"
+            )
+        if self.prune_ratio and self.budget == "calibrated" and not self._realises_ratio:
+            raise ValueMistake(
+                f"prune_ratio={self.prune_ratio:g} is given with {self.method}, which has no share of its own and no "
+                f"base to calibrate its epochs by, expected the equal budget: stop it at as many training samples with "
+                f"--budget equal"
+            )
+        if self.oracle and self.coreset is not None:
+            raise ValueMistake(
+                f"oracle=True is given with {self.method}, expected a dynamic method, since each chooses the samples "
+                f"to train on for good: leave one of them out"
+            )
+        if self.oracle and self.prune_ratio is not None and self.budget == "calibrated":
+            raise ValueMistake(
+                f"oracle=True is given with prune_ratio={self.prune_ratio:g} and the calibrated budget, whose epochs "
+                f"are those of the whole data set, expected the equal budget: add --budget equal"
+            )
+        if self.relabel is not None and isinstance(self.policy, BatchPolicy):
+            raise ValueMistake(
+                f"relabel={self.relabel!r} is given with {self.method}, which chooses inside each batch by "
+                f"cross-entropy gradients, expected a method that chooses by epoch: leave --relabel out, or choose "
+                f"another method"
+            )
+
+    @property
+    def chosen_policy(self) -> Policy:
+        """The policy, with the prune ratio where it has one itself."""
+        if self.prune_ratio is None or not hasattr(self.policy, "prune_ratio"):
+            return self.policy
+        return replace(self.policy, prune_ratio=self.prune_ratio)  # type: ignore[call-arg]
+
+    @property
+    def base(self) -> str | None:
+        """The method whose pruned share the epochs have to be calibrated on; None where they are the recipe's."""
+        if self.prune_ratio is None or self.coreset is not None:
+            return None
+        base = presets.get(self.method).base
+        return self.method if base is not None and self.budget == "equal" else base
+
+    @property
+    def needs_proxy(self) -> bool:
+        """Whether its coreset or its pseudo-clean reference is chosen by what a proxy run collected."""
+        looks = self.coreset is not None and not isinstance(self.coreset, coresets.Random)
+        return looks or (self.score.needs_reference and self.reference in coresets.CORESETS)
+
+    @property
+    def _realises_ratio(self) -> bool:
+        """Whether a prune ratio is saved by a share of the samples, or by epochs that a base calibrates."""
+        return self.coreset is not None or self.base is not None or hasattr(self.policy, "prune_ratio")
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """What is trained.
+
+    Attributes:
+        model: network; None = the recipe's, else mlp for features and resnet18 for images.
+        weights: "pretrained", or a file to start from; None = the recipe's, which mostly is random weights.
+    """
+
+    model: str | None = None
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class EarlierRuns:
+    """What other runs have to have found out before.
+
+    Attributes:
+        base_run: folder of a finished run over the recipe's epochs, whose pruned share calibrates the epochs: of the
+            base method, or, for the equal budget, of the method itself.
+        proxy: folder of a finished run with --collect, which coresets and pseudo-clean references are chosen by; None
+            trains one first.
+        self_supervised: file of features (.pt, float [N, d]) for the coreset method ssp; None trains them first.
+    """
+
+    base_run: Path | None = None
+    proxy: Path | None = None
+    self_supervised: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the run looks at and stores on its way.
+
+    Attributes:
+        collect: also store the statistics that coreset methods need (proxy.npz).
+        proxy_epochs: after how many epochs of the proxy run these are taken; None = 15 % of them.
+        trace: also store every sample's loss and margin in every epoch (trace.npz), for explanations.
+        evaluate_every: epochs between two looks at the test set; the last epoch always has one.
+    """
+
+    collect: bool = False
+    proxy_epochs: int | None = None
+    trace: bool = False
+    evaluate_every: int = 1
+
+    def __post_init__(self) -> None:
+        integer("evaluate_every", self.evaluate_every, at_least=1, remedy="1 evaluates after every epoch")
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """Where and how the run computes.
+
+    Attributes:
+        device: where to train.
+        precision: of the forward and backward pass.
+        devices: processes of one device each; more than one under torchrun.
+        workers: loader processes per device.
+        data_root: folder of the named data sets; None = the environment variable ALIGNPRUNE_DATA.
+    """
+
+    device: Device = "auto"
+    precision: Precision = "32"
+    devices: int = 1
+    workers: int = 0
+    data_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        integer("devices", self.devices, at_least=1, remedy="1 trains in this process")
+        integer("workers", self.workers, at_least=0, remedy="0 loads in this process")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device of this process; "auto" takes an accelerator where there is one."""
+        if self.device != "auto":
+            return torch.device(self.device)
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the run leaves what it makes.
+
+    Attributes:
+        out: the run's folder; None = runs/<data set>-<noise>-<method>-<seed>.
+        resume: go on with the run in the folder.
+    """
+
+    out: Path | None = None
+    resume: bool = False
+
+
+_FLAT = arg(name="")  # the options of a group have no prefix
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a run depends on.
+
+    Attributes:
+        data: which samples.
+        pruning: which of them are trained on.
+        recipe: optimiser, schedule, epochs, batch size.
+        network: what is trained.
+        earlier: what other runs have to have found out before.
+        outputs: what the run looks at and stores on its way.
+        machine: where and how the run computes.
+        place: where the run leaves what it makes.
+        seed: of noise, subset, network, order and draws.
+    """
+
+    data: Annotated[DataSettings, _FLAT]
+    pruning: Annotated[PruningSettings, _FLAT]
+    recipe: Recipe
+    network: Annotated[NetworkSettings, _FLAT] = field(default_factory=NetworkSettings)
+    earlier: Annotated[EarlierRuns, _FLAT] = field(default_factory=EarlierRuns)
+    outputs: Annotated[Outputs, _FLAT] = field(default_factory=Outputs)
+    machine: Annotated[MachineSettings, _FLAT] = field(default_factory=MachineSettings)
+    place: Annotated[Place, _FLAT] = field(default_factory=Place)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        pruning, devices = self.pruning, self.machine.devices
+        integer("seed", self.seed, at_least=0, remedy="any non-negative integer")
+        if self.outputs.trace and devices > 1:
+            raise ValueMistake(
+                f"trace=True is given on {devices} devices, each of which would see a part of the samples only, "
+                f"expected one: leave --trace or --devices out"
+            )
+        whole = pruning.method == "full" and pruning.prune_ratio is None and not pruning.oracle
+        if self.outputs.collect and (not whole or devices > 1):
+            raise ValueMistake(
+                f"collect=True is given with {pruning.method} on {devices} devices, expected method full on one "
+                f"device, without prune ratio and oracle, since the proxy run sees every sample in every epoch: leave "
+                f"the others out"
+            )
+        if pruning.relabel is not None and self.machine.precision == "16":
+            raise ValueMistake(
+                "precision='16' is given with relabel, whose u and v its scaled gradients would move, expected another "
+                "precision: choose bf16 or 32"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        if self.place.out is not None:
+            return self.place.out
+        parts = [Path(self.data.dataset).stem, self.data.noise or "given", self.pruning.method]
+        if self.pruning.prune_ratio is not None:
+            parts.append(f"P{100 * self.pruning.prune_ratio:g}")
+        return Path("runs") / "-".join([*parts, f"seed{self.seed}"])
+
+    @property
+    def batch_size(self) -> int:
+        """Samples that a loader gives in one step, over all devices: so many that about the recipe's are trained on."""
+        policy = self.pruning.chosen_policy
+        kept = 1.0 - getattr(policy, "prune_ratio", 0.0) if isinstance(policy, BatchPolicy) else 1.0
+        return max(1, round(self.recipe.batch_size / kept))
+
+    @property
+    def recorded_smoothing(self) -> float:
+        """Label smoothing of the recorded losses: the recipe's; a run that re-labels records plain cross-entropy."""
+        return self.recipe.label_smoothing if self.pruning.relabel is None else 0.0
+
+    def measured_base(self) -> float | None:
+        """Read the mean share of its samples that an epoch of the base run left out; None without a base.
+
+        Raises:
+            ValueError: if `base_run` is missing, or another run than the base.
+            FileNotFoundError: if the base run is not complete.
+        """
+        base = self.pruning.base
+        if base is None:
+            return None
+        if self.earlier.base_run is None:
+            raise ValueMistake(
+                f"base_run=None is missing, expected the folder of a run of {base}, since with a prune ratio "
+                f"{self.pruning.method} runs as many epochs as its pruned share says: run {base} without --prune-ratio "
+                f"on the same data, then add --base-run with its folder (alignprune sweep does both)"
+            )
+        return budget.measured_share(self.earlier.base_run, base, self.recipe.epochs)
+
+    def epochs(self, base_share: float | None, part: float = 1.0) -> int:
+        """Epochs to train; on a part of the data set, which the equal budget makes more of the smaller it is.
+
+        Args:
+            base_share: what `measured_base` has read.
+            part: share of the samples that are chosen among, in (0, 1].
+        """
+        epochs, ratio = self.recipe.epochs, self.pruning.prune_ratio
+        if ratio is None:
+            return epochs
+        if self.pruning.budget == "equal":
+            own = base_share if base_share is not None else getattr(self.pruning.chosen_policy, "prune_ratio", 0.0)
+            return budget.equal_epochs(epochs, ratio, 1 - part + part * own)
+        return epochs if base_share is None else budget.calibrated_epochs(epochs, ratio, base_share)
+
+    def training_samples(self, whole: int) -> int | None:
+        """At how many training samples the equal budget stops, of a data set of so many; None for no limit."""
+        if self.pruning.budget != "equal" or self.pruning.prune_ratio is None:
+            return None
+        return budget.training_samples(self.recipe.epochs, self.pruning.prune_ratio, whole)
+
+    def model_for(self, input_shape: tuple[int, ...]) -> str:
+        """The network's name: as given, the recipe's, or what fits samples of this shape."""
+        return self.network.model or self.recipe.model or ("mlp" if len(input_shape) == 1 else "resnet18")
+
+    def stored(self, base_share: float | None) -> dict[str, Any]:
+        """The settings that a resumed run must share, flat, as plain values: all but where and how fast it runs.
+
+        Args:
+            base_share: what `measured_base` has read.
+        """
+        return {
+            **{name: _plain(name, value) for name, value in self.options().items() if name not in _PLACES},
+            "base_pruned_share": base_share,
+        }
+
+    def options(self) -> dict[str, Any]:
+        """All settings by their flat names: values, and the records of methods and recipe."""
+        return {name: self._setting(name) for name in _GROUP_OF}
+
+    def with_settings(self, **settings: Any) -> TrainConfig:
+        """The configuration with some settings replaced, by their flat names.
+
+        Raises:
+            ValueError: for a name that there is not, with the nearest, and for values out of range.
+        """
+        changes: dict[str, dict[str, Any]] = {}
+        for name, value in settings.items():
+            choice("setting", name, _GROUP_OF)
+            changes.setdefault(_GROUP_OF[name], {})[name] = value
+        own = changes.pop("", {})
+        return replace(self, **own, **{group: replace(getattr(self, group), **new) for group, new in changes.items()})
+
+    def _setting(self, name: str) -> Any:
+        group = _GROUP_OF[name]
+        return getattr(getattr(self, group) if group else self, name)
+
+
+_GROUPS: dict[str, type] = {
+    "data": DataSettings,
+    "pruning": PruningSettings,
+    "network": NetworkSettings,
+    "earlier": EarlierRuns,
+    "outputs": Outputs,
+    "machine": MachineSettings,
+    "place": Place,
+}
+
+# By the flat name of a setting the group that it belongs to; "" for none.
+_GROUP_OF: dict[str, str] = {
+    **{field.name: group for group, record in _GROUPS.items() for field in fields(record)},
+    **{field.name: "" for field in fields(TrainConfig) if field.name not in _GROUPS},
+}
+
+# Where a run takes place and what it was made from by hand: a resumed run may differ in these.
+_PLACES = {"device", "workers", "data_root", "out", "resume", "base_run", "proxy", "self_supervised"}
+
+_PATHS = {"base_run", "proxy", "self_supervised", "data_root", "out"}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A setting as config.json holds it: a record with its kind, where there are several kinds."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return asdict(value) if name == "recipe" else {"kind": type(value).__name__, **asdict(value)}
+
+
+def default_config(dataset: str, method: str, recipe: str | None = None, relabel: str | None = None) -> TrainConfig:
+    """The configuration that the named method and recipe stand for.
+
+    Args:
+        dataset: as in `DataSettings`.
+        method: a name of `alignprune.presets.PRESETS` or `alignprune.coresets.CORESETS`.
+        recipe: a name of `alignprune.bench.recipes.RECIPES`; None = the data set's.
+        relabel: a name of `alignprune.losses.SETTINGS`; None trains on the given labels.
+
+    Raises:
+        ValueError: for a name that there is not, with the nearest.
+    """
+    choice("method", method, [*presets.PRESETS, *coresets.CORESETS])
+    static = method in coresets.CORESETS
+    preset = presets.get("full" if static else method)
+    return TrainConfig(
+        data=DataSettings(dataset),
+        pruning=PruningSettings(
+            method=method,
+            score=preset.score,
+            policy=preset.policy,
+            delta=preset.delta,
+            coreset=coresets.get(method).settings if static else None,
+            relabel=None if relabel is None else _relabelling(relabel),
+            prune_ratio=0.5 if static else None,
+        ),
+        recipe=recipes.get(recipe or _RECIPE_OF.get(dataset, "sgd")),
+    )
+
+
+def _relabelling(name: str) -> SOPSettings:
+    """The published settings of SOP or SOP+ of that name."""
+    choice("relabel", name, losses.SETTINGS)
+    return losses.SETTINGS[name]
+
+
+def configure(settings: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of flat settings, as the cells of an experiment hold them.
+
+    Args:
+        settings: values by their option's name with dots, such as {"dataset": "cifar100n", "method": "infobatch",
+            "recipe.epochs": 30, "score.window": 10}; ``recipe`` and ``relabel`` by name; paths as text.
+
+    Raises:
+        ValueError: for a name that there is not, with the nearest, and for values out of range.
+    """
+    rest = dict(settings)
+    names = (str(rest.pop("dataset")), str(rest.pop("method")), rest.pop("recipe", None), rest.pop("relabel", None))
+    config = default_config(*names)
+    flat: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for name, value in rest.items():
+        head, _, tail = name.partition(".")
+        choice("setting", head, _GROUP_OF)
+        if tail:
+            nested.setdefault(head, {})[tail] = value
+        else:
+            flat[head] = Path(value) if head in _PATHS and value is not None else value
+    changed = {head: _changed(config, head, changes) for head, changes in nested.items()}
+    return config.with_settings(**flat, **changed)
+
+
+def _changed(config: TrainConfig, head: str, changes: Mapping[str, Any]) -> Any:
+    """The record of that name with some of its settings replaced."""
+    record = config._setting(head)
+    known = [field.name for field in fields(record)] if is_dataclass(record) else []
+    if not known:
+        name, value = next(iter(changes.items()))
+        raise ValueMistake(
+            f"{head}.{name}={value!r} is given, but {config.pruning.method} has no {head} settings, expected none: "
+            f"leave it out, or choose another method"
+        )
+    for name in changes:
+        choice(f"setting of {head}", name, known)
+    return replace(record, **changes)

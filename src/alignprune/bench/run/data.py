@@ -1,0 +1,50 @@
+"""The samples of a run: loaded, thinned out, limited, and a part of them held out, as the configuration says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch.utils.data import Subset
+
+from alignprune._checks import floor
+from alignprune._ranks import keyed_generator
+from alignprune.bench import data as datasets
+from alignprune.bench.data import ClassificationData
+from alignprune.bench.run.config import TrainConfig
+from alignprune.errors import ValueMistake
+
+
+def load(config: TrainConfig) -> ClassificationData:
+    """All samples that the run may choose among, and those that it is judged by.
+
+    Raises:
+        ValueError, FileNotFoundError: if there is no such data, or a part of it that is asked for would be empty.
+    """
+    data = datasets.load(
+        config.data.dataset,
+        root=config.machine.data_root,
+        noise=config.data.noise,
+        noise_rate=config.data.noise_rate,
+        seed=config.seed,
+        image_size=config.data.image_size,
+    )
+    if config.data.imbalance is not None:
+        data = datasets.long_tail(data, config.data.imbalance, config.seed)
+    if config.data.limit is not None:
+        data = datasets.limit(data, config.data.limit, config.seed)
+    return data if config.data.holdout is None else _held_out(data, config.data.holdout, config.seed)
+
+
+def _held_out(data: ClassificationData, share: float, seed: int) -> ClassificationData:
+    """Take a random share of the training samples for the test set, as they are without augmentation."""
+    total = len(data.labels)
+    size = floor(share * total)
+    if not 1 <= size < total:
+        raise ValueMistake(
+            f"holdout={share:g} holds out {size} of the {total} training samples, expected one at least, and one at "
+            f"least to be left: choose another share"
+        )
+    order = torch.randperm(total, generator=keyed_generator(seed, 0, "holdout"))
+    held, rest = order[:size].sort().values, order[size:].sort().values
+    return replace(datasets.subset(data, rest), test=Subset(data.train_eval, held.tolist()))

@@ -1,0 +1,112 @@
+"""What a run learns from: from a batch to its losses, with whatever is learned beside the network.
+
+An objective also says what is recorded of a sample, which is what trajectories are made of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alignprune.bench.run.batches import Batch
+from alignprune.losses import SOP
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an objective makes of a batch of B samples.
+
+    Attributes:
+        losses: float [B], with gradient, to be averaged.
+        record: float [B], the losses to rank by where they are other ones; None where they are the same.
+        extra: scalar, with gradient, to be added to the average.
+        logits: float [B, C], of the first view.
+    """
+
+    losses: Tensor
+    record: Tensor | None
+    extra: Tensor | float
+    logits: Tensor
+
+    @property
+    def recorded(self) -> Tensor:
+        """What is recorded of the samples, [B]."""
+        return self.losses if self.record is None else self.record
+
+
+class CrossEntropy:
+    """Cross-entropy with the given labels, and what objectives that learn more than the network override.
+
+    Args:
+        model: the network.
+        smoothing: label smoothing, also of the recorded losses.
+    """
+
+    def __init__(self, model: nn.Module, smoothing: float) -> None:
+        self.model, self.smoothing = model, smoothing
+
+    def __call__(self, index: Tensor, batch: Batch) -> Outcome:
+        """Forward pass of a batch: index int64 [B], its samples and labels on the network's device."""
+        losses, logits = self.look(batch)
+        return Outcome(losses, None, 0.0, logits)
+
+    def look(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The recorded losses, [B], and logits, [B, C], of samples that are not learned from."""
+        logits = self.model(batch.x)
+        return F.cross_entropy(logits, batch.y, reduction="none", label_smoothing=self.smoothing), logits
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of what is learned beside the network."""
+
+    def step(self) -> None:
+        """Update what is learned beside the network."""
+
+    def end_epoch(self) -> None:
+        """Bring all ranks to the same state; every rank calls it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on from."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+
+
+class Relabelling(CrossEntropy):
+    """SOP or SOP+, which learns what is wrong with each label. Plain cross-entropy is recorded.
+
+    Args:
+        model: the network.
+        sop: u and v of every sample, on the network's device.
+    """
+
+    def __init__(self, model: nn.Module, sop: SOP) -> None:
+        super().__init__(model, smoothing=0.0)
+        self.sop, self.optimizer = sop, sop.make_optimizer()
+
+    def __call__(self, index: Tensor, batch: Batch) -> Outcome:
+        if batch.strong is None:
+            logits, strong = self.model(batch.x), None
+        else:
+            logits, strong = self.model(torch.cat([batch.x, batch.strong])).chunk(2)
+        out = self.sop(index, batch.y, logits, strong)
+        return Outcome(out.losses, out.recorded, out.balance, logits)
+
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad()
+
+    def step(self) -> None:
+        self.optimizer.step()
+
+    def end_epoch(self) -> None:
+        self.sop.sync()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sop.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sop.load_state_dict(state)

@@ -1,0 +1,169 @@
+"""What a run reports: a record an epoch, and one at its end. Their fields are the columns of the stored results.
+
+metrics.jsonl and result.json are these records as JSON, and the store's Parquet files take their columns from them.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import alignprune
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """What an epoch reports.
+
+    Attributes:
+        epoch: its number, from 1.
+        accuracy: share of the test samples that are classified right; None where nobody looked.
+        test_loss: mean cross-entropy of the test samples; None where nobody looked.
+        train_loss: mean of the minimised loss over the steps.
+        reference_loss: mean loss of the reference after the epoch; None without one.
+        pruned_share: share of the training samples that the epoch left out.
+        annealing: whether it was one of the last epochs, which train on all samples.
+        forward_passes: of training samples, since the start.
+        images_per_second: samples trained on per second.
+        train_seconds: of the training steps.
+        seconds: of all, evaluation included.
+        estimated_noise_rate: share of wrong labels that the method assumes; None for methods that estimate none.
+        memorisation: how far the network has memorised wrong labels, as the ledger senses it; None where it does not.
+        kept_noise: share of wrong labels among the samples trained on; None where the truth is not known.
+        score_auroc: area under the ROC curve of the score for wrong labels; None where the truth is not known.
+        clean_loss: mean latest loss of the samples with right labels; None where the truth is not known.
+        noisy_loss: mean latest loss of the samples with wrong labels; None where the truth is not known.
+    """
+
+    epoch: int
+    accuracy: float | None
+    test_loss: float | None
+    train_loss: float
+    reference_loss: float | None
+    pruned_share: float
+    annealing: bool
+    forward_passes: int
+    images_per_second: float
+    train_seconds: float
+    seconds: float
+    estimated_noise_rate: float | None
+    memorisation: float | None
+    kept_noise: float | None = None
+    score_auroc: float | None = None
+    clean_loss: float | None = None
+    noisy_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What a run was made with.
+
+    Attributes:
+        alignprune, torch, python: version numbers.
+    """
+
+    alignprune: str = alignprune.__version__
+    torch: str = torch.__version__
+    python: str = field(default_factory=platform.python_version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a finished run reports. Fractions are of a full training: all samples in all epochs of the recipe.
+
+    Attributes:
+        dataset, method, prune_ratio, seed: as configured.
+        noise: kind of the label noise; None where no noise is known.
+        noise_rate: measured share of wrong labels; None where no noise is known.
+        model: name of the network.
+        epochs: that it took.
+        train_size: samples that it chose among.
+        evaluated_on: "test" or "holdout".
+        accuracy, test_loss, estimated_noise_rate: of the last epoch.
+        forward_passes: of training samples.
+        forward_fraction: the same as a fraction.
+        trained_fraction: samples that were learned from, as a fraction.
+        reference_forward_passes: of the reference.
+        proxy_forward_passes: of the proxy run that the samples or the reference were chosen by.
+        collect_forward_passes: of the looks at all samples that a proxy run takes.
+        pruned_share: mean over the epochs.
+        kept_noise, score_auroc: mean over the epochs that rank; None where the truth is not known.
+        images_per_second: mean over the epochs.
+        train_seconds, seconds: sum over the epochs.
+        device: name of the device.
+        versions: what it was made with.
+    """
+
+    dataset: str
+    noise: str | None
+    noise_rate: float | None
+    method: str
+    prune_ratio: float | None
+    seed: int
+    model: str
+    epochs: int
+    train_size: int
+    evaluated_on: str
+    accuracy: float
+    test_loss: float
+    forward_passes: int
+    forward_fraction: float
+    trained_fraction: float
+    reference_forward_passes: int
+    proxy_forward_passes: int
+    collect_forward_passes: int = 0
+    pruned_share: float
+    kept_noise: float | None
+    score_auroc: float | None
+    estimated_noise_rate: float | None
+    images_per_second: float
+    train_seconds: float
+    seconds: float
+    device: str
+    versions: Versions = field(default_factory=Versions)
+
+
+def summary(epochs: Sequence[EpochRecord], annealing_start: int) -> dict[str, Any]:
+    """What the epochs say together: the fields of `RunRecord` that follow from theirs.
+
+    Args:
+        epochs: of the run, at least one.
+        annealing_start: how many epochs rank, at most; a run that anneals from the start is judged by all.
+    """
+    last, ranked = epochs[-1], epochs[:annealing_start] or epochs
+    return {
+        "epochs": len(epochs),
+        "accuracy": last.accuracy,
+        "test_loss": last.test_loss,
+        "estimated_noise_rate": last.estimated_noise_rate,
+        "forward_passes": last.forward_passes,
+        "pruned_share": sum(row.pruned_share for row in epochs) / len(epochs),
+        "kept_noise": known(mean_of_known(row.kept_noise for row in ranked)),
+        "score_auroc": known(mean_of_known(row.score_auroc for row in ranked)),
+        "images_per_second": sum(row.images_per_second for row in epochs) / len(epochs),
+        "train_seconds": sum(row.train_seconds for row in epochs),
+        "seconds": sum(row.seconds for row in epochs),
+    }
+
+
+def known(value: float) -> float | None:
+    """The value; None for NaN."""
+    return None if math.isnan(value) else value
+
+
+def mean_of_known(values: Iterable[float | None]) -> float:
+    """Mean of the entries that are neither None nor NaN; NaN if there is none."""
+    found = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(found) / len(found) if found else math.nan
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or how many threads a CPU computes with."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"

@@ -1,0 +1,391 @@
+"""Train a classifier with any named method, on any data set, in a folder that a later call can go on from.
+
+The loop is the contract's; around it stand what an experiment needs: recipe, objective, reference, prune ratio,
+evaluation, observers, checkpoint. Lightning Fabric brings device, precision and DDP.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from alignprune import BatchPolicy, Pruner
+from alignprune.bench import models, recipes
+from alignprune.bench.data import ClassificationData
+from alignprune.bench.run import checkpoint, data, proxy, references, static
+from alignprune.bench.run.batches import Batch, TwoViews, batches
+from alignprune.bench.run.budget import Spending
+from alignprune.bench.run.config import TrainConfig
+from alignprune.bench.run.diagnosis import Diagnosis, memorisation
+from alignprune.bench.run.evaluation import BATCH_SIZE, evaluate
+from alignprune.bench.run.folder import RunFolder, load_checkpoint
+from alignprune.bench.run.objective import CrossEntropy, Relabelling
+from alignprune.bench.run.observers import EndOfEpoch, Observer
+from alignprune.bench.run.progress import Progress
+from alignprune.bench.run.record import EpochRecord, RunRecord, device_name, summary
+from alignprune.bench.run.trace import Trace
+from alignprune.coresets import Proxy
+from alignprune.errors import ValueMistake
+from alignprune.losses import SOP
+
+_FABRIC_PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+
+
+def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Run the experiment, or what is left of it, and store it in its folder. Starts no other run.
+
+    Args:
+        config: everything.
+        progress: hears of every step and epoch, on the first rank.
+
+    Returns:
+        the content of result.json: the fields of its `RunRecord`.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: before any training, with what to do.
+    """
+    inputs = prepare(config)
+    chosen_by = static.statistics(config, inputs.data)
+    fabric = _fabric(config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        fabric.launch()
+        fabric.seed_everything(config.seed, verbose=False)
+    run = _Run(config, inputs, chosen_by, fabric, progress if progress and fabric.is_global_zero else Progress())
+    return run.finish()
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What is read before a run begins.
+
+    Attributes:
+        data: all samples that it may choose among.
+        base_share: the pruned share that its base run measured; None without a base.
+    """
+
+    data: ClassificationData
+    base_share: float | None
+
+
+def prepare(config: TrainConfig) -> Inputs:
+    """Read what the run depends on, and refuse what does not go together, before any training.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: with what to do.
+    """
+    base_share = config.measured_base()
+    RunFolder.check(config.folder, config.stored(base_share), resume=config.place.resume)
+    inputs = Inputs(data.load(config), base_share)
+    _check(config, inputs.data)
+    return inputs
+
+
+class _Run:
+    """The state of one run between its epochs."""
+
+    def __init__(
+        self, config: TrainConfig, inputs: Inputs, chosen_by: Proxy | None, fabric: Fabric, progress: Progress
+    ) -> None:
+        self.config, self.fabric, self.progress = config, fabric, progress
+        device, whole = fabric.device, inputs.data
+        self.whole_size = len(whole.labels)
+        self.data = static.subset(config, whole, chosen_by)
+        self.pruner = _pruner(
+            config, self.data, config.epochs(inputs.base_share, len(self.data.labels) / self.whole_size)
+        )
+        self.reference = references.make(config, whole, device, chosen_by)
+        network = _network(config, self.data)
+        self.folder: RunFolder | None = None
+        if fabric.is_global_zero:  # only now, after all that can be refused has been
+            self.folder = RunFolder(config.folder, config.stored(inputs.base_share), resume=config.place.resume)
+            if self.data.noise is not None and not config.place.resume:
+                self.data.noise.save(config.folder / "noise.npz")
+        model, optimizer = fabric.setup(network, recipes.make_optimizer(config.recipe, network))
+        self.model: nn.Module = model
+        self.optimizer: torch.optim.Optimizer = optimizer
+        self.objective = _objective(config, self.data, self.model, device)
+        self.observers = _observers(config, self.data, self.pruner.epochs, device)
+        self.spending = Spending(config.training_samples(self.whole_size), config.machine.devices)
+        self.train_loader = self._loader(pruned=False)
+        self.pruned_loader = self._loader(pruned=True) if self.pruner.score.needs_pruned else None
+        self.test_loader = DataLoader(self.data.test, batch_size=BATCH_SIZE, num_workers=config.machine.workers)
+        self.epochs: list[EpochRecord] = []
+        if config.place.resume:
+            self._restore()
+
+    def _loader(self, *, pruned: bool) -> DataLoader[Any]:
+        config, samples, relabel = self.config, self.data, self.config.pruning.relabel
+        views: Dataset[Any] = samples.train
+        if relabel is not None and relabel.consistency and samples.strong is not None:
+            views = TwoViews(samples.train, samples.strong)
+        return self.pruner.loader(
+            views,
+            pruned=pruned,
+            even_batches=config.data.even_batches and not pruned,
+            batch_size=max(1, config.batch_size // config.machine.devices),
+            num_workers=config.machine.workers,
+            persistent_workers=config.machine.workers > 0,
+            pin_memory=self.fabric.device.type == "cuda",
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Train the epochs that are left and store the result."""
+        if self.folder is not None and self.folder.result is not None:
+            return self.folder.result
+        self.progress.start(self._description(), self.pruner.epochs)
+        while not self._is_over:
+            self.epochs.append(self._epoch())
+            self.progress.epoch(asdict(self.epochs[-1]))
+            if self.folder is not None:
+                self.folder.save_epoch(self._metrics(), self._state())
+        result = asdict(self._result())
+        if self.folder is not None:
+            for observer in self.observers:
+                observer.save(self.folder.path)
+            self.folder.save_result(result)
+        return result
+
+    @property
+    def _is_over(self) -> bool:
+        return self.pruner.epoch == self.pruner.epochs or self.spending.exhausted
+
+    # ------------------------------------------------------------------ an epoch
+
+    def _epoch(self) -> EpochRecord:
+        pruner = self.pruner
+        epoch, selection, annealing = pruner.epoch, pruner.selection, pruner.annealing
+        trained, started = self.spending.trained, time.perf_counter()
+        train_loss = self._train_epoch(epoch)
+        train_seconds = time.perf_counter() - started
+        if self.pruned_loader is not None and not self.spending.exhausted:
+            self._refresh(self.pruned_loader)
+        self.objective.end_epoch()
+        reference_loss = self.reference.loss(self.model)
+        pruner.end_epoch(reference_loss, partial=self.spending.exhausted)
+        end = EndOfEpoch(epoch, self._is_over, selection, reference_loss, self.model, pruner)
+        observed = _merged(observer.end_epoch(end) for observer in self.observers)
+        accuracy = test_loss = None
+        if end.is_last or (epoch + 1) % self.config.outputs.evaluate_every == 0:
+            accuracy, test_loss = evaluate(self.model, self.test_loader, self.fabric.device)
+        return EpochRecord(
+            epoch=epoch + 1,
+            accuracy=accuracy,
+            test_loss=test_loss,
+            train_loss=train_loss,
+            reference_loss=reference_loss,
+            pruned_share=selection.pruned_share,
+            annealing=annealing,
+            forward_passes=pruner.forward_passes,
+            images_per_second=(self.spending.trained - trained) / train_seconds,
+            train_seconds=train_seconds,
+            seconds=time.perf_counter() - started,
+            estimated_noise_rate=selection.noise_rate,
+            memorisation=memorisation(pruner),
+            **observed,
+        )
+
+    def _train_epoch(self, epoch: int) -> float:
+        """Train on the epoch's samples, as far as the budget goes; returns the mean of the minimised losses."""
+        steps, done = len(self.train_loader), 0
+        total = torch.zeros((), device=self.fabric.device)
+        self.model.train()
+        for step, (index, batch) in enumerate(batches(self.train_loader, self.fabric.device)):
+            if self.spending.exhausted:
+                break
+            at = self.spending.position(epoch, step, steps, self.pruner.epochs)
+            recipes.set_schedule(self.optimizer, self.config.recipe, at)
+            index, batch = self._learned(index, batch)
+            self.model.train(len(index) > 1)  # one sample has no batch statistics: the running ones stand in
+            total += self._step(index, batch)
+            self.spending.add(len(index))
+            done += 1
+            self.progress.step(epoch, step, steps)
+        return float(total) / max(done, 1)
+
+    def _learned(self, index: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """The part of a batch to learn from: what the policy chooses in it, or what the budget still pays for."""
+        if isinstance(self.pruner.policy, BatchPolicy):
+            chosen = self._chosen(index, batch)
+            return index[chosen.to(index.device)], batch.part(chosen)
+        affordable = self.spending.affordable(len(index))
+        if affordable == len(index):
+            return index, batch
+        return index[:affordable], batch.part(slice(affordable))
+
+    def _chosen(self, index: Tensor, batch: Batch) -> Tensor:
+        """The positions that the policy trains on, int64 [m], after a probing pass in evaluation mode."""
+        network: Any = self.model.module
+        self.model.eval()
+        with torch.no_grad(), self.fabric.autocast():
+            features, logits = models.features_and_logits(network, batch.x)
+        self.model.train()
+        return self.pruner.choose(index, logits=logits, features=features, labels=batch.y)
+
+    def _step(self, index: Tensor, batch: Batch) -> Tensor:
+        """Forward, backward, update; returns the loss that was minimised."""
+        out = self.objective(index, batch)
+        loss = self.pruner.reduce(index, out.losses, record=out.record) + out.extra
+        self._observe(index, out.recorded, out.logits, batch.y)
+        self.optimizer.zero_grad()
+        self.objective.zero_grad()
+        self.fabric.backward(loss)
+        if self.config.recipe.clip:
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.config.recipe.clip)
+        self.optimizer.step()
+        self.objective.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def _refresh(self, loader: DataLoader[Any]) -> None:
+        """Record the losses of the samples that this epoch left out: training augmentation, evaluation mode (IES)."""
+        self.model.eval()
+        for index, batch in batches(loader, self.fabric.device):
+            losses, logits = self.objective.look(batch)
+            self.pruner.record(index, losses)
+            self._observe(index, losses, logits, batch.y)
+
+    def _observe(self, index: Tensor, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
+        for observer in self.observers:
+            observer.step(index, losses, logits, labels)
+
+    # ------------------------------------------------------------------ what is stored
+
+    @property
+    def _parts(self) -> dict[str, checkpoint.Stateful]:
+        return {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "pruner": self.pruner,
+            "spending": self.spending,
+            "objective": self.objective,
+            **{observer.name: observer for observer in self.observers},
+        }
+
+    def _metrics(self) -> list[dict[str, Any]]:
+        return [asdict(record) for record in self.epochs]
+
+    def _state(self) -> dict[str, Any]:
+        return {"metrics": self._metrics(), **checkpoint.collect(self._parts)}
+
+    def _restore(self) -> None:
+        state = load_checkpoint(self.config.folder)
+        if state is not None:
+            self.epochs = [EpochRecord(**row) for row in state["metrics"]]
+            checkpoint.restore(self._parts, state)
+
+    def _description(self) -> str:
+        config, noise = self.config, self.data.noise
+        rate = f", {noise.noise_rate:.1%} wrong labels" if noise is not None else ""
+        return f"{config.data.dataset}{rate}: {config.pruning.method}, seed {config.seed}"
+
+    def _result(self) -> RunRecord:
+        config, pruner, noise = self.config, self.pruner, self.data.noise
+        full = self.whole_size * config.recipe.epochs
+        return RunRecord(
+            dataset=config.data.dataset,
+            noise=None if noise is None else noise.kind,
+            noise_rate=None if noise is None else noise.noise_rate,
+            method=config.pruning.method,
+            prune_ratio=config.pruning.prune_ratio,
+            seed=config.seed,
+            model=config.model_for(self.data.input_shape),
+            train_size=pruner.num_samples,
+            evaluated_on="test" if config.data.holdout is None else "holdout",
+            forward_fraction=pruner.forward_passes / full,
+            trained_fraction=self.spending.trained / full,
+            reference_forward_passes=len(self.epochs) * len(self.reference),
+            proxy_forward_passes=static.cost(config),
+            device=device_name(self.fabric.device),
+            **summary(self.epochs, pruner.annealing_start),
+            **_merged(observer.result() for observer in self.observers),
+        )
+
+
+# -- the parts of a run ------------------------------------------------------------------------------------
+
+
+def _pruner(config: TrainConfig, samples: ClassificationData, epochs: int) -> Pruner:
+    return Pruner(
+        len(samples.labels),
+        epochs,
+        config.pruning.score,
+        config.pruning.chosen_policy,
+        delta=config.pruning.delta,
+        seed=config.seed,
+        labels=samples.labels if config.pruning.give_labels else None,
+    )
+
+
+def _network(config: TrainConfig, samples: ClassificationData) -> nn.Module:
+    network = models.create(
+        config.model_for(samples.input_shape),
+        samples.num_classes,
+        samples.input_shape,
+        weights=config.network.weights or config.recipe.weights,
+        drop_path=config.recipe.drop_path,
+    )
+    if len(samples.input_shape) == 3:
+        return network.to(memory_format=torch.channels_last)  # half as fast again on a CPU, faster in bf16
+    return network
+
+
+def _objective(
+    config: TrainConfig, samples: ClassificationData, model: nn.Module, device: torch.device
+) -> CrossEntropy:
+    if config.pruning.relabel is None:
+        return CrossEntropy(model, config.recorded_smoothing)
+    sop = SOP(len(samples.labels), samples.num_classes, config.pruning.relabel, seed=config.seed)
+    return Relabelling(model, sop.to(device))
+
+
+def _observers(config: TrainConfig, samples: ClassificationData, epochs: int, device: torch.device) -> list[Observer]:
+    is_noisy = None if samples.noise is None else samples.noise.is_noisy
+    found: list[Observer] = []
+    if is_noisy is not None:
+        found.append(Diagnosis(is_noisy, epochs, device))
+    if config.outputs.collect:
+        found.append(proxy.Collector(samples, epochs, config.outputs.proxy_epochs, device, config.machine.workers))
+    if config.outputs.trace:
+        found.append(Trace(len(samples.labels), epochs, is_noisy, device))
+    return found
+
+
+def _fabric(config: TrainConfig) -> Fabric:
+    if config.machine.device == "cuda" and not torch.cuda.is_available():
+        raise ValueMistake(
+            "device='cuda' is given, but torch sees no GPU here, expected one: use --device cpu, or --device auto"
+        )
+    return Fabric(
+        accelerator=config.machine.device,
+        devices=config.machine.devices,
+        strategy="ddp" if config.machine.devices > 1 else "auto",
+        precision=_FABRIC_PRECISION[config.machine.precision],  # type: ignore[arg-type]
+    )
+
+
+def _check(config: TrainConfig, samples: ClassificationData) -> None:
+    """Refuse what does not go with this data."""
+    relabel = config.pruning.relabel
+    if relabel is not None and relabel.consistency and samples.strong is None:
+        raise ValueMistake(
+            f"relabel.consistency={relabel.consistency:g} is given with {config.data.dataset}, which has no second "
+            f"view of a sample to compare, expected 0: SOP without consistency takes features "
+            f"(--relabel.consistency 0 --relabel.balance 0)"
+        )
+    if config.pruning.oracle:
+        static.right_labels(config, samples)
+    if config.outputs.collect:
+        proxy.warmup_epochs(config.recipe.epochs, config.outputs.proxy_epochs)
+    config.pruning.chosen_policy.check(len(samples.labels))
+
+
+def _merged(parts: Any) -> dict[str, Any]:
+    return {name: value for part in parts for name, value in part.items()}

@@ -1,0 +1,377 @@
+"""Pictures show what the runs say: heights, intervals, axes and captions, read off the figure before it is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import scipy.stats
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
+
+from alignprune.bench.grid.cells import Cell, Experiment, Protocol
+from alignprune.bench.results import figures
+from alignprune.bench.results.store import Store, archive
+from alignprune.bench.results.suspicion import STATISTICS, History
+
+CPU = Protocol("cpu", "a small network", {})
+PAPER = Protocol("paper", "the paper's own", {})
+NOISES = ("clean", "real")
+METHODS = ("Full-training", "InfoBatch", "SeTa")
+
+
+def grid(
+    blocks: Sequence[str] = ("30", "50"), rows: Sequence[str] = METHODS, columns: Sequence[str] = NOISES
+) -> list[Cell]:
+    return [
+        Cell(block, row, column, {"method": "full" if row == METHODS[0] else row, "at": f"{block} {column}"}, 60.0)
+        for block in blocks
+        for row in rows
+        for column in columns
+    ]
+
+
+def experiment(cells: Sequence[Cell], draw: str | None = None) -> Experiment:
+    return Experiment("figure-9", "Made up", lambda protocol: tuple(cells), draw, column_title="window")
+
+
+def write_run(
+    root: Path,
+    cell: Cell,
+    seed: int,
+    epochs: Sequence[dict[str, Any]] = (),
+    losses: dict[str, Any] | None = None,
+    protocol: Protocol = CPU,
+    **result: Any,
+) -> None:
+    folder = root / protocol.name / f"made-{cell.key}" / f"seed{seed}"
+    folder.mkdir(parents=True)
+    job = {"key": cell.key, "protocol": protocol.name, "seed": seed, "settings": dict(cell.settings)}
+    for name, content in (("job", job), ("config", {}), ("result", result)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in epochs))
+    if losses is not None:
+        np.savez(folder / "losses.npz", **losses)
+    archive(folder)
+
+
+@pytest.fixture
+def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
+    """Draw from the runs under tmp_path, and return the figure instead of writing it."""
+    kept: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: kept.append(figure))
+
+    def drawn(cells: Sequence[Cell], kind: str | None = None, protocol: Protocol = CPU) -> Figure:
+        figures.draw(experiment(cells, kind), protocol, Store(tmp_path), tmp_path / "picture.png")
+        return kept[-1]
+
+    return drawn
+
+
+def bars(axes: Axes) -> dict[str, BarContainer]:
+    return {str(bar.get_label()): bar for bar in axes.containers if isinstance(bar, BarContainer)}
+
+
+def heights(bar: BarContainer) -> list[float]:
+    return [patch.get_height() for patch in bar.patches]
+
+
+def lines(axes: Axes) -> dict[str, list[tuple[list[float], list[float]]]]:
+    found: dict[str, list[tuple[list[float], list[float]]]] = {}
+    for line in axes.lines:
+        x, y = (np.asarray(data, dtype=float).tolist() for data in line.get_data())
+        found.setdefault(str(line.get_label()), []).append((x, y))
+    return found
+
+
+def caption(figure: Figure) -> str:
+    return " ".join(figure.get_supxlabel().split())
+
+
+def test_bars_are_means_with_t_intervals_and_the_papers_numbers(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    cells = grid()
+    values = {cell.key: np.random.default_rng(i).uniform(0.1, 0.8, 3) for i, cell in enumerate(cells)}
+    for cell in cells:
+        for seed, accuracy in enumerate(values[cell.key]):
+            write_run(tmp_path, cell, seed, accuracy=accuracy)
+    figure = draw(cells)
+    assert [axes.get_title() for axes in figure.axes] == ["prune ratio 30", "prune ratio 50"]
+    for axes, block in zip(figure.axes, ("30", "50"), strict=True):
+        drawn = bars(axes)
+        assert list(drawn) == ["InfoBatch", "SeTa"]
+        for row, bar in drawn.items():
+            own = [100 * values[cell.key] for cell in cells if (cell.block, cell.row) == (block, row)]
+            assert heights(bar) == pytest.approx([float(np.mean(v)) for v in own])
+            ends = [scipy.stats.ttest_1samp(v, 0).confidence_interval(0.95) for v in own]
+            (segments,) = (np.array(part.get_segments()) for part in bar.errorbar.lines[2])  # type: ignore[union-attr]
+            assert segments[:, :, 1] == pytest.approx(np.array([(end.low, end.high) for end in ends]))
+        full = [100 * values[cell.key].mean() for cell in cells if (cell.block, cell.row) == (block, METHODS[0])]
+        assert np.array([y for _, y in lines(axes)["full training"]]) == pytest.approx(np.array([full, full]).T)
+        assert all(y == [60.0, 60.0] for _, y in lines(axes)["paper"])
+        assert axes.get_ylim()[0] == 0
+
+
+def test_a_block_of_full_training_alone_is_the_line_in_the_others(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    cells = [*grid(("0",), METHODS[:1]), *grid(("30",), METHODS[1:])]
+    for cell in cells:
+        write_run(tmp_path, cell, 0, accuracy=0.9 if cell.block == "0" else 0.2)
+    (axes,) = draw(cells).axes
+    assert list(bars(axes)) == ["InfoBatch", "SeTa"]
+    assert [y for _, y in lines(axes)["full training"]] == [[90.0, 90.0]] * 2
+
+
+def test_full_training_alone_is_drawn_as_bars(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    cells = grid(("",), METHODS[:1])
+    for cell in cells:
+        write_run(tmp_path, cell, 0, accuracy=0.2)
+    (axes,) = draw(cells).axes
+    assert heights(bars(axes)["Full-training"]) == [20.0, 20.0]
+
+
+def test_missing_cells_are_left_out_and_named(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    cells = grid(("30",))
+    for cell in cells:
+        if (cell.row, cell.column) != ("SeTa", "real"):
+            write_run(tmp_path, cell, 0, accuracy=0.5)
+    figure = draw(cells)
+    assert len(heights(bars(figure.axes[0])["SeTa"])) == 1
+    assert "Left out, without runs or without such a value: SeTa, real (prune ratio 30)." in caption(figure)
+
+
+def test_another_protocol_than_the_papers_is_said(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    (cell,) = grid(("30",), ("SeTa",), ("real",))
+    for protocol in (CPU, PAPER):
+        write_run(tmp_path, cell, 0, protocol=protocol, accuracy=0.5)
+    assert "another protocol than 'cpu' (a small network)" in caption(draw([cell]))
+    assert "another protocol" not in caption(draw([cell], protocol=PAPER))
+
+
+def test_a_picture_without_any_run_is_refused_with_the_command(draw: Callable[..., Figure]) -> None:
+    with pytest.raises(ValueError, match="no run to draw .*alignprune sweep figure-9 --protocol cpu"):
+        draw(grid())
+
+
+def test_an_axis_that_does_not_start_at_zero_says_so(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    cells = grid()
+    for cell in cells:
+        write_run(tmp_path, cell, 0, accuracy=0.58 if cell.row == "SeTa" else 0.60)
+    figure = draw(cells)
+    for axes in figure.axes:
+        start = axes.get_ylim()[0]
+        assert 50 < start < 58
+        assert " ".join(axes.get_ylabel().split()) == f"accuracy [%], axis from {start:g}"
+
+
+def test_many_rows_are_all_told_apart(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    cells = grid(("30",), [f"method {i}" for i in range(17)])
+    for cell in cells:
+        write_run(tmp_path, cell, 0, accuracy=0.5)
+    (axes,) = draw(cells).axes
+    looks = {(bar.patches[0].get_facecolor(), bar.patches[0].get_hatch()) for bar in bars(axes).values()}
+    assert len(looks) == 17
+
+
+def test_measures_of_one_table_get_their_own_panels(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    same = {"method": "SeTa"}
+    cells = [Cell("", "SeTa", "accuracy", same), Cell("", "SeTa", "time", same, 25.8, "minutes")]
+    write_run(tmp_path, cells[0], 0, accuracy=0.2, train_seconds=1200.0)
+    first, second = draw(cells).axes
+    assert heights(bars(first)["SeTa"]) == pytest.approx([20.0])
+    assert heights(bars(second)["SeTa"]) == pytest.approx([20.0])
+    assert first.get_ylabel() == "accuracy [%]"
+    assert second.get_ylabel().startswith("training time [min]")
+
+
+def test_lines_run_over_the_columns_as_numbers(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    cells = grid(("",), ("real",), ("25", "5", "10"))
+    values = {"5": (0.5, 0.52), "10": (0.6, 0.61), "25": (0.7,)}
+    for cell in cells:
+        for seed, accuracy in enumerate(values[cell.column]):
+            write_run(tmp_path, cell, seed, accuracy=accuracy)
+    (axes,) = draw(cells, "lines").axes
+    ((x, y),) = lines(axes)["real"]
+    assert x == [5, 10, 25]
+    assert y == pytest.approx([51, 60.5, 70])
+    assert axes.get_xscale() == "linear"
+    assert axes.get_xlabel() == "window"
+    band = axes.collections[0].get_paths()[0].vertices
+    interval = scipy.stats.ttest_1samp([50, 52], 0).confidence_interval(0.95)
+    at_five = band[band[:, 0] == 5][:, 1]
+    assert (at_five.min(), at_five.max()) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert 25 not in band[:, 0]  # one seed gives no interval
+
+
+def test_lines_over_two_decades_get_a_logarithmic_axis(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    cells = grid(("",), ("real",), ("10", "100", "10000"))
+    for cell in cells:
+        write_run(tmp_path, cell, 0, accuracy=0.5)
+    (axes,) = draw(cells, "lines").axes
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["10", "100", "10000"]
+
+
+def test_lines_over_words_are_refused(draw: Callable[..., Figure]) -> None:
+    with pytest.raises(ValueError, match="column='clean' is no number in row 'Full-training'"):
+        draw(grid(), "lines")
+
+
+def test_losses_are_those_of_the_first_seed_right_and_wrong_apart(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    cells = grid(("",), ("Full-training",), ("real", "clean"))
+    generator = np.random.default_rng(0)
+    for seed, wrong in ((4, 30), (2, 40)):
+        losses = generator.uniform(0, 3, (5, 100)).astype(np.float16)
+        losses[2] = np.nan
+        losses[4, :10] = np.nan  # right labels that were pruned
+        is_noisy = np.arange(100) >= 100 - wrong
+        truth = {"epochs": np.array([1, 2, 3, 4, 9]), "losses": losses, "is_noisy": is_noisy}
+        write_run(tmp_path, cells[0], seed, losses=truth)
+    write_run(tmp_path, cells[1], 0)
+    figure = draw(cells, "losses")
+    assert [axes.get_title().splitlines()[-1] for axes in figure.axes] == ["epoch 1", "epoch 4", "epoch 9"]
+    counts = [[sum(heights(bar)) for bar in axes.containers] for axes in figure.axes]  # type: ignore[arg-type]
+    assert counts == [[60, 40], [60, 40], [50, 40]]
+    assert "Full-training, clean." in caption(figure)
+
+
+def test_trajectories_are_means_over_the_seeds(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    cells = grid(("",), ("Full-training", "SeTa"), ("real",))
+    for seed in range(2):
+        rows = [
+            {"epoch": epoch, "clean_loss": 3.0 / epoch + seed, "noisy_loss": 4.0, "reference_loss": None}
+            for epoch in (1, 2, 3)
+        ]
+        write_run(tmp_path, cells[0], seed, epochs=rows)
+    figure = draw(cells, "trajectories")
+    (axes,) = figure.axes
+    drawn = lines(axes)
+    assert drawn["right label"] == [([1, 2, 3], pytest.approx([3.5, 2.0, 1.5]))]
+    assert drawn["wrong label"] == [([1, 2, 3], [4.0, 4.0, 4.0])]
+    assert "clean reference" not in drawn
+    assert "SeTa, real." in caption(figure)
+
+
+@pytest.mark.parametrize("suffix, start", [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_the_suffix_says_the_format(tmp_path: Path, suffix: str, start: bytes) -> None:
+    (cell,) = grid(("",), ("SeTa",), ("real",))
+    write_run(tmp_path, cell, 0, accuracy=0.5)
+    settings = dict(matplotlib.rcParams)
+    path = tmp_path / "new folder" / f"picture{suffix}"
+    assert figures.draw(experiment([cell]), CPU, Store(tmp_path), path) == [path]
+    assert path.read_bytes().startswith(start)
+    assert dict(matplotlib.rcParams) == settings
+    if suffix == ".png":
+        assert int.from_bytes(path.read_bytes()[16:20], "big") >= 1200  # pixels wide
+
+
+def test_other_formats_and_kinds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="suffix of path='.gif' is unknown"):
+        figures.draw(experiment(grid()), CPU, Store(tmp_path), tmp_path / "picture.gif")
+    with pytest.raises(ValueError, match="draw of figure-9='pie' is unknown, expected one of bars, lines"):
+        figures.draw(experiment(grid(), "pie"), CPU, Store(tmp_path), tmp_path / "picture.png")
+
+
+def memorised(epochs: int, samples: int, reference: bool) -> History:
+    """A run that learns right labels first and wrong ones later; some samples are not seen in some epochs."""
+    rng = np.random.default_rng(0)
+    is_noisy = rng.random(samples) < 0.4
+    losses = rng.gamma(2, 1, (epochs, samples)) * np.where(is_noisy, 2.0, 1.0) / np.arange(1, epochs + 1)[:, None]
+    losses[rng.random(losses.shape) < 0.2] = np.nan
+    return History(losses, -losses, np.geomspace(2, 1, epochs) if reference else None, is_noisy)
+
+
+def write_trace(root: Path, cell: Cell, seed: int, run: History) -> None:
+    """A run with its trace."""
+    write_run(root, cell, seed, accuracy=0.5)
+    reference = np.full(len(run.losses), np.nan) if run.reference is None else run.reference
+    arrays = {"losses": run.losses, "margins": run.margins, "is_noisy": run.is_noisy}
+    np.savez(root / "cpu" / f"made-{cell.key}" / f"seed{seed}" / "trace.npz", **arrays, reference=reference)
+
+
+def test_suspicion_is_drawn_above_the_losses_of_both_kinds(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    runs = {"a": memorised(12, 50, True), "b": memorised(9, 60, False), "c": memorised(5, 40, True)}
+    runs["d"] = runs["c"]
+    cells = grid(("",), tuple(runs), ("",))
+    for cell in cells:
+        write_trace(tmp_path, cell, 0, runs[cell.row])
+    figure = draw(cells, "suspicion")
+    titled = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert list(titled) == ["a", "b", "c", "d"]
+    assert len(figure.axes) == 8  # each with the losses below it, and no empty ones
+    for title, run in list(runs.items())[:3]:
+        above = lines(titled[title])
+        ((epochs, drawn),) = above["mean loss since the start"]
+        means = np.nanmean(run.losses, axis=0)
+        seen = ~np.isnan(means)
+        assert drawn[-1] == pytest.approx(roc_auc_score(run.is_noisy[seen], means[seen]))
+        assert epochs == list(range(1, len(run.losses) + 1))
+        assert above["chance"][0][1] == [0.5, 0.5]
+        assert ("alignment, window 25" in above) == (run.reference is not None)
+        below = lines(figure.axes[figure.axes.index(titled[title]) + 3])  # of the first line of three
+        for kind, mask in (("right", ~run.is_noisy), ("wrong", run.is_noisy)):
+            assert below[f"mean loss of {kind} labels"][0][1] == pytest.approx(
+                np.nanmean(run.losses[:, mask], axis=1).tolist()
+            )
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "chance",
+        *STATISTICS,
+        "mean loss of right labels",
+        "mean loss of wrong labels",
+    ]
+    looks = {(line.get_color(), line.get_linestyle()) for line in titled["a"].lines}
+    assert len(looks) == len(STATISTICS) + 1
+
+
+def test_suspicion_is_drawn_from_the_trace_of_each_cells_first_seed(
+    tmp_path: Path, draw: Callable[..., Figure]
+) -> None:
+    cells = grid(("",), ("digits",), ("sym_0.4", "sym_0.5")) + grid(("",), ("images",), ("real",))
+    runs = {4: memorised(6, 40, True), 2: memorised(9, 40, True)}
+    for cell in cells[:2]:
+        for seed, run in runs.items():
+            write_trace(tmp_path, cell, seed, run)
+    figure = draw(cells, "suspicion")
+    titled = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert list(titled) == ["digits, sym_0.4", "digits, sym_0.5"]
+    for axes in titled.values():
+        ((epochs, drawn),) = lines(axes)["mean loss since the start"]
+        assert epochs == list(range(1, 10))  # seed 2
+        means = np.nanmean(runs[2].losses, axis=0)
+        assert drawn[-1] == pytest.approx(roc_auc_score(runs[2].is_noisy, means))
+    assert "The first seed of each cell." in caption(figure)
+    assert "Left out, without runs or without such a value: images, real." in caption(figure)
+
+
+def test_suspicion_without_a_run_or_its_trace_says_what_to_do(tmp_path: Path, draw: Callable[..., Figure]) -> None:
+    cells = grid(("",), ("digits",), ("sym_0.4",))
+    with pytest.raises(ValueError, match="no run to draw .*alignprune sweep figure-9 --protocol cpu"):
+        draw(cells, "suspicion")
+    write_run(tmp_path, cells[0], 0, accuracy=0.5)
+    with pytest.raises(FileNotFoundError, match="trace.npz' is not there, .* train it with --trace"):
+        draw(cells, "suspicion")
+
+
+def test_full_training_is_the_line_and_its_stopped_run_and_the_oracle_are_bars(
+    tmp_path: Path, draw: Callable[..., Figure]
+) -> None:
+    half = {"method": "full", "prune_ratio": 0.5, "budget": "equal"}
+    cells = [
+        Cell("", "Full-training", "real", {"method": "full"}),
+        Cell("", "Full-training, stopped", "real", half),
+        Cell("", "Oracle", "real", {**half, "oracle": True}),
+    ]
+    for cell, accuracy in zip(cells, (0.5, 0.4, 0.7), strict=True):
+        write_run(tmp_path, cell, 0, accuracy=accuracy)
+    (axes,) = draw(cells).axes
+    assert {row: heights(bar) for row, bar in bars(axes).items()} == {
+        "Full-training, stopped": [40.0],
+        "Oracle": [70.0],
+    }
+    assert [y for _, y in lines(axes)["full training"]] == [[50.0, 50.0]]

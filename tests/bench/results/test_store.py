@@ -1,0 +1,252 @@
+"""The store gives back what the runs' folders say, at any time, and names the file that it cannot read."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from alignprune.bench.results.store import Store, archive
+
+RESULT = {
+    "dataset": "cifar100n",
+    "method": "infobatch",
+    "model": "resnet18",
+    "epochs": 2,
+    "accuracy": 0.5,
+    "prune_ratio": None,
+    "kept_noise": 0.25,
+    "versions": {"torch": "2.6.0", "python": "3.12"},
+    "curves": [1, 2],
+}
+CONFIG = {"limit": None, "reference": "clean", "recipe": {"lr": 5.2, "epochs": 2}}
+EPOCHS = [
+    {"epoch": 1, "accuracy": None, "clean_loss": 2.0, "noisy_loss": 4.0, "annealing": False},
+    {"epoch": 2, "accuracy": 0.5, "clean_loss": 1.0, "noisy_loss": 3.5, "annealing": True},
+]
+
+
+def write_run(
+    root: Path, key: str, seed: int, protocol: str = "cpu", config: dict[str, Any] = CONFIG, **result: Any
+) -> Path:
+    """A complete run's folder, as training leaves it."""
+    folder = root / protocol / f"cifar100n-infobatch-{key}" / f"seed{seed}"
+    folder.mkdir(parents=True)
+    job = {"key": key, "protocol": protocol, "seed": seed, "settings": {"method": "infobatch"}}
+    for name, content in (("job", job), ("config", config), ("result", RESULT | {"seed": seed} | result)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in EPOCHS))
+    return folder
+
+
+def archived(root: Path, key: str, seed: int, **other: Any) -> Path:
+    folder = write_run(root, key, seed, **other)
+    archive(folder)
+    return folder
+
+
+def test_a_run_is_one_row_of_its_job_settings_and_result(tmp_path: Path) -> None:
+    folder = archived(tmp_path, "aaa", 3)
+    (row,) = Store(tmp_path).runs(["aaa"], "cpu")
+    expected = {
+        "key": "aaa",
+        "protocol": "cpu",
+        "seed": 3,
+        "accuracy": 0.5,
+        "prune_ratio": None,
+        "versions.torch": "2.6.0",
+        "curves": "[1, 2]",
+        "config.limit": None,
+        "config.recipe.lr": 5.2,
+        "folder": str(folder),
+        "train_seconds": None,  # not in this result, yet a column
+    }
+    assert expected.items() <= row.items()
+
+
+def test_epochs_are_the_lines_of_the_metrics(tmp_path: Path) -> None:
+    archived(tmp_path, "aaa", 1)
+    archived(tmp_path, "aaa", 0)
+    rows = Store(tmp_path).epochs(["aaa"], "cpu")
+    assert [(row["seed"], row["epoch"]) for row in rows] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert all(EPOCHS[row["epoch"] - 1].items() <= row.items() for row in rows)
+
+
+def test_a_run_without_metrics_has_no_epochs(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "aaa", 0)
+    (folder / "metrics.jsonl").unlink()
+    archive(folder)
+    assert Store(tmp_path).epochs(["aaa"], "cpu") == []
+    assert len(Store(tmp_path).runs(["aaa"], "cpu")) == 1
+
+
+def test_columns_keep_their_type_whatever_the_first_runs_lack(tmp_path: Path) -> None:
+    archived(tmp_path, "aaa", 0, accuracy=None, config={"limit": None, "score": None})
+    archived(tmp_path, "bbb", 0, accuracy=1, config={"limit": 4000, "score": {"window": 25}}, extra="new")
+    types = {row["column_name"]: row["column_type"] for row in Store(tmp_path).query("DESCRIBE runs")}
+    expected = {"accuracy": "DOUBLE", "seed": "BIGINT", "noise": "VARCHAR", "train_seconds": "DOUBLE"}
+    assert expected.items() <= types.items()
+    rows = Store(tmp_path).query('SELECT accuracy, "config.limit", "config.score.window", extra FROM runs ORDER BY key')
+    assert [tuple(row.values()) for row in rows] == [(None, None, None, None), (1.0, 4000, 25, "new")]
+
+
+def test_values_by_key_measure_and_seed(tmp_path: Path) -> None:
+    for seed, accuracy in ((0, 0.4), (1, 0.5), (2, 0.6)):
+        archived(tmp_path, "aaa", seed, accuracy=accuracy, kept_noise=None if seed == 1 else seed / 10)
+    archived(tmp_path, "bbb", 0)
+    archived(tmp_path, "aaa", 7, protocol="paper")
+    found = Store(tmp_path).values(["aaa", "ccc"], ["accuracy", "kept_noise"], "cpu")
+    assert found == {
+        ("aaa", "accuracy"): {0: 0.4, 1: 0.5, 2: 0.6},
+        ("aaa", "kept_noise"): {0: 0.0, 1: None, 2: 0.2},
+        ("ccc", "accuracy"): {},
+        ("ccc", "kept_noise"): {},
+    }
+
+
+def test_a_measure_that_the_runs_lack_is_refused(tmp_path: Path) -> None:
+    archived(tmp_path, "aaa", 0, own_measure=3.0)
+    assert Store(tmp_path).values(["aaa"], ["own_measure"], "cpu") == {("aaa", "own_measure"): {0: 3.0}}
+    with pytest.raises(ValueError, match="measure='acuracy' is unknown.*did you mean 'accuracy'"):
+        Store(tmp_path).values(["aaa"], ["acuracy"], "cpu")
+
+
+def test_what_a_run_estimates_of_its_noise_has_columns_that_every_file_has(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "aaa", 0, estimated_noise_rate=0.4)
+    lines = [{"epoch": 1, "memorisation": None}, {"epoch": 2, "memorisation": 0.25, "estimated_noise_rate": 0.4}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    archive(folder)
+    archived(tmp_path, "bbb", 0)  # of a method that estimates nothing
+    found = Store(tmp_path).values(["aaa", "bbb"], ["estimated_noise_rate"], "cpu")
+    assert found == {("aaa", "estimated_noise_rate"): {0: 0.4}, ("bbb", "estimated_noise_rate"): {0: None}}
+    rows = Store(tmp_path).epochs(["aaa", "bbb"], "cpu")
+    assert [row["memorisation"] for row in rows] == [None, 0.25, None, None]
+    assert [row["estimated_noise_rate"] for row in rows] == [None, 0.4, None, None]
+    empty = Store(tmp_path / "empty")
+    assert empty.query("SELECT estimated_noise_rate FROM runs UNION ALL SELECT memorisation FROM epochs") == []
+
+
+def test_queries_join_runs_and_epochs_and_take_parameters(tmp_path: Path) -> None:
+    archived(tmp_path, "aaa", 0, accuracy=0.7)
+    archived(tmp_path, "bbb", 0)
+    rows = Store(tmp_path).query(
+        "SELECT runs.accuracy, min(clean_loss) AS lowest FROM runs JOIN epochs USING (key, protocol, seed) "
+        "WHERE key = ? GROUP BY ALL",
+        ["aaa"],
+    )
+    assert rows == [{"accuracy": 0.7, "lowest": 1.0}]
+
+
+def test_an_empty_store_answers_with_nothing(tmp_path: Path) -> None:
+    empty = Store(tmp_path / "absent")
+    assert empty.query("SELECT key, accuracy FROM runs UNION ALL SELECT key, clean_loss FROM epochs") == []
+    assert empty.values(["aaa"], ["accuracy"], "cpu") == {("aaa", "accuracy"): {}}
+
+
+def test_a_store_sees_what_is_archived_after_it_was_made(tmp_path: Path) -> None:
+    runs = Store(tmp_path)
+    assert runs.query("SELECT * FROM runs") == []
+    archived(tmp_path, "aaa", 0)
+    assert len(runs.query("SELECT * FROM runs")) == 1
+
+
+def test_archiving_again_replaces_the_row(tmp_path: Path) -> None:
+    folder = archived(tmp_path, "aaa", 0)
+    (folder / "result.json").write_text(json.dumps(RESULT | {"accuracy": 0.9}))
+    archive(folder)
+    assert Store(tmp_path).values(["aaa"], ["accuracy"], "cpu") == {("aaa", "accuracy"): {0: 0.9}}
+
+
+def test_paths_with_signs_that_patterns_use(tmp_path: Path) -> None:
+    root = tmp_path / "runs [old]*?'s"
+    archived(root, "aaa", 0)
+    assert len(Store(root).runs(["aaa"], "cpu")) == len(Store(root).query("SELECT * FROM runs")) == 1
+
+
+@pytest.mark.parametrize("name", ["job", "config", "result"])
+def test_an_incomplete_run_is_not_archived(tmp_path: Path, name: str) -> None:
+    folder = write_run(tmp_path, "aaa", 0)
+    (folder / f"{name}.json").unlink()
+    with pytest.raises(FileNotFoundError, match=f"has no {name}.json"):
+        archive(folder)
+    assert not list(folder.glob("*.parquet"))
+
+
+def test_a_damaged_line_of_metrics_is_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "aaa", 0)
+    (folder / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": ')
+    with pytest.raises(ValueError, match="line 2 of .*metrics.jsonl is damaged"):
+        archive(folder)
+
+
+def test_a_value_of_the_wrong_type_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="accuracy=\\['high'\\] in .*seed0 cannot be stored"):
+        archived(tmp_path, "aaa", 0, accuracy="high")
+
+
+def test_a_run_in_the_folder_of_another_is_refused(tmp_path: Path) -> None:
+    folder = archived(tmp_path, "aaa", 0)
+    copy = folder.with_name("seed1")
+    shutil.copytree(folder, copy)
+    with pytest.raises(ValueError, match="seed1 says .*'seed': 0.* give the run its own folder"):
+        archive(copy)
+    with pytest.raises(ValueError, match="seed1 are not of the run"):
+        Store(tmp_path).runs(["aaa"], "cpu")
+    with pytest.raises(ValueError, match="seed1 are not of the run"):
+        Store(tmp_path).query("SELECT count(*) FROM runs")
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing of use"])
+def test_a_half_written_file_is_named(tmp_path: Path, content: bytes) -> None:
+    archived(tmp_path, "aaa", 0)
+    broken = archived(tmp_path, "bbb", 0) / "run.parquet"
+    broken.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cifar100n-infobatch-bbb/seed0/run.parquet.*archive"):
+        Store(tmp_path).query("SELECT * FROM runs")
+    assert len(Store(tmp_path).runs(["aaa"], "cpu")) == 1
+
+
+def test_a_foreign_file_is_named(tmp_path: Path) -> None:
+    folder = archived(tmp_path, "aaa", 0)
+    stranger = tmp_path / "cpu" / "x-bbb" / "seed0"
+    stranger.mkdir(parents=True)
+    pq.write_table(pq.read_table(folder / "run.parquet").select(["accuracy"]), stranger / "run.parquet")
+    with pytest.raises(ValueError, match="x-bbb/seed0 are not of the run"):
+        Store(tmp_path).query("SELECT avg(accuracy) FROM runs")
+
+
+def test_a_wrong_query_stays_the_databases_error(tmp_path: Path) -> None:
+    with pytest.raises(duckdb.Error, match="acuracy"):
+        Store(tmp_path).query("SELECT acuracy FROM runs")
+
+
+def write_many(root: Path, writer: int, count: int) -> None:
+    for seed in range(count):
+        archived(root, f"w{writer}", seed, accuracy=seed / 100)
+        archive(root / "cpu" / f"cifar100n-infobatch-w{writer}" / f"seed{seed}")  # replaced while others read
+
+
+def test_writers_and_readers_never_collide(tmp_path: Path) -> None:
+    writers, count = 3, 8
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=write_many, args=(tmp_path, writer, count)) for writer in range(writers)]
+    for process in processes:
+        process.start()
+    seen = [0]
+    while any(process.is_alive() for process in processes):
+        time.sleep(0.02)  # leave the writers some of the machine
+        seen.append(Store(tmp_path).query("SELECT count(*) AS n FROM runs JOIN epochs USING (key, seed)")[0]["n"])
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert seen == sorted(seen)
+    found = Store(tmp_path).values([f"w{writer}" for writer in range(writers)], ["accuracy"], "cpu")
+    assert list(found.values()) == [{seed: seed / 100 for seed in range(count)}] * writers
+    assert not list(tmp_path.rglob(".*"))

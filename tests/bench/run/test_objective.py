@@ -1,0 +1,55 @@
+"""What a run learns from: plain cross-entropy and re-labelling, on one batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from alignprune.relabel import SETTINGS, SOP
+from torch import nn
+
+from alignprune.bench.run.batches import Batch
+from alignprune.bench.run.objective import CrossEntropy, Relabelling
+
+
+@pytest.fixture
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return Batch(torch.randn(6, 3, generator=generator), torch.randn(6, 3, generator=generator), torch.arange(6) % 4)
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> list[float]:
+    """By hand: (1 - s) (-log p_y) + s mean over the classes of -log p."""
+    logs = -logits.exp().div(logits.exp().sum(1, keepdim=True)).log()
+    return [float((1 - smoothing) * row[y] + smoothing * row.mean()) for row, y in zip(logs, labels, strict=True)]
+
+
+def test_cross_entropy_records_what_it_learns_from(batch: Batch) -> None:
+    model = nn.Linear(3, 4)
+    out = CrossEntropy(model, smoothing=0.1)(torch.arange(6), batch)
+    assert out.losses.tolist() == pytest.approx(cross_entropy(model(batch.x).detach(), batch.y, 0.1), abs=1e-6)
+    assert out.recorded is out.losses
+    assert out.record is None
+
+
+def test_relabelling_records_plain_cross_entropy_and_learns_beside_the_network(batch: Batch) -> None:
+    model = nn.Linear(3, 4)
+    objective = Relabelling(model, SOP(6, 4, SETTINGS["cifar10n"], seed=0))
+    before = objective.sop.v.detach().clone()
+    out = objective(torch.arange(6), batch)
+    assert out.recorded.tolist() == pytest.approx(cross_entropy(model(batch.x).detach(), batch.y, 0.0), abs=1e-6)
+    objective.zero_grad()
+    (out.losses.mean() + out.extra).backward()
+    objective.step()
+    assert not torch.equal(objective.sop.v, before)
+    losses, _ = objective.look(batch)  # of samples that are only looked at
+    torch.testing.assert_close(losses, out.recorded)
+
+
+def test_a_part_of_a_batch_keeps_samples_and_labels_together(batch: Batch) -> None:
+    for chosen, expected in ((slice(2), [0, 1]), (torch.tensor([4, 1]), [4, 1])):
+        part = batch.part(chosen)
+        assert torch.equal(part.x, batch.x[expected])
+        assert part.strong is not None
+        assert batch.strong is not None
+        assert torch.equal(part.strong, batch.strong[expected])
+        assert torch.equal(part.y, batch.y[expected])

@@ -1,0 +1,121 @@
+"""What is imported when: names are looked up and refused before any heavy library loads; imports point one way."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import alignprune.bench
+
+HEAVY = (
+    "datasets",
+    "duckdb",
+    "lightning",
+    "matplotlib",
+    "pyarrow",
+    "ray",
+    "scipy",
+    "sklearn",
+    "timm",
+    "torchvision",
+)
+
+ROOT = Path(alignprune.bench.__file__).parent
+
+
+def loaded_after(code: str) -> list[str]:
+    """The heavy libraries that a fresh interpreter has loaded after some lines."""
+    report = f"import sys; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "commands",
+        "data",
+        "grid.beyond",
+        "grid.cells",
+        "grid.experiments",
+        "grid.plan",
+        "grid.sweep",
+        "recipes",
+        "results.measures",
+        "results.tables",
+        "run.config",
+    ],
+)
+def test_names_and_settings_need_no_heavy_library(module: str) -> None:
+    assert loaded_after(f"import alignprune.bench.{module}") == []
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"dataset": "cifar100"}, "did you mean 'cifar100n'"),
+        ({"dataset": "cifar100n", "noise": "reel"}, "did you mean 'real'"),
+        ({"dataset": "cifar100n", "noise": "symmetric"}, "noise_rate"),
+    ],
+)
+def test_a_mistyped_data_set_or_noise_is_refused_before_any_of_them_loads(settings: dict[str, str], said: str) -> None:
+    code = f"""
+from alignprune.bench import commands
+from alignprune.bench.run.config import configure
+try:
+    commands.train(configure({{"method": "infobatch", **{settings!r}}}))
+except ValueError as error:
+    assert {said!r} in str(error), error
+else:
+    raise AssertionError("nothing was refused")
+"""
+    assert loaded_after(code) == []
+
+
+def test_the_demo_runs_where_there_is_no_database_and_no_library_of_the_experiments(tmp_path: Path) -> None:
+    absent = ("datasets", "duckdb", "lightning", "pyarrow", "ray", "timm", "torchvision", "filelock", "tyro", "rich")
+    code = f"""
+import sys
+from pathlib import Path
+sys.modules |= dict.fromkeys({absent!r})
+from alignprune.bench import demo
+demo.METHODS = demo.METHODS[:1]
+demo.run(demo.DemoConfig(out=Path({str(tmp_path)!r}), seeds=1, epochs=4))
+"""
+    loaded_after(code)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "loss_distribution.png",
+        "summary.json",
+        "trajectories.png",
+    ]
+
+
+def imported_by(file: Path) -> set[str]:
+    """The modules of this package that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.startswith("alignprune.")}
+
+
+@pytest.mark.parametrize(
+    "room, others",
+    [
+        ("data", ("run", "grid", "results", "commands")),
+        ("run", ("grid", "results", "commands")),
+        ("grid", ("results", "commands")),
+        ("results", ("run.training", "grid.plan", "grid.sweep", "commands")),
+    ],
+)
+def test_imports_point_one_way(room: str, others: tuple[str, ...]) -> None:
+    forbidden = tuple(f"alignprune.bench.{other}" for other in others)
+    for file in (ROOT / room).glob("*.py"):
+        assert not [name for name in imported_by(file) if name.startswith(forbidden)], file
