@@ -84,7 +84,7 @@ for _ in range(pruner.epochs):
 
 loaded = make_pruner()
 loaded.load_state_dict(pruner.state_dict())  # the pruner saves and loads the memory with everything else
-most_suspicious = loaded.suspicion.topk(240).indices
+most_suspicious = loaded.suspicion.nan_to_num(-math.inf).topk(240).indices
 found = noisy.is_noisy[most_suspicious].float().mean()
 print(f"{found:.0%} of the 240 most suspicious labels are wrong, of all labels {noisy.is_noisy.float().mean():.0%}")
 print(f"the loaded memory is the saved one: {loaded.memory(RunningMean).mean.equal(pruner.memory(RunningMean).mean)}")

@@ -302,9 +302,9 @@ _GROUPS = (
 @given(st.permutations(_GROUPS))
 def test_options_and_data_set_come_in_any_order(groups: list[list[str]]) -> None:
     config = parse_train([word for group in groups for word in group])
-    assert (config.dataset, config.method, config.policy) == ("digits", "infobatch", InfoBatch(rescale=False))
+    assert (config.data.dataset, config.pruning.method, config.pruning.policy) == ("digits", "infobatch", InfoBatch(rescale=False))
     assert (config.recipe.name, config.recipe.epochs, config.seed) == ("cifar10", 3, 7)
-    assert (config.even_batches, config.give_labels) == (True, False)
+    assert (config.data.even_batches, config.pruning.give_labels) == (True, False)
 
 
 @pytest.mark.parametrize("method", [["--method", "full"], ["--method=full"], ["--method", "seta", "--method", "full"]])
@@ -314,7 +314,7 @@ def test_the_value_of_an_option_is_not_the_data_set(method: list[str]) -> None:
     shares = ["--recipe.schedule", "multistep", "--recipe.milestones", "0.3", "0.6"]
     config = parse_train([*shares, *method, "digits"])
     assert config == parse_train(["digits", *method, *shares])
-    assert (config.dataset, config.recipe.milestones) == ("digits", (0.3, 0.6))
+    assert (config.data.dataset, config.recipe.milestones) == ("digits", (0.3, 0.6))
 
 
 def test_every_setting_of_score_policy_and_recipe_is_an_option() -> None:

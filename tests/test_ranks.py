@@ -200,6 +200,16 @@ def test_keys_that_happen_to_bunch_up_are_told_apart_too() -> None:
             assert np.array_equal(Draws(0, 0).choose("select", samples, count), expected)
 
 
+@pytest.mark.parametrize("below", [2_399, 2_400, 2_401, 2_499, 2_500, 2_501])
+def test_keys_that_leave_a_gap_where_the_last_one_is_looked_for_are_told_apart_too(below: int) -> None:
+    keys = Draws(0, 0).keys("select", 400_000)
+    parts = [(0.0, 0.4, below), (0.49, 0.51, 100), (0.6, 1.0, 5_000 - below - 100)]  # about half of 5,000 is asked for
+    found = [np.flatnonzero((keys >= a * LARGEST) & (keys < b * LARGEST))[:size] for a, b, size in parts]
+    samples = np.sort(np.concatenate(found))
+    for count in range(2_495, 2_506):
+        assert np.array_equal(Draws(0, 0).choose("select", samples, count), samples[smallest(keys[samples], count)])
+
+
 def test_of_two_samples_with_one_key_the_first_is_chosen() -> None:
     draws = Draws(0, 0)
     twins = [2**32 + (mixed(1) ^ sample) for sample in range(30)]  # each hashed into the number of its twin

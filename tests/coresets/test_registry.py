@@ -32,7 +32,7 @@ LABELS = {
 
 
 def test_the_registry_has_the_papers_methods_under_the_papers_labels() -> None:
-    assert {name: coreset.label for name, coreset in CORESETS.items()} == LABELS
+    assert {name: coreset.title for name, coreset in CORESETS.items()} == LABELS
     assert all(coresets.get(name) is CORESETS[name] and CORESETS[name].name == name for name in LABELS)
 
 
@@ -119,7 +119,7 @@ def test_a_record_of_settings_selects_as_its_name_does(make_proxy: Make) -> None
 
 def test_records_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
-        coresets.get("dual").label = "Dual"  # type: ignore[misc]
+        coresets.get("dual").title = "Dual"  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError):
         coresets.get("dual").settings.c_d = 5.5  # type: ignore[attr-defined]
 

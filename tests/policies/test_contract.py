@@ -287,6 +287,17 @@ def test_a_select_that_takes_evidence_by_name_only_is_refused() -> None:
                 return Selection.full(evidence.num_samples)
 
 
+def test_a_select_that_a_class_takes_over_from_elsewhere_is_checked_as_well() -> None:
+    class Elsewhere:
+        def select(self, score: Tensor, epoch: int, generator: torch.Generator) -> Selection:
+            return Selection.full(len(score))
+
+    with pytest.raises(errors.TypeMistake, match=r"Mixed\.select\(score, epoch, generator\) has another signature"):
+
+        class Mixed(Elsewhere, Policy):
+            pass
+
+
 def test_a_policy_is_told_from_a_batch_policy_by_its_type() -> None:
     assert {type(policy) for policy in EVERY_POLICY if isinstance(policy, BatchPolicy)} == {DivBS}
 

@@ -686,7 +686,7 @@ def test_the_log_odds_of_a_label_are_how_likely_it_is_to_be_given_wrongly_over_r
             expected.append(NAN)
             continue
         p = math.exp(-max(loss, 1e-6))  # the network's probability of the label, never quite 1
-        f = min(labelled.count(label) / len(labelled), 1 - 1e-6)
+        f = min(labelled.count(label) / len(labelled), float(np.float32(1 - 1e-6)))
         by_frequency, by_confusion = (1 - p) * f / (1 - f), (1 - p) * p
         expected.append(math.log(((1 - confused) * by_frequency + confused * by_confusion) / p))
     odds = log_odds_of_wrong(losses, labels, confused)

@@ -9,7 +9,7 @@ import torch
 
 from alignprune.bench.run.diagnosis import LatestLosses, kept_noise, noise_auroc
 from alignprune.bench.run.record import mean_of_known
-from alignprune.policies import Selection
+from alignprune.selection import Selection
 from alignprune.scores import Alignment, Loss
 
 

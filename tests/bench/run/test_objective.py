@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from alignprune.relabel import SETTINGS, SOP
+from alignprune.losses import SETTINGS, SOP
 from torch import nn
 
 from alignprune.bench.run.batches import Batch
