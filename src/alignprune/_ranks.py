@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 Keys = NDArray[np.uint32]
 
+DRAWS = 2
+"""Version of the draws: the same seed gives the same selections where this is the same. 1 drew by position."""
+
 _CHUNK = 65_536  # samples hashed at a time, so that all passes over them stay in cache
 _ROUNDS = 3
 _SPREAD = 6.0  # standard deviations that the k-th smallest of uniform keys is looked for around its expectation

@@ -15,6 +15,7 @@ import pytest
 import scipy.optimize
 import scipy.stats
 
+from alignprune._ranks import DRAWS
 from alignprune.bench import paper
 from alignprune.bench.grid import experiments
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
@@ -40,6 +41,7 @@ def write_run(root: Path, protocol: Protocol, cell: Cell, seed: int, **result: A
     folder = root / protocol.name / f"made-{cell.key}" / f"seed{seed}"
     folder.mkdir(parents=True)
     job = {"key": cell.key, "protocol": protocol.name, "seed": seed, "settings": dict(cell.settings)}
+    result = {"versions": {"draws": DRAWS}, **result}
     for name, content in (("job", job), ("config", {}), ("result", result)):
         (folder / f"{name}.json").write_text(json.dumps(content))
     archive(folder)
@@ -104,6 +106,21 @@ def test_a_cell_shows_mean_interval_paper_and_difference(filled: Callable[..., S
     (first,) = lines_of(text, "InfoBatch + Ours")
     assert f"62.0 ± {half:.1f}" in first
     assert "59.4 (+2.6)" in text.splitlines()[text.splitlines().index(first) + 1]
+
+
+@pytest.mark.parametrize("versions", [{"draws": 1}, {"torch": "2.6.0"}], ids=["older", "before they were counted"])
+def test_runs_of_older_draws_are_marked(filled: Callable[..., Store], versions: dict[str, Any]) -> None:
+    cells = table_1()
+    store = filled({("InfoBatch", "real"): (0.60, 0.62)}, cells, versions=versions)
+    write_run(store.root, CPU, next(c for c in cells if (c.row, c.column) == ("InfoBatch", "clean")), 0, accuracy=0.7)
+    assert f"2 of 3 runs were made with older draws than today's (version {DRAWS})" in " ".join(
+        render(experiment(cells), CPU, store).split()
+    )
+
+
+def test_runs_of_todays_draws_need_no_mark(filled: Callable[..., Store]) -> None:
+    cells = table_1()
+    assert "draws" not in render(experiment(cells), CPU, filled({("InfoBatch", "real"): (0.60,)}, cells))
 
 
 def test_mean_delta_is_the_mean_difference_to_full_training_beside_the_papers(filled: Callable[..., Store]) -> None:

@@ -36,7 +36,7 @@ def _schema(*, texts: str = "", integers: str = "", numbers: str = "", flags: st
 _SCHEMAS = {
     "runs": _schema(
         texts="key protocol dataset noise method model device versions.alignprune versions.torch versions.python",
-        integers="seed epochs train_size forward_passes reference_forward_passes proxy_forward_passes",
+        integers="seed epochs train_size forward_passes reference_forward_passes proxy_forward_passes versions.draws",
         numbers="noise_rate prune_ratio accuracy test_loss forward_fraction trained_fraction pruned_share kept_noise "
         "score_auroc estimated_noise_rate images_per_second train_seconds seconds",
     ),

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alignprune._checks import choice
+from alignprune._ranks import DRAWS
 from alignprune.bench import paper
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.results.comparisons import Comparison, comparison
@@ -181,7 +182,8 @@ def render(
         return _csv(experiment, protocol, shown)
     title = f"{experiment.name}: {experiment.title} (protocol {protocol.name})"
     write = _text if form == "text" else _markdown
-    return write(title, _grid(experiment, shown), _notes(experiment, protocol, shown))
+    notes = _notes(experiment, protocol, shown) + _note_of_draws(store, protocol, shown)
+    return write(title, _grid(experiment, shown), notes)
 
 
 def full_training(shown: Sequence[Entry], block: str, measure: Measure) -> dict[str, Entry]:
@@ -340,6 +342,20 @@ def _notes(experiment: Experiment, protocol: Protocol, shown: Sequence[Entry]) -
         command = f"alignprune sweep {experiment.name} --protocol {protocol.name}"
         notes.append(f"{absent} of {cells} cells {have} no run: {command}")
     return notes
+
+
+def _note_of_draws(store: Store, protocol: Protocol, shown: Sequence[Entry]) -> list[str]:
+    """Say so where runs were made when the same seed drew other samples than today."""
+    keys = dict.fromkeys(entry.cell.key for entry in shown)
+    drawn = store.values(keys, ["versions.draws"], protocol.name)
+    found = [version for by_seed in drawn.values() for version in by_seed.values()]
+    older = sum(version != DRAWS for version in found)
+    if not older:
+        return []
+    return [
+        f"{older} of {len(found)} runs were made with older draws than today's (version {DRAWS}): the same seed "
+        f"selects other samples now. Remove their folders and sweep again to compare them with new runs."
+    ]
 
 
 def _legend(shown: Sequence[Entry]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import alignprune
+from alignprune._ranks import DRAWS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +66,13 @@ class Versions:
 
     Attributes:
         alignprune, torch, python: version numbers.
+        draws: `alignprune._ranks.DRAWS`; runs of other draws select other samples from the same seed.
     """
 
     alignprune: str = alignprune.__version__
     torch: str = torch.__version__
     python: str = field(default_factory=platform.python_version)
+    draws: int = DRAWS
 
 
 @dataclass(frozen=True, kw_only=True)
