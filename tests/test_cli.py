@@ -302,7 +302,11 @@ _GROUPS = (
 @given(st.permutations(_GROUPS))
 def test_options_and_data_set_come_in_any_order(groups: list[list[str]]) -> None:
     config = parse_train([word for group in groups for word in group])
-    assert (config.data.dataset, config.pruning.method, config.pruning.policy) == ("digits", "infobatch", InfoBatch(rescale=False))
+    assert (config.data.dataset, config.pruning.method, config.pruning.policy) == (
+        "digits",
+        "infobatch",
+        InfoBatch(rescale=False),
+    )
     assert (config.recipe.name, config.recipe.epochs, config.seed) == ("cifar10", 3, 7)
     assert (config.data.even_batches, config.pruning.give_labels) == (True, False)
 

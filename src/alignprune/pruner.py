@@ -35,7 +35,13 @@ from alignprune.scores import History, Score
 from alignprune.selection import Selection
 
 _DELTA = "0.875 anneals in the last eighth of the epochs, 1 never"
-_PLACES = ("delta", "labels", "device", "bank_path")  # arguments of `from_preset` that are no settings of a method
+_PLACES = (
+    "delta",
+    "seed",
+    "labels",
+    "device",
+    "bank_path",
+)  # arguments of `from_preset` that are no settings of a method
 
 
 class Pruner:
@@ -165,8 +171,10 @@ class Pruner:
         rank, world = rank_and_world()
         own = path if path is None or world == 1 else f"{path}.rank{rank}"
         room = Room(self.num_samples, self.epochs, self._labels, self.device, own)
+        specs = dict.fromkeys((*self.score.memories, *self.policy.memories))
         made: dict[MemorySpec, Memory] = {}
-        for spec in (*self.score.memories, *self.policy.memories):
+        # The most demanding first: the memory that they get may serve the others too.
+        for spec in sorted(specs, key=lambda spec: sum(spec.met_by(other) for other in specs)):
             if not any(spec.met_by(other) for other in made):
                 made[spec] = spec.make(room)
         return made

@@ -69,6 +69,11 @@ class Selection:
                 f"weights={_described(weights)} is no weight for every index, expected float32 [{len(self.indices)}]: "
                 f"one for each of indices, or None where all are 1"
             )
+        if weights is not None and not bool((weights >= 0).all()):
+            raise ValueMistake(
+                f"weights={_described(weights)} holds {float(weights[~(weights >= 0)][0])}, expected numbers >= 0: 0 "
+                f"for a sample that is only looked at"
+            )
 
     @classmethod
     def full(cls, num_samples: int) -> Selection:

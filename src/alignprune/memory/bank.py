@@ -231,7 +231,12 @@ class TrajectoryBank(Memory):
         }
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
-        """Raise ValueMistake for a state of a bank of another kind, window or size, and change nothing."""
+        """Raise ValueMistake for a state of a bank of another kind or size, and change nothing."""
+        if state.get("gaps") != self.gaps:
+            raise ValueMistake(
+                f"bank.gaps={state.get('gaps')!r} does not fit, expected {self.gaps!r}: load the state into a pruner "
+                f"made with the settings of the saved run"
+            )
         stored = self.window if self.gaps == "last_obs" else min(state.get("written", 0), self.window)
         tables = {name: getattr(self, name) for name in self._tables()}
         check_tensors("bank", state, tables | {"rows": self.rows[:stored]})

@@ -29,18 +29,16 @@ End = Literal["high", "low"]
 
 
 def check_takes_one(cls: type, name: str, argument: str) -> None:
-    """Raise TypeMistake if a class defines a method that does not take exactly this one argument."""
-    method = cls.__dict__.get(name)
-    if not callable(method):
-        return
-    parameters = list(inspect.signature(method).parameters.values())[1:]
-    needed = [parameter for parameter in parameters if parameter.default is parameter.empty]
-    if not parameters or len(needed) > 1:
-        given = ", ".join(parameter.name for parameter in parameters) or "nothing"
+    """Raise TypeMistake if a class has a method that cannot be called with exactly this one argument."""
+    signature = inspect.signature(getattr(cls, name))
+    try:
+        signature.bind(cls, argument)
+    except TypeError:
+        given = ", ".join(list(signature.parameters)[1:]) or "nothing"
         raise TypeMistake(
             f"{cls.__name__}.{name}({given}) has another signature, expected {name}(self, {argument}): everything it "
             f"may look at is an attribute of {argument}"
-        )
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)

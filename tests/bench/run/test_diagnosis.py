@@ -9,8 +9,8 @@ import torch
 
 from alignprune.bench.run.diagnosis import LatestLosses, kept_noise, noise_auroc
 from alignprune.bench.run.record import mean_of_known
-from alignprune.selection import Selection
 from alignprune.scores import Alignment, Loss
+from alignprune.selection import Selection
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order() -> None:

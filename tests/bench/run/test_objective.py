@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from alignprune.losses import SETTINGS, SOP
 from torch import nn
 
 from alignprune.bench.run.batches import Batch
 from alignprune.bench.run.objective import CrossEntropy, Relabelling
+from alignprune.losses import SETTINGS, SOP
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignprune import coresets, presets, losses
+from alignprune import coresets, presets
 from alignprune.bench import commands
 from alignprune.bench import data as datasets
 from alignprune.bench.run import trace
@@ -19,6 +19,7 @@ from alignprune.bench.run.config import TrainConfig, configure, default_config
 from alignprune.bench.run.folder import RunFolder, load_checkpoint
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.training import train
+from alignprune.losses import SETTINGS
 
 
 @pytest.fixture
@@ -233,7 +234,7 @@ def test_a_calibrated_run_is_shorter_and_takes_its_epochs_from_the_base(images: 
 def test_relabelling_composes_with_every_kind_of_method(method: str, proxy: tuple[str, Path], tmp_path: Path) -> None:
     dataset, folder = proxy
     extra: dict[str, Any] = {"prune_ratio": 0.3, "proxy": folder} if method == "prune4rel" else {}
-    settings = losses.SETTINGS["cifar10n"]
+    settings = SETTINGS["cifar10n"]
     whole = config(dataset, method, tmp_path / "whole", epochs=4, relabel=settings, **extra)
     result = train(whole)
     assert np.isfinite(result["test_loss"])

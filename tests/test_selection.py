@@ -148,3 +148,9 @@ def test_a_damaged_state_of_a_selection_is_refused() -> None:
 def test_an_onset_may_know_no_two_groups() -> None:
     assert Onset(3) == Onset(3, None) != Onset(3, 1.0)
     assert math.isclose(Onset(3, 1.0).separation or 0.0, 1.0)
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan")])
+def test_weights_that_are_no_weights_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match=rf"holds {bad}, expected numbers >= 0"):
+        Selection(torch.tensor([0, 3]), torch.tensor([1.0, bad]), 5)
