@@ -16,7 +16,7 @@ from alignprune.memory.packing import SeenSums, uninitialised, unpacked
 
 _Arguments = ParamSpec("_Arguments")
 
-_COLUMNS = 262_144  # samples per chunk: few calls, and temporaries that stay in cache
+_COLUMNS = 65_536  # samples per chunk: few calls, and rows and temporaries that stay in cache
 _ILL_CONDITIONED = 100.0**-2  # ratio of variance to mean square below which float32 sums cancel too far
 _SMALL_VARIANCES = 1e-8  # product of the two variances below which a trajectory or the reference may be flat
 
@@ -51,7 +51,7 @@ def streamed_alignment_score(
 ) -> Tensor:
     """The same score as `dynamic_alignment_score`, from one pass over a bank's rows.
 
-    One matrix product gives every sum over the losses, since a gap holds 0; the bits of ``seen``, looked up in tables,
+    Two products give every sum over the losses, since a gap holds 0; the bits of ``seen``, looked up in tables,
     give every sum over the reference; the squares are kept by the bank. Columns in which float32 sums would cancel
     (mean > 100 standard deviations) or a trend may be missing are computed again in float64; elsewhere the two differ
     by less than 3e-3, mostly by less than 1e-4.
@@ -77,9 +77,9 @@ def streamed_alignment_score(
         few = None if seen is None else unpacked(seen, window).sum(0) < min_observations
         return out if few is None else out.masked_fill_(few, math.nan)
     weights = (centred / length).float().to(rows.device)  # of unit length: over a whole window rr = 1
-    over_losses = torch.stack([torch.ones_like(weights), weights])
-    over_reference = torch.stack([torch.ones_like(weights), weights, weights.square()])
-    step = min(num_samples, _COLUMNS if seen is None else _COLUMNS // 2)  # look-ups need as much again
+    ones = torch.ones_like(weights)
+    over_reference = torch.stack([ones, weights, weights.square()])
+    step = min(num_samples, _COLUMNS)
     lookup = None if seen is None else SeenSums(over_reference, step)
     workspace = uninitialised(5, step, device=rows.device)
     doubts = []
@@ -87,7 +87,9 @@ def streamed_alignment_score(
     for start in range(0, num_samples, step):
         columns = slice(start, min(start + step, num_samples))
         sums, (vx, mean, margin) = workspace[:2, : columns.stop - start], workspace[2:, : columns.stop - start]
-        x, xr = torch.mm(over_losses, rows[:, columns], out=sums).unbind(0)
+        block, (x, xr) = rows[:, columns].T, sums.unbind(0)
+        torch.mv(block, ones, out=x)
+        torch.mv(block, weights, out=xr)  # the block is in cache
         xx, score = squares[columns], out[columns]
         if lookup is None or seen is None:  # count = window, r = 0, rr = 1
             few = None
