@@ -108,7 +108,7 @@ def test_find_returns_none_for_what_the_paper_does_not_say() -> None:
         ({"prune_ratio": "0.5"}, "prune_ratio='0.5' is unknown, expected one of 0, 30, 50, 70"),
         ({"metod": "InfoBatch"}, "did you mean 'method'"),
         ({"value": "acuracy", "method": "InfoBatch"}, "did you mean 'accuracy'"),
-        ({"method": "InfoBatch", "noise": "real"}, "3 lines of table 1 .* prune_ratio: 30, 50, 70"),
+        ({"method": "InfoBatch", "noise": "real"}, "3 lines of table 1, .*prune_ratio: 30, 50, 70"),
     ],
 )
 def test_a_misspelt_or_ambiguous_question_is_refused(question: dict[str, str], answer: str) -> None:

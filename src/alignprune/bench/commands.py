@@ -250,7 +250,7 @@ def chosen_cells(which: Which, protocol: Protocol) -> list[tuple[Experiment, tup
         ValueError: for a name, row, column or block that is nowhere, with the nearest.
     """
     if not which.names:
-        raise ValueMistake("NAME is missing, such as table-1 or figure-3; --list tells all")
+        raise ValueMistake("NAME is missing, expected a table or figure: table-1 or figure-3; --list shows all")
     wanted = {experiment.name: experiment for name in which.names for experiment in experiments.get(name)}
     chosen = [(experiment, experiments.cells_of(experiment, protocol)) for experiment in wanted.values()]
     every = [cell for _, cells in chosen for cell in cells]

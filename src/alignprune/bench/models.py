@@ -147,11 +147,13 @@ def create(
     Source: AlignPrune, Table A and section 4.1, for the networks of its experiments.
     """
     if num_classes < 2:
-        raise ValueMistake(f"num_classes: {num_classes} given, expected >= 2")
+        raise ValueMistake(
+            f"num_classes={num_classes} is out of range, expected an integer >= 2: the classes of the data"
+        )
     if len(input_shape) not in (1, 3) or prod(input_shape) < 1:
         raise ValueMistake(
-            f"input_shape: {tuple(input_shape)} given, expected (channels, height, width) or (features,); "
-            "use the input_shape of the data"
+            f"input_shape={tuple(input_shape)} is no shape of a sample, expected (channels, height, width) or "
+            "(features,): use the input_shape of the data"
         )
     number("drop_path", drop_path, low=0, high=1, open_high=True, remedy="0 drops nothing")
     if name not in MODELS and not _is_timm(name):
@@ -186,15 +188,15 @@ def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     ]
     if missing:
         raise TypeMistake(
-            f"model: a {type(model).__name__} without {', '.join(missing)} given, expected a timm model or a "
+            f"model is a {type(model).__name__} without {', '.join(missing)}, expected a timm model: give one, or a "
             "module with the same methods"
         )
     network: Any = model
     classifier = network.get_classifier()
     if not isinstance(classifier, nn.Module):
         raise TypeMistake(
-            f"model: a {type(model).__name__} whose get_classifier() gives a {type(classifier).__name__}, "
-            "expected one classifier; choose a model without a distillation head"
+            f"model is a {type(model).__name__} whose get_classifier() gives a {type(classifier).__name__}, expected "
+            "one classifier: choose a model without a distillation head"
         )
     features = network.forward_head(network.forward_features(x), pre_logits=True)
     if isinstance(classifier, nn.Conv2d):  # timm's pre-activation ResNets: a 1x1 convolution of 1x1 images
@@ -215,7 +217,7 @@ def _timm(name: str, num_classes: int, input_shape: tuple[int, ...], drop_path: 
             raise
         if drop_path:
             raise ValueMistake(
-                f"drop_path: {drop_path} given, but this network has no stochastic depth; expected 0"
+                f"drop_path={drop_path} is given with {name!r}, which has no stochastic depth, expected 0: leave it out"
             ) from error
         network = timm.create_model(name, **options)
     if "img_size" in options:
@@ -230,8 +232,8 @@ def _residual(
     small = input_shape[1] <= SMALL_IMAGE
     if small and pretrained:
         raise ValueMistake(
-            f"weights: 'pretrained' given, but images up to {SMALL_IMAGE} pixels high get a 3x3 stem here, which "
-            "nobody publishes weights for; use larger images or a file of your own"
+            f"weights='pretrained' is given, but images up to {SMALL_IMAGE} pixels high get a 3x3 stem here, which "
+            "nobody publishes weights for, expected None or a file: use larger images or a file of your own"
         )
     network = _timm(name, num_classes, input_shape, drop_path, pretrained)
     return _small_stem(network, input_shape[0]) if small else network
@@ -280,7 +282,8 @@ def _features(
 ) -> nn.Module:
     if drop_path:
         raise ValueMistake(
-            f"drop_path: {drop_path} given, but networks for features have no stochastic depth; expected 0"
+            f"drop_path={drop_path} is given with a network for features, which has no stochastic depth, expected 0: "
+            f"leave it out"
         )
     return network(num_classes, input_shape[0])
 
@@ -402,8 +405,8 @@ def _check_inputs(name: str, input_shape: tuple[int, ...]) -> None:
         return
     fitting = [record.name for record in MODELS.values() if record.inputs == given]
     raise ValueMistake(
-        f"name: {name!r} takes {wanted}, but the samples are {given} of shape {tuple(input_shape)}; choose "
-        f"one of {', '.join(fitting)}" + (" or a timm model" if given == "images" else "")
+        f"name={name!r} is a network for {wanted}, but the samples are {given} of shape {tuple(input_shape)}, expected "
+        f"one for {given}: choose one of {', '.join(fitting)}" + (" or a timm model" if given == "images" else "")
     )
 
 
@@ -412,15 +415,17 @@ def _check_weights(name: str, weights: str | None) -> None:
     if weights == PRETRAINED:
         if not (MODELS[name].published if name in MODELS else is_model_pretrained(name)):
             raise ValueMistake(
-                f"weights: 'pretrained' given, but timm publishes none for {name!r}; use a file of your own"
+                f"weights='pretrained' is given, but timm publishes none for {name!r}, expected None or a file: use a "
+                f"file of your own"
             )
     elif weights is not None:
         if Path(weights).suffix not in _WEIGHT_FILES:
             raise ValueMistake(
-                f"weights: {weights!r} given, expected 'pretrained' or a file that ends in {', '.join(_WEIGHT_FILES)}"
+                f"weights={weights!r} is no file of weights, expected 'pretrained' or a file that ends in "
+                f"{', '.join(_WEIGHT_FILES)}: check the name"
             )
         if not Path(weights).is_file():
-            raise MissingFile(f"weights: {weights!r}: there is no such file")
+            raise MissingFile(f"weights={weights!r} is not there, expected a file: check the path")
 
 
 def _check_patches(network: Any, input_shape: tuple[int, ...]) -> None:
@@ -431,8 +436,9 @@ def _check_patches(network: Any, input_shape: tuple[int, ...]) -> None:
     (height, width), (tall, wide) = input_shape[1:], patch_size
     if height % tall or width % wide:
         raise ValueMistake(
-            f"input_shape: this network cuts images into patches of {tall}x{wide} pixels, and {height}x{width} is no "
-            f"multiple of it; resize the images, for example to {-(-height // tall) * tall}x{-(-width // wide) * wide}"
+            f"input_shape={tuple(input_shape)} is no multiple of the patches of {tall}x{wide} pixels that this network "
+            f"cuts images into, expected one: resize the images, for example to "
+            f"{-(-height // tall) * tall}x{-(-width // wide) * wide}"
         )
 
 
@@ -445,7 +451,10 @@ def _try(network: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
             network(torch.zeros(1, *input_shape, device=first.device, dtype=first.dtype))
     except (RuntimeError, AssertionError) as error:
         height, width = input_shape[1:]
-        raise ValueMistake(f"input_shape: {name!r} cannot take images of {height}x{width} pixels ({error})") from error
+        raise ValueMistake(
+            f"input_shape={tuple(input_shape)} is a size that {name!r} cannot take ({error}), expected another than "
+            f"{height}x{width} pixels: resize the images, or choose another network"
+        ) from error
     network.train()
 
 
@@ -468,8 +477,8 @@ def _load(network: Any, name: str, path: Path) -> None:
     if any(problems.values()):
         found = "; ".join(f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in problems.items() if keys)
         raise ValueMistake(
-            f"weights: {str(path)!r} is no state dict of {name!r} ({found}); use a file of the same network, with its "
-            "input channels and image size"
+            f"weights={str(path)!r} is no state dict of {name!r} ({found}), expected one: use a file of the same "
+            "network, with its input channels and image size"
         )
     network.load_state_dict(there)
 
@@ -486,4 +495,4 @@ def _is_timm(name: str) -> bool:
 def _unknown_model(name: str) -> str:
     close = difflib.get_close_matches(name, [*MODELS, *timm.list_models()], n=4, cutoff=0.4)
     hint = f"; nearest: {', '.join(close)}" if close else ""
-    return f"name: {name!r} is unknown, expected one of {', '.join(MODELS)} or the name of a timm model{hint}"
+    return f"name={name!r} is unknown, expected one of {', '.join(MODELS)} or the name of a timm model{hint}"

@@ -50,7 +50,7 @@ _SCHEDULES_OF = {
 
 def _check(name: str, value: float, valid: bool, expected: str) -> None:
     if not valid:
-        raise ValueMistake(f"{name}={value!r} is out of range, expected a value {expected}")
+        raise ValueMistake(f"{name}={value!r} is out of range, expected a number {expected}: change it")
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,10 @@ class Recipe:
             _check("late_momentum", self.late_momentum, 0 <= self.late_momentum < 1, "in [0, 1)")
         shares = (0.0, *self.milestones, 1.0)
         if any(not before < after for before, after in pairwise(shares)):
-            raise ValueMistake(f"milestones={self.milestones!r} are out of range, expected ascending shares in (0, 1)")
+            raise ValueMistake(
+                f"milestones={self.milestones!r} is out of range, expected ascending numbers in (0, 1): shares of the "
+                "run"
+            )
 
     def _check_readers(self) -> None:
         default = {field.name: field.default for field in fields(self)}
@@ -164,14 +167,16 @@ class Recipe:
             if value != default[name] and self.schedule not in schedules:
                 raise ValueMistake(
                     f"{name}={value!r} is given with schedule {self.schedule!r}, expected "
-                    f"{' or '.join(map(repr, schedules))}; leave it at {default[name]!r} for any other schedule"
+                    f"{' or '.join(map(repr, schedules))}: leave it at {default[name]!r} for any other schedule"
                 )
         if self.schedule == "multistep" and not self.milestones:
-            raise ValueMistake("milestones=() is given with schedule 'multistep', expected shares such as (0.5,)")
+            raise ValueMistake(
+                "milestones=() is given with schedule 'multistep', expected one at least: (0.5,) steps once, half-way"
+            )
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueMistake(
                 f"nesterov=True is given with optimizer {self.optimizer!r} and momentum={self.momentum!r}, expected "
-                "'sgd' and a momentum > 0; no other optimiser here has Nesterov's momentum"
+                "'sgd' and a momentum > 0: leave it out, since no other optimiser here has Nesterov's momentum"
             )
 
 
@@ -478,8 +483,8 @@ def position(epoch: int, step: int, steps: int, epochs: int) -> float:
     Raises:
         ValueError: If epoch or step lies outside the run.
     """
-    _check("epoch", epoch, 0 <= epoch < epochs, f"in 0..{epochs - 1}")
-    _check("step", step, 0 <= step < steps, f"in 0..{steps - 1}")
+    _check("epoch", epoch, 0 <= epoch < epochs, f"from 0 to {epochs - 1}")
+    _check("step", step, 0 <= step < steps, f"from 0 to {steps - 1}")
     # Rounding may lift the last step of a very long epoch to 1.
     return min((epoch + step / steps) / epochs, math.nextafter(1.0, 0.0))
 
@@ -569,8 +574,8 @@ def _parameters(recipe: Recipe, network: nn.Module | Iterable[nn.Parameter]) -> 
         return network.parameters() if isinstance(network, nn.Module) else network
     if not isinstance(network, nn.Module):
         raise TypeMistake(
-            f"network: parameters without their names given, but recipe {recipe.name!r} spares some of them from the "
-            "weight decay by name; pass the network itself"
+            f"network is a list of parameters without names, but recipe {recipe.name!r} spares some of them from the "
+            "weight decay by name, expected a module: pass the network itself"
         )
     from timm.optim import param_groups_weight_decay
 

@@ -88,7 +88,7 @@ def test_a_damaged_file_of_the_cache_is_named(cache: Path) -> None:
     (file,) = cache.iterdir()
     for content in (b"", b"no archive", file.read_bytes()[:-40]):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"ALIGNPRUNE_CACHE: '.*kept-.*\.npz' is damaged .*; delete it"):
+        with pytest.raises(ValueError, match=r"file='.*kept-.*\.npz' is damaged .*: delete it"):
             cached("kept", {}, compute)
 
 

@@ -114,28 +114,28 @@ def test_the_data_root_comes_from_the_environment(cifar100_root: Path, monkeypat
     monkeypatch.setenv("ALIGNPRUNE_DATA", str(cifar100_root))
     assert load("cifar100n").noise is not None
     monkeypatch.delenv("ALIGNPRUNE_DATA")
-    with pytest.raises(ValueError, match="root: no data root given, .* --data-root or ALIGNPRUNE_DATA"):
+    with pytest.raises(ValueError, match="root=None is given .* --data-root or ALIGNPRUNE_DATA"):
         load("cifar100n")
 
 
 def test_a_missing_file_is_named_with_its_source(cifar100_root: Path) -> None:
     (cifar100_root / "CIFAR-100_human.pt").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"'CIFAR-100_human\.pt' is missing .* UCSC-REAL/cifar-10-100n .*--data-root"
+        FileNotFoundError, match=r"is without 'CIFAR-100_human\.pt', .* UCSC-REAL/cifar-10-100n .*--data-root"
     ):
         cifar100n(cifar100_root)
     (cifar100_root / "cifar-100-python" / "test").unlink()
-    with pytest.raises(FileNotFoundError, match=r"test' is missing .* University of Toronto .*ALIGNPRUNE_DATA"):
+    with pytest.raises(FileNotFoundError, match=r"test', .* University of Toronto .*ALIGNPRUNE_DATA"):
         cifar100n(cifar100_root)
 
 
 def test_a_damaged_file_is_named(cifar100_root: Path) -> None:
     with open(cifar100_root / "cifar-100-python" / "test", "ab") as file:
         file.write(b"!")
-    with pytest.raises(ValueError, match=r"root: test in .* differ from the official files \(MD5\)"):
+    with pytest.raises(ValueError, match=r"holds test with other MD5 sums, expected the official files"):
         cifar100n(cifar100_root)
     (cifar100_root / "cifar-100-python" / "meta").write_bytes(b"")
-    with pytest.raises(ValueError, match="root: test, meta in"):
+    with pytest.raises(ValueError, match="holds test, meta with"):
         cifar100n(cifar100_root)
 
 
@@ -150,13 +150,13 @@ class Harmful:
         ({"clean_label": np.arange(100)}, "holds clean_label, expected clean_label and noisy_label"),
         (
             {"clean_label": np.arange(100)[::-1] % 100, "noisy_label": np.arange(100) % 100},
-            "clean_label of .* differs from the labels of the images",
+            "clean_label that differs from the labels of the images",
         ),
         (
             {"clean_label": np.arange(100) % 100, "noisy_label": np.full(100, 100)},
-            r"noisy_label of .* expected 100 class ids in 0\.\.99",
+            r"noisy_label of .* expected 100 class ids from 0 to 99",
         ),
-        ([1, 2], "holds a list, expected the dict"),
+        ([1, 2], "holds a list, expected a dict"),
         (Harmful(), r"cannot be read \(UnpicklingError\)"),
     ],
 )
@@ -171,11 +171,11 @@ def test_a_wrong_label_file_is_refused(
 
 
 def test_noise_that_does_not_fit_is_refused_before_files_are_read() -> None:
-    with pytest.raises(ValueError, match=r"cifar100n: noise='symmetrc' is unknown.*mean 'symmetric'"):
+    with pytest.raises(ValueError, match=r"noise='symmetrc' is unknown.*mean 'symmetric'"):
         cifar100n("nowhere", "symmetrc")
-    with pytest.raises(ValueError, match="noise_rate: None given, expected a share .* 'pairflip'"):
+    with pytest.raises(ValueError, match="noise_rate=None is given with the noise 'pairflip'"):
         cifar100n("nowhere", "pairflip")
-    with pytest.raises(ValueError, match=r"noise_rate: 0.2 given, expected None because noise 'worse'"):
+    with pytest.raises(ValueError, match=r"noise_rate=0.2 is given with the noise 'worse', .* expected None"):
         cifar10n("nowhere", "worse", 0.2)
 
 

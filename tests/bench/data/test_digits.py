@@ -49,5 +49,5 @@ def test_no_class_is_missing_on_either_side() -> None:
 def test_they_are_loaded_without_a_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ALIGNPRUNE_DATA", raising=False)
     assert len(load("digits", noise="pairflip", noise_rate=0.2).labels) == 1437
-    with pytest.raises(ValueError, match="digits: noise='asymmetric' is unknown"):
+    with pytest.raises(ValueError, match="noise='asymmetric' is unknown"):
         load("digits", noise="asymmetric", noise_rate=0.2)

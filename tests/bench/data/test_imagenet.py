@@ -61,9 +61,9 @@ def test_a_complete_tree_is_found_complete(root: Path) -> None:
 def test_images_that_are_not_sorted_by_class_are_refused(root: Path, tmp_path: Path) -> None:
     (tmp_path / "imagenet").mkdir()
     (tmp_path / "imagenet" / "train").symlink_to(root / "imagenet" / "train")
-    with pytest.raises(FileNotFoundError, match="'imagenet/val' is missing .* image-net.org"):
+    with pytest.raises(FileNotFoundError, match="is without 'imagenet/val', .* image-net.org"):
         imagenet(tmp_path, image_size=8)
     (tmp_path / "imagenet" / "val").mkdir()
     (tmp_path / "imagenet" / "val" / "ILSVRC2012_val_00000001.JPEG").touch()
-    with pytest.raises(ValueError, match="root: 'imagenet/val/' .* 0 folders of classes, expected 1000; sort"):
+    with pytest.raises(ValueError, match="'imagenet/val/' with 0 folders of classes, expected 1000: sort"):
         imagenet(tmp_path, image_size=8)

@@ -191,32 +191,32 @@ def test_the_records_offer_every_noise_that_needs_no_table() -> None:
 
 
 def test_a_missing_file_is_named_with_its_source(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"'20news-bydate_py3\.pkz' is missing .* fetch_20newsgroups"):
+    with pytest.raises(FileNotFoundError, match=r"is without '20news-bydate_py3\.pkz', .* fetch_20newsgroups"):
         news(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_word_vectors_are_named(root: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"embeddings: there is no file .*nowhere\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"embeddings='.*nowhere\.txt' is not there"):
         news(root, embeddings=root / "nowhere.txt")
 
 
 def test_a_damaged_file_is_named_with_its_remedy(root: Path) -> None:
     (root / FILE).write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"root: '20news-bydate_py3\.pkz' in .* cannot be read; remove it"):
+    with pytest.raises(ValueError, match=r"holds a '20news-bydate_py3\.pkz' that cannot be read, .*: remove it"):
         news(root)
 
 
 @pytest.mark.parametrize(
     "arguments, match",
     [
-        ({"groups": 8}, "groups=8 is unknown, expected 7 .* or 20"),
+        ({"groups": 8}, "groups=8 is unknown, expected 7 or 20"),
         ({"pooling": "documents"}, "pooling='documents' is unknown, .* did you mean 'document'"),
         ({"features": 0}, "features=0 is out of range"),
         ({"features": 300, "pooling": "document"}, "features=300 is given with pooling 'document'.* leave it out"),
-        ({"noise": "asymmetric", "noise_rate": 0.2}, "news: noise='asymmetric' is unknown"),
-        ({"noise": "symmetric"}, "noise_rate: None given"),
-        ({"noise": "clean", "noise_rate": 0.2, "groups": 20}, "noise_rate: 0.2 given, expected None"),
+        ({"noise": "asymmetric", "noise_rate": 0.2}, "noise='asymmetric' is unknown"),
+        ({"noise": "symmetric"}, "noise_rate=None is given"),
+        ({"noise": "clean", "noise_rate": 0.2, "groups": 20}, "noise_rate=0.2 is given .* expected None"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_files_are_read(arguments: dict[str, object], match: str) -> None:

@@ -119,7 +119,7 @@ def test_the_same_seed_limits_to_the_same_samples(tmp_path: Path, items: Items) 
 
 @pytest.mark.parametrize("size", [0, 2, 81])
 def test_a_limit_out_of_range_is_refused(tmp_path: Path, size: int) -> None:
-    with pytest.raises(ValueError, match=rf"size: {size} given, expected 3 .* to 80"):
+    with pytest.raises(ValueError, match=rf"size={size} is out of range, expected an integer from 3 to 80"):
         limit(unbalanced(tmp_path), size, 0)
 
 

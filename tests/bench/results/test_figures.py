@@ -271,9 +271,9 @@ def test_the_suffix_says_the_format(tmp_path: Path, suffix: str, start: bytes) -
 
 
 def test_other_formats_and_kinds_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="suffix of path='.gif' is unknown"):
+    with pytest.raises(ValueError, match="suffix='.gif' is unknown"):
         figures.draw(experiment(grid()), CPU, Store(tmp_path), tmp_path / "picture.gif")
-    with pytest.raises(ValueError, match="draw of figure-9='pie' is unknown, expected one of bars, lines"):
+    with pytest.raises(ValueError, match="draw='pie' is unknown, expected one of bars, lines"):
         figures.draw(experiment(grid(), "pie"), CPU, Store(tmp_path), tmp_path / "picture.png")
 
 

@@ -221,7 +221,7 @@ def test_the_network_needs_no_fixed_kind() -> None:
             {"evaluation": TensorData(IMAGES[:5], LABELS[:5])},
             "views has 26 samples and evaluation 5, expected the same",
         ),
-        ({"lr": 1e30}, "lr=1e\\+30: the mean loss of epoch .* is .*; choose a lower lr"),
+        ({"lr": 1e30}, "lr=1e\\+30 is too high, since the mean loss of epoch .* is .*: lower it"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:

@@ -63,8 +63,8 @@ def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None,
     known = as_labels(found["y_train_clean"]) if "y_train_clean" in found else None
     if known is not None and noise != "none" and not torch.equal(known, given):
         raise ValueMistake(
-            f"noise: {noise!r} given, but y_train_clean shows that y_train is noisy already; expected "
-            "'none', or a file whose y_train is clean"
+            f"noise={noise!r} is given, but y_train_clean shows that y_train is noisy already, expected 'none': leave "
+            "it out, or give a file whose y_train is clean"
         )
     noisy = draw(ARRAYS, given, noise, noise_rate, num_classes, seed)
     if noisy is None and known is not None:
@@ -101,29 +101,31 @@ _OPTIONAL = ("y_train_clean", "x_reference", "y_reference")
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The known arrays of the file; others are reported and left out."""
     if not path.is_file():
-        raise MissingFile(f"path: there is no file {str(path)!r}, expected an .npz file; check the path")
+        raise MissingFile(f"path={str(path)!r} is not there, expected an .npz file: check the path")
     try:
         with np.load(path, allow_pickle=False) as file:
             names = list(file.keys())
             found = {name: file[name] for name in names if name in _REQUIRED + _OPTIONAL}
     except Exception as error:  # numpy raises BadZipFile, ValueError (pickled objects), EOFError, ...
         raise ValueMistake(
-            f"path: {str(path)!r} cannot be read ({type(error).__name__}: {error}); expected arrays of "
-            "numbers written by numpy.savez"
+            f"path={str(path)!r} cannot be read ({type(error).__name__}: {error}), expected arrays of numbers: write "
+            "them with numpy.savez"
         ) from error
     missing = [name for name in _REQUIRED if name not in found]
     if missing:
         raise ValueMistake(
-            f"path: {str(path)!r} lacks {', '.join(missing)} (it holds {', '.join(names) or 'nothing'}), "
-            f"expected {', '.join(_REQUIRED)}; optional: {', '.join(_OPTIONAL)}"
+            f"path={str(path)!r} is without {', '.join(missing)} (it holds {', '.join(names) or 'nothing'}), expected "
+            f"{', '.join(_REQUIRED)}: add what is missing; optional are {', '.join(_OPTIONAL)}"
         )
     if ("x_reference" in found) != ("y_reference" in found):
-        raise ValueMistake(f"path: {str(path)!r} holds one of x_reference and y_reference, expected both or neither")
+        raise ValueMistake(
+            f"path={str(path)!r} holds one of x_reference and y_reference, expected both or neither: add the other"
+        )
     unknown = [name for name in names if name not in found]
     if unknown:
         warnings.warn(
-            f"path: {str(path)!r} also holds {', '.join(unknown)}, which nothing reads; known are "
-            f"{', '.join(_REQUIRED + _OPTIONAL)}",
+            f"path={str(path)!r} holds {', '.join(unknown)}, which nothing reads, expected no others than "
+            f"{', '.join(_REQUIRED + _OPTIONAL)}: check the names",
             stacklevel=3,
         )
     return found
@@ -137,8 +139,8 @@ def _check_arrays(found: dict[str, np.ndarray]) -> int:
             _check_input_array(name, found[name])
             if found[name].shape[1:] != train.shape[1:] or found[name].dtype.kind != train.dtype.kind:
                 raise ValueMistake(
-                    f"{name}: samples of shape {found[name].shape[1:]} and dtype {found[name].dtype} given, "
-                    f"expected {train.shape[1:]} and {train.dtype} as in x_train"
+                    f"{name} has samples of shape {found[name].shape[1:]} and dtype {found[name].dtype}, expected "
+                    f"{train.shape[1:]} and {train.dtype} as in x_train: convert the array"
                 )
     num_classes = _count_classes(found["y_train"], len(train))
     partners = {"y_test": "x_test", "y_train_clean": "x_train", "y_reference": "x_reference"}
@@ -148,7 +150,8 @@ def _check_arrays(found: dict[str, np.ndarray]) -> int:
             low, high = int(found[name].min()), int(found[name].max())
             if low < 0 or high >= num_classes:
                 raise ValueMistake(
-                    f"{name}: class ids {low}..{high} given, expected 0..{num_classes - 1} as in y_train"
+                    f"{name} has class ids from {low} to {high}, expected 0 to {num_classes - 1} as in y_train: number "
+                    f"the classes alike"
                 )
     return num_classes
 
@@ -158,30 +161,30 @@ def _check_input_array(name: str, x: np.ndarray) -> None:
     features = x.dtype.kind == "f" and x.ndim == 2
     if not image and not features:
         raise ValueMistake(
-            f"{name}: dtype {x.dtype} and shape {x.shape} given, expected images, uint8 [N, H, W, C] or [N, "
-            "H, W] with values 0..255, or features, float [N, D]; convert the array"
+            f"{name} is {x.dtype} of shape {x.shape}, expected images, uint8 [N, H, W, C] or [N, H, W], or features, "
+            "float [N, D]: convert the array"
         )
     if x.size == 0:
-        raise ValueMistake(f"{name}: shape {x.shape} given, expected at least one sample and one value in it")
+        raise ValueMistake(f"{name} has shape {x.shape}, expected at least one sample and one value in it: add samples")
     if x.ndim == 4 and x.shape[3] > 4:
         raise ValueMistake(
-            f"{name}: shape {x.shape} given, expected [N, H, W, C] with at most 4 channels; move the "
-            "channels to the end with x.transpose(0, 2, 3, 1)"
+            f"{name} has shape {x.shape}, expected [N, H, W, C] with at most 4 channels: move the channels to the end "
+            "with x.transpose(0, 2, 3, 1)"
         )
     if features and not np.isfinite(x).all():
         row, column = np.argwhere(~np.isfinite(x))[0]
         raise ValueMistake(
-            f"{name}: {x[row, column]} at [{row}, {column}] given, expected finite numbers; fill or remove the sample"
+            f"{name}[{row}, {column}]={x[row, column]} is not finite, expected a number: fill or remove the sample"
         )
 
 
 def _check_label_array(name: str, y: np.ndarray, length: int) -> None:
     if y.dtype.kind not in "iu":
-        raise ValueMistake(f"{name}: dtype {y.dtype} given, expected integer class ids; use y.astype('int64')")
+        raise ValueMistake(f"{name} is {y.dtype}, expected integer class ids: use y.astype('int64')")
     if y.shape != (length,):
         raise ValueMistake(
-            f"{name}: shape {y.shape} given, expected ({length},), one class id per sample; one-hot rows "
-            "become ids with y.argmax(1)"
+            f"{name} has shape {y.shape}, expected ({length},), one class id per sample: one-hot rows become ids with "
+            "y.argmax(1)"
         )
 
 
@@ -190,12 +193,12 @@ def _count_classes(y_train: np.ndarray, length: int) -> int:
     _check_label_array("y_train", y_train, length)
     ids = np.unique(y_train)
     if len(ids) < 2:
-        raise ValueMistake(f"y_train: the one class id {ids[0]} given, expected at least two classes")
+        raise ValueMistake(f"y_train has the class id {ids[0]} alone, expected at least two classes: add samples")
     if not np.array_equal(ids, np.arange(len(ids))):
         shown = ", ".join(str(i) for i in ids[:10]) + (", ..." if len(ids) > 10 else "")
         raise ValueMistake(
-            f"y_train: class ids {shown} given, expected 0..{len(ids) - 1} without gaps; renumber all label "
-            "arrays alike, for example with numpy.searchsorted(numpy.unique(y_train), y)"
+            f"y_train has the class ids {shown}, expected 0 to {len(ids) - 1} without gaps: renumber all label arrays "
+            "alike, for example with numpy.searchsorted(numpy.unique(y_train), y)"
         )
     return len(ids)
 

@@ -46,7 +46,9 @@ def cached(name: str, depends_on: Mapping[str, object], compute: Callable[[], Ar
         with np.load(file, allow_pickle=False) as stored:
             return dict(stored)
     except Exception as error:  # numpy raises BadZipFile, EOFError, ValueError, zlib.error, ... for a damaged file
-        raise ValueMistake(f"{CACHE_ROOT}: {str(file)!r} is damaged ({error}); delete it") from error
+        raise ValueMistake(
+            f"file={str(file)!r} is damaged ({error}), expected arrays that were computed before: delete it"
+        ) from error
 
 
 def _cache_folder() -> Path:

@@ -192,8 +192,8 @@ def _torchvision(source: type[datasets.CIFAR10], root: Path, train: bool) -> dat
         return source(str(root), train=train, download=False)
     except RuntimeError as error:
         raise ValueMistake(
-            f"root: {', '.join(_damaged(source, root))} in {str(root / source.base_folder)!r} differ from the official "
-            f"files (MD5); unpack {source.filename} from {_TORONTO} again"
+            f"folder={str(root / source.base_folder)!r} holds {', '.join(_damaged(source, root))} with other MD5 sums, "
+            f"expected the official files: unpack {source.filename} from {_TORONTO} again"
         ) from error
 
 
@@ -203,19 +203,19 @@ def _human_labels(file: Path, key: str, clean: Tensor, num_classes: int) -> Tens
     found = _read_labels(file)
     if not {key, "clean_label"} <= found.keys():
         raise ValueMistake(
-            f"root: {str(file)!r} holds {', '.join(found)}, expected clean_label and {key}; copy the file "
-            f"from {_CIFAR_N} again"
+            f"file={str(file)!r} holds {', '.join(found)}, expected clean_label and {key}: copy the file from "
+            f"{_CIFAR_N} again"
         )
     labels, truth = (as_labels(np.asarray(found[name])) for name in (key, "clean_label"))
     if not torch.equal(truth, clean):
         raise ValueMistake(
-            f"root: clean_label of {str(file)!r} differs from the labels of the images, expected the same "
-            "order; use the .pt file, not the _ordered.npy file, and the python version of the images"
+            f"file={str(file)!r} has a clean_label that differs from the labels of the images, expected the same "
+            "order: use the .pt file, not the _ordered.npy file, and the python version of the images"
         )
     if labels.shape != clean.shape or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise ValueMistake(
-            f"root: {key} of {str(file)!r} has shape {tuple(labels.shape)}, expected {len(clean)} class ids "
-            f"in 0..{num_classes - 1}; copy the file from {_CIFAR_N} again"
+            f"file={str(file)!r} has {key} of shape {tuple(labels.shape)}, expected {len(clean)} class ids from 0 to "
+            f"{num_classes - 1}: copy the file from {_CIFAR_N} again"
         )
     return labels
 
@@ -237,8 +237,12 @@ def _read_labels(file: Path) -> dict[str, object]:
             found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... for a foreign file
         raise ValueMistake(
-            f"root: {str(file)!r} cannot be read ({type(error).__name__}); copy it from {_CIFAR_N} again"
+            f"file={str(file)!r} cannot be read ({type(error).__name__}), expected a dict of arrays: copy it from "
+            f"{_CIFAR_N} again"
         ) from error
     if not isinstance(found, dict):
-        raise ValueMistake(f"root: {str(file)!r} holds a {type(found).__name__}, expected the dict of {_CIFAR_N}")
+        raise ValueMistake(
+            f"file={str(file)!r} holds a {type(found).__name__}, expected a dict of arrays: copy it from {_CIFAR_N} "
+            "again"
+        )
     return found

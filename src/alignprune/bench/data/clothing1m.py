@@ -105,10 +105,10 @@ def _labelled(keys: Path, labels: dict[str, int]) -> list[lists.Entry]:
     for number, path in lists.paths(keys):
         if path not in labels:
             raise ValueMistake(
-                f"root: line {number} of {str(keys)!r} names {path!r}, which the list of labels beside it does not "
-                "have; copy both lists again"
+                f"file={str(keys)!r} names {path!r} in line {number}, expected a path that the list of labels beside "
+                "it has: copy both lists again"
             )
         found.append((path, labels[path]))
     if not found:
-        raise ValueMistake(f"root: {str(keys)!r} lists no image; copy the list again")
+        raise ValueMistake(f"file={str(keys)!r} lists no image, expected one at least: copy the list again")
     return found

@@ -52,11 +52,11 @@ def read_glove(path: str | os.PathLike[str], vocabulary: Sequence[str]) -> NDArr
                 continue
             word, *values = line.rstrip().rsplit(b" ", max(dimensions, 1))
             if word == first:  # some published words contain blanks: "at name@domain.com" is not "at"
-                found[rows[first]] = _numbers(values, dimensions, f"path: line {number} of {os.fspath(path)!r}")
+                found[rows[first]] = _numbers(values, dimensions, f"path={os.fspath(path)!r}, line {number},")
     if not found:
         raise ValueMistake(
-            f"path: {os.fspath(path)!r} has none of the {len(vocabulary)} words, expected GloVe's text format: a word "
-            "and its values in each line, without a header"
+            f"path={os.fspath(path)!r} has none of the {len(vocabulary)} words, expected GloVe's text format: give a "
+            "file with a word and its values in each line, without a header"
         )
     vectors = np.zeros((1 + len(vocabulary), dimensions), dtype=np.float32)
     vectors[list(found)] = list(found.values())
@@ -65,15 +65,17 @@ def read_glove(path: str | os.PathLike[str], vocabulary: Sequence[str]) -> NDArr
 
 def _numbers(values: Sequence[bytes], dimensions: int, place: str) -> list[float]:
     if len(values) != dimensions:
-        raise ValueMistake(f"{place} has {len(values)} values, expected {dimensions} as in line 1; copy the file again")
+        raise ValueMistake(f"{place} has {len(values)} values, expected {dimensions} as in line 1: copy the file again")
     try:
         numbers = [float(value) for value in values]
     except ValueError as error:
         raise ValueMistake(
-            f"{place} is damaged ({error}), expected {dimensions} numbers; copy the file again"
+            f"{place} is damaged ({error}), expected {dimensions} numbers: copy the file again"
         ) from error
     if not np.isfinite(numbers).all():
-        raise ValueMistake(f"{place} holds a value that is not finite; copy the file again")
+        raise ValueMistake(
+            f"{place} holds a value that is not finite, expected {dimensions} numbers: copy the file again"
+        )
     return numbers
 
 
@@ -106,12 +108,16 @@ def train_embeddings(
     window = integer("window", window, at_least=1, remedy="neighbouring words are at distance 1")
     if dimensions > vocabulary_size:
         raise ValueMistake(
-            f"dimensions={dimensions} is more than vocabulary_size={vocabulary_size}: ask for fewer, or take more words"
+            f"dimensions={dimensions} is out of range, expected at most the {vocabulary_size} words of the vocabulary: "
+            f"ask for fewer, or take more words"
         )
     _check_token_ids(token_ids, vocabulary_size)
     counts = _count_pairs(token_ids, vocabulary_size, window)
     if not counts.nnz:
-        raise ValueMistake("token_ids: no document has two words within the window, expected running text")
+        raise ValueMistake(
+            "token_ids has no document with two words within the window, expected running text: raise the window, or "
+            "take other documents"
+        )
     u, s, _ = randomized_svd(_ppmi(counts), dimensions, n_iter=4, random_state=0)
     return np.vstack([np.zeros((1, dimensions)), u * np.sqrt(s)]).astype(np.float32)
 
@@ -119,13 +125,13 @@ def train_embeddings(
 def _check_token_ids(token_ids: NDArray, vocabulary_size: int) -> None:
     if token_ids.ndim != 2 or token_ids.dtype.kind not in "iu":
         raise ValueMistake(
-            f"token_ids: {token_ids.dtype} of shape {token_ids.shape} given, expected integers [N, L]; pad short "
-            "documents with 0"
+            f"token_ids is {token_ids.dtype} of shape {token_ids.shape}, expected integers [N, L]: pad short documents "
+            "with 0"
         )
     if token_ids.size and not 0 <= token_ids.min() <= token_ids.max() <= vocabulary_size:
         raise ValueMistake(
-            f"token_ids: {token_ids.min()}..{token_ids.max()} given, expected 0 (no word) to {vocabulary_size}; raise "
-            "vocabulary_size"
+            f"token_ids reach from {token_ids.min()} to {token_ids.max()}, expected 0 (no word) to {vocabulary_size}: "
+            "raise vocabulary_size"
         )
 
 

@@ -58,7 +58,9 @@ def image_folder(
     folder = Path(path)
     files, given, classes = files_by_class(_existing(folder / "train"))
     if len(classes) < 2:
-        raise ValueMistake(f"path: {str(folder / 'train')!r} holds {len(classes)} class, expected at least two")
+        raise ValueMistake(
+            f"path={str(folder / 'train')!r} holds {len(classes)} class, expected at least two: one folder per class"
+        )
     noisy = draw(FOLDER, given, noise, noise_rate, len(classes), seed)
 
     tested = folder / "test" if (folder / "test").is_dir() or not (folder / "val").is_dir() else folder / "val"
@@ -116,11 +118,11 @@ def split_by_class(folder: Path, classes: list[str], transform: nn.Module | None
     foreign = [name for name in names if name not in classes]
     if foreign:
         raise ValueMistake(
-            f"path: {str(folder)!r} holds the classes {', '.join(foreign)}, which train/ does not have; "
-            f"expected the classes {', '.join(classes)}"
+            f"path={str(folder)!r} holds the classes {', '.join(foreign)}, which train/ does not have, expected none "
+            f"but {', '.join(classes)}: rename or remove the folders"
         )
     if not len(files):
-        raise MissingFile(f"path: {str(folder)!r} holds no image, expected CLASS/*.jpg or *.png")
+        raise MissingFile(f"path={str(folder)!r} holds no image, expected CLASS/*.jpg or *.png: add the images")
     ids = as_labels([classes.index(name) for name in names])
     return ImageFiles(files, ids[given], transform)
 
@@ -128,7 +130,7 @@ def split_by_class(folder: Path, classes: list[str], transform: nn.Module | None
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise MissingFile(
-            f"path: there is no folder {str(folder)!r}, expected train/CLASS/ and test/CLASS/ (or "
-            "val/CLASS/) with image files"
+            f"path={str(folder)!r} is not there, expected train/CLASS/ and test/CLASS/ (or val/CLASS/) with image "
+            "files: check the path"
         )
     return folder

@@ -63,8 +63,8 @@ class TableImages(Dataset[tuple[Tensor, int]]):
             image = image.convert("RGB")
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, ... by image format
             raise ValueMistake(
-                f"the image in row {index} of split {self.split} cannot be read ({type(error).__name__}: "
-                f"{error}); replace or remove the row"
+                f"row={index} of split {self.split} cannot be read ({type(error).__name__}: {error}), expected an "
+                f"image: replace or remove the row"
             ) from error
         return image if self.transform is None else self.transform(image), int(self.labels[index])
 
@@ -131,14 +131,14 @@ def _splits(path: str) -> dict[str, datasets.Dataset]:
         found = datasets.load_from_disk(path) if saved else datasets.load_dataset(path)
     except Exception as error:  # the library raises its own, those of pyarrow, of the network, ...
         raise ValueMistake(
-            f"dataset: {PREFIX + path!r} cannot be loaded ({type(error).__name__}: {error}); expected a folder that "
-            "DatasetDict.save_to_disk wrote, or a name on the Hugging Face Hub, which needs the network unless its "
-            "cache has the data set already"
+            f"dataset={PREFIX + path!r} cannot be loaded ({type(error).__name__}: {error}), expected a folder that "
+            "DatasetDict.save_to_disk wrote, or a name on the Hugging Face Hub: check the name; the Hub needs the "
+            "network unless its cache has the data set already"
         ) from error
     if "train" not in found or not {"test", "validation"} & set(found):
         raise ValueMistake(
-            f"dataset: {PREFIX + path!r} holds the splits {', '.join(found)}, expected train and test (or "
-            "validation); save a DatasetDict with these"
+            f"dataset={PREFIX + path!r} holds the splits {', '.join(found)}, expected train and test (or validation): "
+            "save a DatasetDict with these"
         )
     return dict(found)
 
@@ -147,23 +147,22 @@ def _columns(train: datasets.Dataset, chosen: str) -> dict[str, str]:
     """The columns of image and label: as chosen, otherwise the only one of its type."""
     given = dict(parse_qsl(chosen))
     for key in given:
-        choice("dataset: column", key, ("image", "label"))
+        choice("option", key, ("image", "label"))
     types = {name: type(feature).__name__ for name, feature in train.features.items()}
     columns = {}
     for key, wanted in (("image", "Image"), ("label", "ClassLabel")):
         candidates = [name for name, kind in types.items() if kind == wanted]
         if key in given:
-            choice(f"dataset: column of the {key}", given[key], types)
+            choice("column", given[key], types)
         elif len(candidates) != 1:
             raise ValueMistake(
-                f"dataset: {len(candidates)} columns of type {wanted} ({', '.join(candidates) or 'none'}) among "
-                f"{', '.join(types)}, expected one; name it, as in hf:NAME?{key}=COLUMN"
+                f"dataset has {len(candidates)} columns of type {wanted} ({', '.join(candidates) or 'none'}) among "
+                f"{', '.join(types)}, expected one: name it, as in hf:NAME?{key}=COLUMN"
             )
         columns[key] = given.get(key) or candidates[0]
     if types[columns["image"]] != "Image":
         raise ValueMistake(
-            f"dataset: column {columns['image']!r} is of type {types[columns['image']]}, expected Image; use "
-            "cast_column"
+            f"column={columns['image']!r} is of type {types[columns['image']]}, expected Image: use cast_column"
         )
     return columns
 
@@ -173,7 +172,9 @@ def _count_classes(train: datasets.Dataset, column: str) -> int:
     named = getattr(train.features[column], "num_classes", None)
     count = int(named) if named is not None else int(_integers(train, "train", column).max()) + 1
     if count < 2:
-        raise ValueMistake(f"dataset: column {column!r} has {count} class, expected at least two")
+        raise ValueMistake(
+            f"column={column!r} has {count} class, expected at least two: choose another by hf:NAME?label=COLUMN"
+        )
     return count
 
 
@@ -181,8 +182,8 @@ def _integers(split: datasets.Dataset, name: str, column: str) -> np.ndarray:
     found = np.asarray(split.with_format("numpy")[column][:])
     if found.dtype.kind not in "iu" or found.ndim != 1:
         raise ValueMistake(
-            f"dataset: column {column!r} of split {name} holds {found.dtype} values of shape {found.shape}, "
-            "expected one class id a row; use class_encode_column, and remove rows without a label"
+            f"column={column!r} of split {name} holds {found.dtype} values of shape {found.shape}, expected one class "
+            "id a row: use class_encode_column, and remove rows without a label"
         )
     return found
 
@@ -198,12 +199,15 @@ def _split(
     split = splits[name]
     missing = [column for column in columns.values() if column not in split.column_names]
     if missing:
-        raise ValueMistake(f"dataset: split {name} lacks the column {', '.join(missing)}, which train has")
+        raise ValueMistake(
+            f"split={name!r} is without the column {', '.join(missing)}, expected the columns of train: save all "
+            f"splits with the same columns"
+        )
     labels = _integers(split, name, columns["label"])
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         raise ValueMistake(
-            f"dataset: row {wrong[0]} of split {name} has the label {labels[wrong[0]]}, expected "
-            f"0..{num_classes - 1}; remove the rows without a label, or choose a column by hf:NAME?label=COLUMN"
+            f"row={wrong[0]} of split {name} has the label {labels[wrong[0]]}, expected 0 to {num_classes - 1}: remove "
+            f"the rows without a label, or choose a column by hf:NAME?label=COLUMN"
         )
     return TableImages(split.select_columns(columns["image"]), name, as_labels(labels), transform)

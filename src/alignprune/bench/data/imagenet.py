@@ -103,6 +103,6 @@ def _check_folders(root: Path) -> None:
         found = IMAGENET.inspect(root, file)
         if found is not None:
             raise ValueMistake(
-                f"root: {file!r} under the data root {str(root)!r}: {found}; sort the images into one folder a "
-                "class, named by its WordNet id (other sets of classes: give the folder as the data set)"
+                f"root={str(root)!r} has {file!r} with {found}: sort the images into one folder a class, named by its "
+                "WordNet id (other sets of classes: give the folder as the data set)"
             )

@@ -39,13 +39,13 @@ def entries(file: Path, num_classes: int) -> Iterator[Entry]:
         path, _, label = line.replace("\t", " ").rpartition(" ")
         if not path or not label.isdecimal():
             raise ValueMistake(
-                f"root: line {number} of {str(file)!r} is {line!r}, expected 'PATH CLASS' with a class id; copy "
-                "the list again"
+                f"file={str(file)!r} says {line!r} in line {number}, expected 'PATH CLASS' with a class id: copy the "
+                "list again"
             )
         if int(label) >= num_classes:
             raise ValueMistake(
-                f"root: line {number} of {str(file)!r} gives {path!r} the class id {label}, expected "
-                f"0..{num_classes - 1}; copy the list again"
+                f"file={str(file)!r} gives {path!r} the class id {label} in line {number}, expected 0 to "
+                f"{num_classes - 1}: copy the list again"
             )
         yield path.rstrip(), int(label)
 

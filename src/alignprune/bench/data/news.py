@@ -115,13 +115,17 @@ def news(
     size = _check_features(pooling, features)
     record = _RECORD_OF.get((groups, pooling))
     if record is None:
-        raise ValueMistake(f"groups={groups!r} is unknown, expected 7 (hierarchies) or 20 (newsgroups)")
+        raise ValueMistake(
+            f"groups={groups!r} is unknown, expected 7 or 20: 7 for the hierarchies, 20 for the newsgroups"
+        )
     check_noise(record, noise, noise_rate)
     folder = data_root(root)
     check_exists(folder, folder / FILE, record.source)
     glove = None if embeddings is None else Path(embeddings)
     if glove is not None and not glove.is_file():
-        raise MissingFile(f"embeddings: there is no file {str(glove)!r}, expected word vectors as GloVe's")
+        raise MissingFile(
+            f"embeddings={str(glove)!r} is not there, expected a file of word vectors as GloVe's: check the path"
+        )
 
     depends_on = {
         "version": 1,
@@ -161,8 +165,8 @@ def _check_features(pooling: str, features: int | None) -> int | None:
         return integer("features", given, at_least=1, remedy="the paper's network reads 4800")
     if features is not None:
         raise ValueMistake(
-            f"features={features!r} is given with pooling 'document', which has as many as a word vector; leave it "
-            "out, or use pooling 'flat'"
+            f"features={features!r} is given with pooling 'document', which has as many as a word vector, expected "
+            "None: leave it out, or use pooling 'flat'"
         )
     return None
 
@@ -190,7 +194,8 @@ def _read(folder: Path) -> tuple[list[str], np.ndarray]:
         found = fetch_20newsgroups(data_home=folder, subset="all", shuffle=False, download_if_missing=False)
     except OSError as error:  # scikit-learn prints what is wrong with the file, and then reports it as missing
         raise ValueMistake(
-            f"root: {FILE!r} in {str(folder)!r} cannot be read; remove it, and make it again with {NEWS.source}"
+            f"root={str(folder)!r} holds a {FILE!r} that cannot be read, expected scikit-learn's: remove it, and make "
+            f"it again with {NEWS.source}"
         ) from error
     return found.data, found.target
 

@@ -128,8 +128,8 @@ def data_root(root: PathLike | None) -> Path:
     given = root or os.environ.get(DATA_ROOT)
     if not given:
         raise ValueMistake(
-            "root: no data root given, expected the folder that holds the data; point to it with "
-            f"--data-root or {DATA_ROOT}"
+            f"root={root!r} is given and {DATA_ROOT} is not set, expected the folder that holds the data: point to it "
+            f"with --data-root or {DATA_ROOT}"
         )
     return Path(given)
 
@@ -147,8 +147,8 @@ def check_exists(root: Path, path: Path, source: str) -> None:
     """
     if not path.exists():
         raise MissingFile(
-            f"root: {str(path.relative_to(root))!r} is missing under the data root {str(root)!r}; it comes "
-            f"from {source}. Point to the folder that holds it with --data-root or {DATA_ROOT}."
+            f"root={str(root)!r} is without {str(path.relative_to(root))!r}, expected the data root that holds it: it "
+            f"comes from {source}; point to the folder with --data-root or {DATA_ROOT}"
         )
 
 
@@ -163,16 +163,18 @@ def check_noise(record: DatasetRecord, noise: str, noise_rate: float | None) -> 
     Raises:
         ValueError: If the kind is unknown, or the rate is missing or superfluous.
     """
-    choice(f"{record.name}: noise", noise, record.noises)
+    choice("noise", noise, record.noises)
     if noise in KINDS and noise_rate is None:
         raise ValueMistake(
-            f"noise_rate: None given, expected a share in [0, 1] because noise is {noise!r}; for example 0.2"
+            f"noise_rate=None is given with the noise {noise!r}, which is drawn, expected a number in [0, 1]: 0.2 "
+            f"makes a fifth of the labels wrong"
         )
     if noise not in KINDS and noise_rate is not None:
         drawn = " or ".join(kind for kind in record.noises if kind in KINDS)
         raise ValueMistake(
-            f"noise_rate: {noise_rate} given, expected None because noise {noise!r} has the rate that it "
-            "has; leave it out" + (f", or choose the noise {drawn}" if drawn else "")
+            f"noise_rate={noise_rate} is given with the noise {noise!r}, which has the rate that it has, expected "
+            "None: "
+            "leave it out" + (f", or choose the noise {drawn}" if drawn else "")
         )
 
 

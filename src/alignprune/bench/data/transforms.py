@@ -112,7 +112,7 @@ def resized_transforms(size: int) -> Transforms:
 def _resized(size: int) -> int:
     """Size in pixels from which the crop is cut."""
     if size < 1:
-        raise ValueMistake(f"image_size: {size} given, expected a number of pixels >= 1")
+        raise ValueMistake(f"image_size={size} is out of range, expected an integer >= 1: pixels")
     return round(size / 0.875)
 
 

@@ -141,7 +141,8 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
             image = default_loader(file)
         except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, ... by image format
             raise ValueMistake(
-                f"image {file!r} cannot be read ({type(error).__name__}: {error}); replace or remove the file"
+                f"file={file!r} cannot be read ({type(error).__name__}: {error}), expected an image: replace or remove "
+                f"the file"
             ) from error
         return image if self.transform is None else self.transform(image), int(self.labels[index])
 
@@ -212,8 +213,8 @@ def refuse_overlap(reference: TensorData | ImageFiles | None, test: TensorData |
     if shared:
         first = ", ".join(shared[:3])
         raise ValueMistake(
-            f"reference: {len(shared)} of its {len(reference)} samples are in the test set, too ({first}, ...), "
-            "expected none, since the training would be steered by test data. Take them out of one of the two"
+            f"reference has {len(shared)} of its {len(reference)} samples in the test set, too ({first}, ...), "
+            "expected none, since the training would be steered by test data: take them out of one of the two"
         )
 
 
@@ -289,7 +290,8 @@ def limit(data: ClassificationData, size: int, seed: int) -> ClassificationData:
     total = len(data.labels)
     if not data.num_classes <= size <= total:
         raise ValueMistake(
-            f"size: {size} given, expected {data.num_classes} (one sample per class) to {total} (all samples)"
+            f"size={size} is out of range, expected an integer from {data.num_classes} to {total}: at least one sample "
+            f"per class, at most all samples"
         )
     return subset(data, balanced(data.labels, data.num_classes, size, torch.Generator().manual_seed(seed)))
 

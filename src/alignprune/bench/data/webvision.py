@@ -98,7 +98,7 @@ def _first_classes(root: Path, name: str) -> list[lists.Entry]:
     found = [(path, label) for path, label in lists.entries(file, _ALL_CLASSES) if label < NUM_CLASSES]
     if len(found) < 2:
         raise ValueMistake(
-            f"root: {str(file)!r} lists {len(found)} images of the classes 0..{NUM_CLASSES - 1}, expected at "
-            "least two; copy the list again"
+            f"file={str(file)!r} lists {len(found)} images of the classes 0 to {NUM_CLASSES - 1}, expected at least "
+            "two: copy the list again"
         )
     return found

@@ -575,7 +575,9 @@ class _Ray(_Executor):
         try:
             import ray
         except ImportError as error:
-            raise MissingExtra("engine='ray' needs Ray: pip install 'alignprune[ray]'") from error
+            raise MissingExtra(
+                "engine='ray' is given, but Ray is not installed, expected it: pip install 'alignprune[ray]'"
+            ) from error
         self._ray = ray
         self._ours = not ray.is_initialized()
         if self._ours:

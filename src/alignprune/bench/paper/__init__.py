@@ -105,14 +105,16 @@ def find(table: str, *, value: str = "accuracy", **where: str) -> float | None:
     """
     lines = rows(table)
     for name in (value, *where):
-        choice(f"table {table}: column", name, lines[0])
+        choice("column", name, lines[0])
     for name, entry in where.items():
-        choice(f"table {table}: {name}", entry, dict.fromkeys(line[name] for line in lines))
+        choice(name, entry, dict.fromkeys(line[name] for line in lines))
     found = [line for line in lines if where.items() <= line.items()]
     if len(found) > 1:
         entries = {name: dict.fromkeys(line[name] for line in found) for name in _PLACE if name in found[0]}
         several = "; ".join(f"{name}: {', '.join(known)}" for name, known in entries.items() if len(known) > 1)
-        raise ValueMistake(f"{len(found)} lines of table {table} have {where}, expected one; say which: {several}")
+        raise ValueMistake(
+            f"where={where} is true of {len(found)} lines of table {table}, expected one: say which ({several})"
+        )
     return _number(found[0][value]) if found else None
 
 

@@ -118,10 +118,13 @@ def comparison(
         choice(option, row, rows)
     given = f"{option}={against or between!r}"
     if len(set(made.rows)) < len(made.rows):
-        raise ValueMistake(f"{given} names one row twice, expected two rows, such as full training and an oracle")
+        raise ValueMistake(f"{given} names one row twice, expected two rows: full training and an oracle")
     for measure in measures:
         if measure.spread:
-            raise ValueMistake(f"{given} is given with {measure.name}, which has no value for a single seed")
+            raise ValueMistake(
+                f"{given} is given with {measure.name}, which has no value for a single seed, expected another "
+                f"measure: choose one with --measures"
+            )
     return made
 
 

@@ -50,9 +50,9 @@ def draw(experiment: Experiment, protocol: Protocol, store: Store, path: Path) -
         ValueError: for another suffix, where no cell has a run to draw, and for "lines" over columns without numbers.
         FileNotFoundError: for "suspicion" of a run without a trace.
     """
-    choice("suffix of path", path.suffix, (".png", ".svg", ".pdf"))
+    choice("suffix", path.suffix, (".png", ".svg", ".pdf"))
     kind = experiment.draw or "bars"
-    choice(f"draw of {experiment.name}", kind, _KINDS)
+    choice("draw", kind, _KINDS)
     shown = tables.entries(experiment, protocol, store)
     picture = _KINDS[kind](experiment, protocol, store, shown)
     if not picture.drawn:

@@ -67,7 +67,7 @@ def archive(folder: Path) -> None:
     _check_place(folder, identity, result)
     metrics = folder / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.exists() else []
-    epochs = [identity | _parse(line, f"line {count} of {metrics}") for count, line in enumerate(lines, 1)]
+    epochs = [identity | _parse(line, f"{str(metrics)!r}, line {count},") for count, line in enumerate(lines, 1)]
     _write("epochs", epochs, folder)
     _write("runs", [_flat(result) | _flat(config, "config.") | identity], folder)
 
@@ -198,17 +198,23 @@ def _literal(texts: Iterable[str]) -> str:
 
 def _read(file: Path) -> _Row:
     if not file.exists():
-        raise MissingFile(f"{file.parent} has no {file.name}: archive a run when it is complete")
-    return _parse(file.read_text(), str(file))
+        raise MissingFile(
+            f"folder={str(file.parent)!r} is without {file.name}, expected a complete run: archive it when it has ended"
+        )
+    return _parse(file.read_text(), repr(str(file)))
 
 
 def _parse(text: str, source: str) -> _Row:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueMistake(f"{source} is damaged ({error}): remove the run's folder and run it again") from error
+        raise ValueMistake(
+            f"file={source} is damaged ({error}), expected JSON: remove the run's folder and run it again"
+        ) from error
     if not isinstance(value, dict):
-        raise ValueMistake(f"{source} holds a {type(value).__name__}, expected names and values: is it a run's file?")
+        raise ValueMistake(
+            f"file={source} holds a {type(value).__name__}, expected names and values: is it a run's file?"
+        )
     return value
 
 
@@ -248,6 +254,8 @@ def _write(view: str, rows: list[_Row], folder: Path) -> None:
         try:
             columns[name] = pa.array(values, schema.field(name).type if name in schema.names else None)
         except pa.ArrowException as error:
-            raise ValueMistake(f"{name}={values!r} in {folder} cannot be stored: {error}") from error
+            raise ValueMistake(
+                f"{name}={values!r} in {folder} cannot be stored ({error}), expected values of one type: run it again"
+            ) from error
     table = pa.table(columns)
     replace_file(folder / _FILES[view], lambda file: pq.write_table(table, file))

@@ -51,12 +51,12 @@ class History:
 
     def __post_init__(self) -> None:
         if self.losses.ndim != 2:
-            raise ValueMistake(f"losses has shape {self.losses.shape}, expected [epochs, samples]")
+            raise ValueMistake(f"losses has shape {self.losses.shape}, expected [E, N]: a row an epoch")
         epochs, samples = self.losses.shape
         for name, shape in (("margins", (epochs, samples)), ("reference", (epochs,)), ("is_noisy", (samples,))):
             given = getattr(self, name)
             if given is not None and given.shape != shape:
-                raise ValueMistake(f"{name} has shape {given.shape}, expected {shape}, as losses {self.losses.shape}")
+                raise ValueMistake(f"{name} has shape {given.shape}, expected {shape}: losses has {self.losses.shape}")
         if self.is_noisy.all() or not self.is_noisy.any():
             kind = "wrong" if self.is_noisy.all() else "right"
             raise ValueMistake(f"is_noisy says that all labels are {kind}, expected both kinds: take a run with noise")

@@ -520,5 +520,5 @@ def _changed(config: TrainConfig, head: str, changes: Mapping[str, Any]) -> Any:
             f"leave it out, or choose another method"
         )
     for name in changes:
-        choice(f"setting of {head}", name, known)
+        choice("setting", name, known)
     return replace(record, **changes)

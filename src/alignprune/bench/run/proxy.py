@@ -32,7 +32,9 @@ CHECKPOINTS = 10
 def warmup_epochs(epochs: int, given: int | None) -> int:
     """After how many epochs the end-of-warm-up statistics are taken: the given number, or 15 % of the run."""
     if given is not None and not 1 <= given <= epochs:
-        raise ValueMistake(f"proxy_epochs={given} is out of range, expected 1 to the run's {epochs} epochs")
+        raise ValueMistake(
+            f"proxy_epochs={given} is out of range, expected an integer from 1 to {epochs}: epochs of the run"
+        )
     return given if given is not None else max(1, round(WARMUP_SHARE * epochs))
 
 

@@ -1,4 +1,4 @@
-"""Self-supervised features, for SSP: a network learns to tell samples apart, and sees no label.
+"""Self-supervised features, for SSP: a network learns to separate samples, and sees no label.
 
 SimCLR draws two augmented views of each sample of a batch and asks the network, through a small projection head, which
 view belongs to which. The head is thrown away; the features before it, of the plain samples, are what clustering then
@@ -37,7 +37,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
         temperature: T, > 0; the smaller, the more the nearest others count.
 
     Returns:
-        scalar, log(2B - 1) where nothing is told apart.
+        scalar, log(2B - 1) where nothing is separated.
 
     Raises:
         ValueError: for shapes that differ or a temperature out of range.
@@ -45,7 +45,10 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     Source: SimCLR, equation 1.
     """
     if z1.ndim != 2 or z1.shape != z2.shape:
-        raise ValueMistake(f"z1 has shape {tuple(z1.shape)} and z2 {tuple(z2.shape)}, expected [B, d] both")
+        raise ValueMistake(
+            f"z1 has shape {tuple(z1.shape)} and z2 {tuple(z2.shape)}, expected [B, d] both: give two views of one "
+            "batch"
+        )
     _check_temperature(temperature)
     count = len(z1)
     z = F.normalize(torch.cat([z1, z2]), dim=1)
@@ -86,7 +89,7 @@ def simclr_features(
             number of workers.
         device: where to train; None = where the network is.
         workers: loader processes.
-        progress: told (epoch, mean loss) after every epoch, counted from 1.
+        progress: called with (epoch, mean loss) after every epoch, counted from 1.
 
     Returns:
         float32 [N, d] on the CPU: what the network's classifier would see.
@@ -158,7 +161,10 @@ def _train(
             total += loss.detach()
         mean = total.item() / len(loader)
         if not math.isfinite(mean):
-            raise ValueMistake(f"lr={recipe.lr}: the mean loss of epoch {epoch + 1} is {mean}; choose a lower lr")
+            raise ValueMistake(
+                f"lr={recipe.lr} is too high, since the mean loss of epoch {epoch + 1} is {mean}, expected a finite "
+                "one: lower it"
+            )
         if progress is not None:
             progress(epoch + 1, mean)
 
@@ -176,10 +182,11 @@ def _check(views: Samples, evaluation: Samples, batch_size: int, temperature: fl
     size, other = len(views), len(evaluation)  # type: ignore[arg-type]
     if size != other:
         raise ValueMistake(
-            f"views has {size} samples and evaluation {other}, expected the same samples in the same order"
+            f"views has {size} samples and evaluation {other}, expected the same samples in the same order: take both "
+            f"from one data set"
         )
-    integer("samples", size, at_least=2, remedy="views are told apart from those of other samples")
-    integer("batch_size", batch_size, at_least=2, remedy="views are told apart from those of other samples")
+    integer("samples", size, at_least=2, remedy="views are compared with those of other samples")
+    integer("batch_size", batch_size, at_least=2, remedy="views are compared with those of other samples")
     integer("seed", seed, at_least=0, remedy="any non-negative integer")
     _check_temperature(temperature)
     return size
