@@ -93,6 +93,6 @@ if not TYPE_CHECKING:  # a type checker that saw this would believe that every n
         if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         module = import_module(f"{__name__}.{_HOME[name]}")
-        found = module if name == _HOME[name] else getattr(module, name)
-        globals()[name] = found  # the next look finds it without this function
-        return found
+        value = module if name == _HOME[name] else getattr(module, name)
+        globals()[name] = value  # the next look finds it without this function
+        return value

@@ -206,7 +206,7 @@ def register(preset: Preset) -> Preset:
 
 
 def get(name: str) -> Preset:
-    """The preset of that name; an unknown one raises ValueError with the known ones and the nearest."""
+    """The preset of that name; an unknown one raises ValueMistake with the known ones and the nearest."""
     choice("method", name, PRESETS)
     return PRESETS[name]
 

@@ -104,7 +104,7 @@ class Alignment(Score):
         flat: a trajectory without a trend gets "zero" (neutral), or is "exempt" from pruning.
         reference_timing: the reference loss of an epoch is measured "after" its updates, or "before" them.
 
-    Source: paper section 3.2, equations 3 to 5, Algorithm 1. What it leaves open is told in `docs/methods.md`.
+    Source: paper section 3.2, equations 3 to 5, Algorithm 1. `docs/methods.md` says what it leaves open.
     """
 
     suspect: ClassVar[End] = "low"

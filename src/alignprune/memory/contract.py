@@ -1,4 +1,4 @@
-"""The contract of a memory: an epoch's losses go in and stay, as plain facts; what they mean others judge.
+"""The contract of a memory: an epoch's losses go in and stay, as plain facts; what they mean others decide.
 
 A score or a policy declares what it reads as a `MemorySpec`, a frozen record. The `Pruner` makes each memory once,
 writes it at the end of every epoch, saves and loads it, and hands every reader those that it declared and no others.

@@ -60,15 +60,15 @@ class SeenSums:
         size = seen.shape[1]
         if size < self.key.shape[0]:  # the last chunk: an output must be contiguous
             self.buffers, self.key = self.buffers.new_empty(*self.buffers.shape[:2], size), self.key[:size]
-        (total, found), key = self.buffers.unbind(0), self.key
+        (total, part), key = self.buffers.unbind(0), self.key
         for place, (word, shift, table) in enumerate(self.tables):
             if shift:  # the upper half of a word, which has no bits beyond
                 torch.bitwise_right_shift(seen[word], shift, out=key)
             else:
                 torch.bitwise_and(seen[word], (1 << _TABLE) - 1, out=key)
-            torch.index_select(table, 1, key, out=found if place else total)
+            torch.index_select(table, 1, key, out=part if place else total)
             if place:
-                total.add_(found)
+                total.add_(part)
         return total
 
 

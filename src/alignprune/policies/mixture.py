@@ -116,11 +116,11 @@ def share(log_ratios: NDArray[Any]) -> float:
         the share, in (0, 1).
     """
     ratios = np.exp(np.clip(_points(log_ratios), -_STEEPEST, _STEEPEST))
-    found = 0.5
+    wrong = 0.5
     for _ in range(_STEPS):
-        likely = found * ratios / (1 - found + found * ratios)
-        found = min(max(float(likely.mean()), _LEAST), 1 - _LEAST)
-    return found
+        likely = wrong * ratios / (1 - wrong + wrong * ratios)
+        wrong = min(max(float(likely.mean()), _LEAST), 1 - _LEAST)
+    return wrong
 
 
 _STEEPEST = 30.0  # log ratios beyond this are as good as certain
