@@ -65,7 +65,7 @@ class SweepConfig(Which):
     """Run what experiments take. A call after an interruption goes on; what is complete is not run again.
 
     Attributes:
-        list: tell how many runs each experiment takes, and run nothing.
+        list: show how many runs each experiment takes, and run nothing.
         seeds: how many seeds, 0 to seeds - 1; None = the protocol's.
         engine: "local" processes, or "ray" for a cluster.
         workers: processes that run at the same time, on this machine.
@@ -163,8 +163,8 @@ def check_data(config: DataConfig) -> int:
         lines = [("there", name) for name in status.found] + [("missing", name) for name in status.missing]
         if not status.complete:
             lines += [("note", status.note)] * bool(status.note) + [("source", status.source)]
-        for label, text in lines:
-            print(f"    {label:<9}{text}")
+        for name, text in lines:
+            print(f"    {name:<9}{text}")
     return 0 if any(status.complete and status.found for status in found) else 1
 
 
@@ -196,7 +196,7 @@ def run_sweep(config: SweepConfig, report: Report) -> int:
     for job in summary.skipped:
         if not (job.folder / store.RUN).exists():  # a run that was stopped between its result and its archive
             store.archive(job.folder)
-    print(_told(summary, time.perf_counter() - started))
+    print(_summary_text(summary, time.perf_counter() - started))
     return 1 if summary.failed else 0
 
 
@@ -315,7 +315,7 @@ def _complete(jobs: dict[Path, Job]) -> int:
     return sum((folder / "result.json").exists() for folder in jobs)
 
 
-def _told(summary: Summary, seconds: float) -> str:
+def _summary_text(summary: Summary, seconds: float) -> str:
     done, before = len(summary.done), len(summary.skipped)
     lines = [f"{done} runs done in {seconds / 60:.1f} minutes, {before} were complete before"]
     lines += [f"failed: {job.name}: {error} ({job.folder / 'log.txt'})" for job, error in summary.failed]

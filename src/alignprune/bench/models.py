@@ -35,9 +35,9 @@ class FeatureNetwork(nn.Module):
     """Hidden layers and a linear classifier, with timm's methods for features and classifier.
 
     Args:
-        body: Features [B, D] to the last hidden layer [B, width].
-        width: Units of the last hidden layer.
-        num_classes: Number of classes.
+        body: features [B, D] to the last hidden layer [B, width].
+        width: units of the last hidden layer.
+        num_classes: number of classes.
     """
 
     def __init__(self, body: nn.Module, width: int, num_classes: int) -> None:
@@ -66,9 +66,9 @@ class Mlp(FeatureNetwork):
     """Three linear layers with ReLU between them.
 
     Args:
-        num_classes: Number of classes.
-        num_inputs: Number of features D of a sample.
-        width: Units of both hidden layers.
+        num_classes: number of classes.
+        num_inputs: number of features D of a sample.
+        width: units of both hidden layers.
     """
 
     def __init__(self, num_classes: int, num_inputs: int, width: int = 256) -> None:
@@ -82,9 +82,9 @@ class NewsNet(FeatureNetwork):
     The pooling of the frozen word vectors is left to the data set.
 
     Args:
-        num_classes: Number of classes.
-        num_inputs: Number of features D of a sample.
-        widths: Units of the two hidden layers.
+        num_classes: number of classes.
+        num_inputs: number of features D of a sample.
+        widths: units of the two hidden layers.
 
     Source: Co-teaching+ (xingruiyu/coteaching_plus, model.py).
     """
@@ -104,12 +104,12 @@ _Build = Callable[[int, tuple[int, ...], float, bool], nn.Module]
 class ModelRecord:
     """A network with a name of its own.
 
-    Args:
-        name: Its key in `MODELS`.
-        description: What it is and what it is for, one line.
+    Attributes:
+        name: its key in `MODELS`.
+        description: what it is and what it is for, one line.
         inputs: "images" or "features".
-        build: Makes it from (num_classes, input_shape, drop_path, pretrained).
-        published: Whether timm publishes weights for it; they are those trained on ImageNet-1K alone.
+        build: makes it from (num_classes, input_shape, drop_path, pretrained).
+        published: whether timm publishes weights for it; they are those trained on ImageNet-1K alone.
     """
 
     name: str
@@ -129,20 +129,20 @@ def create(
     """Make a network; fresh weights are drawn from torch's global generator.
 
     Args:
-        name: A key of `MODELS` or the name of a timm model.
-        num_classes: Number of classes, at least 2.
-        input_shape: Shape of one sample: (channels, height, width) or (features,).
-        weights: None = fresh; "pretrained" = those that timm publishes; or the file of a state dict (.pt, .pth,
+        name: a key of `MODELS` or the name of a timm model.
+        num_classes: number of classes, at least 2.
+        input_shape: shape of one sample: (channels, height, width) or (features,).
+        weights: none = fresh; "pretrained" = those that timm publishes; or the file of a state dict (.pt, .pth,
             .safetensors; averaged weights where it has them). The classifier stays fresh where it has another number
             of classes there.
-        drop_path: Stochastic depth, in [0, 1): the share of samples that skip the last block; 0 = none.
+        drop_path: stochastic depth, in [0, 1): the share of samples that skip the last block; 0 = none.
 
     Returns:
-        The network, in training mode.
+        the network, in training mode.
 
     Raises:
-        ValueError: If the name is unknown, input or weights do not fit it, or a number is out of its range.
-        FileNotFoundError: If there is no such file of weights.
+        ValueError: if the name is unknown, input or weights do not fit it, or a number is out of its range.
+        FileNotFoundError: if there is no such file of weights.
 
     Source: AlignPrune, Table A and section 4.1, for the networks of its experiments.
     """
@@ -173,15 +173,15 @@ def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Forward pass that also gives the input of the classifier.
 
     Args:
-        model: A network that `create` made, or any module with timm's forward_features, forward_head and
+        model: a network that `create` made, or any module with timm's forward_features, forward_head and
             get_classifier.
-        x: Batch, shape [B, C, H, W] or [B, D].
+        x: batch [B, C, H, W] or [B, D].
 
     Returns:
-        Features, shape [B, d], and logits, shape [B, classes].
+        features [B, d], and logits [B, classes].
 
     Raises:
-        TypeError: If the model does not have these methods, or more than one classifier.
+        TypeError: if the model does not have these methods, or more than one classifier.
     """
     missing = [
         method for method in ("forward_features", "forward_head", "get_classifier") if not hasattr(model, method)

@@ -59,25 +59,25 @@ class Recipe:
 
     Shares are shares of the run: 0.2 of 100 epochs is epoch 20.
 
-    Args:
-        name: Its key in `RECIPES`.
-        source: Where the values come from.
-        epochs: Epochs E of the full run.
-        batch_size: Samples per step; the last partial batch is kept.
+    Attributes:
+        name: its key in `RECIPES`.
+        source: where the values come from.
+        epochs: epochs E of the full run.
+        batch_size: samples per step; the last partial batch is kept.
         optimizer: "lars", "sgd", "adam" or "adamw".
-        lr: Learning rate, the highest of the schedule.
-        lr_batch_size: Batch size that lr is stated for: the learning rate is lr * batch_size / lr_batch_size; None =
+        lr: learning rate, the highest of the schedule.
+        lr_batch_size: batch size that lr is stated for: the learning rate is lr * batch_size / lr_batch_size; None =
             lr as it is.
-        momentum: Momentum, or Adam's first beta; without effect where `cycle_momentum` is set.
+        momentum: momentum, or Adam's first beta; without effect where `cycle_momentum` is set.
         nesterov: sgd: Nesterov's momentum.
-        weight_decay: Weight decay.
-        decay_all: Whether all parameters decay; False spares biases, normalisations and what the network names in
+        weight_decay: weight decay.
+        decay_all: whether all parameters decay; False spares biases, normalisations and what the network names in
             `no_weight_decay` (position embeddings).
-        clip: Largest norm of the gradient of all parameters; 0 = no limit.
-        label_smoothing: Label smoothing of the cross-entropy, also of the recorded losses.
-        model: Network that the recipe is meant for, a name for `alignprune.bench.models.create`; None = any.
-        weights: What that network starts from, as for `create`; None = fresh weights.
-        drop_path: Stochastic depth of that network: the share of samples that skip its last block.
+        clip: largest norm of the gradient of all parameters; 0 = no limit.
+        label_smoothing: label smoothing of the cross-entropy, also of the recorded losses.
+        model: network that the recipe is meant for, a name for `alignprune.bench.models.create`; None = any.
+        weights: what that network starts from, as for `create`; None = fresh weights.
+        drop_path: stochastic depth of that network: the share of samples that skip its last block.
         schedule: "onecycle", "cosine", "constant", "multistep", "exponential" or "linear".
         pct_start: onecycle: share in which the learning rate rises.
         div_factor: onecycle: first learning rate = highest / div_factor.
@@ -91,7 +91,7 @@ class Recipe:
         late_momentum: linear: momentum from decay_start on; None = unchanged.
 
     Raises:
-        ValueError: If a value is out of its range, or given without the schedule or optimiser that reads it.
+        ValueError: if a value is out of its range, or given without the schedule or optimiser that reads it.
     """
 
     name: Suppress[str]
@@ -394,13 +394,13 @@ def get(name: str) -> Recipe:
     """Look up a recipe.
 
     Args:
-        name: A key of `RECIPES`.
+        name: a key of `RECIPES`.
 
     Returns:
-        The recipe.
+        the recipe.
 
     Raises:
-        ValueError: If there is no such recipe.
+        ValueError: if there is no such recipe.
     """
     choice("recipe", name, RECIPES)
     return RECIPES[name]
@@ -429,14 +429,14 @@ def make_optimizer(recipe: Recipe, network: nn.Module | Iterable[nn.Parameter]) 
     """Make the recipe's optimiser, at the learning rate and momentum of position 0.
 
     Args:
-        recipe: The recipe.
-        network: The network to train, or its parameters where all of them decay.
+        recipe: the recipe.
+        network: the network to train, or its parameters where all of them decay.
 
     Returns:
-        The optimiser.
+        the optimiser.
 
     Raises:
-        TypeError: If the recipe spares some parameters from the weight decay, and they come without their names.
+        TypeError: if the recipe spares some parameters from the weight decay, and they come without their names.
 
     Source: AlignPrune 4.1 for LARS, by way of InfoBatch's examples/lars.py.
     """
@@ -472,16 +472,16 @@ def position(epoch: int, step: int, steps: int, epochs: int) -> float:
     """Where a step lies in the run.
 
     Args:
-        epoch: Epoch e, from 0.
-        step: Step j inside the epoch, from 0.
-        steps: Steps L_e of this epoch.
-        epochs: Epochs E of the run.
+        epoch: epoch e, from 0.
+        step: step j inside the epoch, from 0.
+        steps: steps L_e of this epoch.
+        epochs: epochs E of the run.
 
     Returns:
         (e + j / L_e) / E, in [0, 1).
 
     Raises:
-        ValueError: If epoch or step lies outside the run.
+        ValueError: if epoch or step lies outside the run.
     """
     _check("epoch", epoch, 0 <= epoch < epochs, f"from 0 to {epochs - 1}")
     _check("step", step, 0 <= step < steps, f"from 0 to {steps - 1}")
@@ -493,14 +493,14 @@ def lr_and_momentum(recipe: Recipe, position: float) -> tuple[float, float]:
     """Learning rate and momentum at a position of the run.
 
     Args:
-        recipe: The recipe.
-        position: Share of the run that has passed, in [0, 1).
+        recipe: the recipe.
+        position: share of the run that has passed, in [0, 1).
 
     Returns:
         (learning rate, momentum).
 
     Raises:
-        ValueError: If position is outside [0, 1).
+        ValueError: if position is outside [0, 1).
 
     Source: the schedulers of torch.optim.lr_scheduler as functions of the position; OneCycleLR with cosine annealing
         as a function of the share of its phase; "linear" is Co-teaching+'s adjust_learning_rate.
@@ -513,12 +513,12 @@ def set_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, position: flo
     """Write the learning rate and momentum of a position into the optimiser's parameter groups.
 
     Args:
-        optimizer: Optimiser that `make_optimizer` made for this recipe.
-        recipe: The recipe.
-        position: Share of the run that has passed, in [0, 1).
+        optimizer: optimiser that `make_optimizer` made for this recipe.
+        recipe: the recipe.
+        position: share of the run that has passed, in [0, 1).
 
     Raises:
-        ValueError: If position is outside [0, 1).
+        ValueError: if position is outside [0, 1).
     """
     lr, momentum = lr_and_momentum(recipe, position)
     for group in optimizer.param_groups:

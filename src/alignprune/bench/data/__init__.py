@@ -100,22 +100,22 @@ def load(
     """Load a data set by name or by path.
 
     Args:
-        dataset: A key of `DATASETS`, a path ending in .npz, a folder of image files, or "hf:" and the name or
+        dataset: a key of `DATASETS`, a path ending in .npz, a folder of image files, or "hf:" and the name or
             folder of a Hugging Face data set.
-        root: Data root of the named data sets, None for the environment variable ALIGNPRUNE_DATA; paths
+        root: data root of the named data sets, None for the environment variable ALIGNPRUNE_DATA; paths
             and data sets without files ignore it.
-        noise: Kind of noise, None for the data set's default.
-        noise_rate: Nominal rate of synthetic noise in [0, 1]; None for other kinds.
-        seed: Seed of synthetic noise.
-        image_size: Height and width in pixels to which photos are brought, None for the data set's default;
+        noise: kind of noise, None for the data set's default.
+        noise_rate: nominal rate of synthetic noise in [0, 1]; None for other kinds.
+        seed: seed of synthetic noise.
+        image_size: height and width in pixels to which photos are brought, None for the data set's default;
             samples that have a size of their own keep it.
 
     Returns:
-        The data.
+        the data.
 
     Raises:
-        ValueError: If the data set or the noise is unknown, or the files hold something else than expected.
-        FileNotFoundError: If files are missing.
+        ValueError: if the data set or the noise is unknown, or the files hold something else than expected.
+        FileNotFoundError: if files are missing.
     """
     record, loader, place = _find(os.fspath(dataset), root)
     kind = noise or record.default_noise
@@ -159,13 +159,13 @@ def check(root: PathLike | None = None) -> list[DatasetStatus]:
     """Look for the files of every named data set, without reading more of them than takes seconds.
 
     Args:
-        root: Data root, None for the environment variable ALIGNPRUNE_DATA.
+        root: data root, None for the environment variable ALIGNPRUNE_DATA.
 
     Returns:
-        What is there and what is missing, in the order of `DATASETS`.
+        what is there and what is missing, in the order of `DATASETS`.
 
     Raises:
-        ValueError: If no data root is given.
+        ValueError: if no data root is given.
     """
     folder = data_root(root)
     return [status(record, folder) for record in DATASETS.values()]

@@ -43,18 +43,18 @@ def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None,
     training set.
 
     Args:
-        path: File with x_train, y_train, x_test, y_test; optional y_train_clean (known truth: diagnosis only,
+        path: file with x_train, y_train, x_test, y_test; optional y_train_clean (known truth: diagnosis only,
             it never becomes the reference) and x_reference, y_reference (clean samples of your own).
         noise: "none", or a kind of `alignprune.noise` to add noise; the labels of the file then count as clean.
-        noise_rate: Nominal rate of the added noise in [0, 1]; None for "none".
-        seed: Seed of the added noise.
+        noise_rate: nominal rate of the added noise in [0, 1]; None for "none".
+        seed: seed of the added noise.
 
     Returns:
-        The data.
+        the data.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If an array is missing or has another shape, type or range than described.
+        FileNotFoundError: if there is no such file.
+        ValueError: if an array is missing or has another shape, type or range than described.
     """
     check_noise(ARRAYS, noise, noise_rate)
     found = _read_arrays(Path(path))

@@ -25,17 +25,17 @@ def cached(name: str, depends_on: Mapping[str, object], compute: Callable[[], Ar
     any time. Several processes may use it at once.
 
     Args:
-        name: What the arrays are, the first part of the file's name.
-        depends_on: Everything that the arrays depend on, by name: arrays and files (`Path`) by their content, other
+        name: what the arrays are, the first part of the file's name.
+        depends_on: everything that the arrays depend on, by name: arrays and files (`Path`) by their content, other
             values by their repr. Raise a version among them when the calculation changes.
-        compute: Computes the arrays.
+        compute: computes the arrays.
 
     Returns:
-        The arrays, by name.
+        the arrays, by name.
 
     Raises:
-        ValueError: If the file in the cache is damaged.
-        OSError: If the cache folder cannot be written.
+        ValueError: if the file in the cache is damaged.
+        OSError: if the cache folder cannot be written.
     """
     file = _cache_folder() / f"{name}-{_digest(depends_on)[:32]}.npz"
     if not file.exists():

@@ -94,17 +94,17 @@ def cifar100n(
     """CIFAR-100 with the labels of CIFAR-100N, clean labels or synthetic noise.
 
     Args:
-        root: Data root with cifar-100-python/ and, for "real", CIFAR-100_human.pt; None for ALIGNPRUNE_DATA.
+        root: data root with cifar-100-python/ and, for "real", CIFAR-100_human.pt; None for ALIGNPRUNE_DATA.
         noise: "real" (CIFAR-100N), "clean", or a kind of `alignprune.noise`.
-        noise_rate: Nominal rate of synthetic noise in [0, 1]; None for "real" and "clean".
-        seed: Seed of synthetic noise.
+        noise_rate: nominal rate of synthetic noise in [0, 1]; None for "real" and "clean".
+        seed: seed of synthetic noise.
 
     Returns:
-        The data; images are [3, 32, 32], normalised.
+        the data; images are [3, 32, 32], normalised.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, the labels belong to other images, or the noise does not fit.
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged, the labels belong to other images, or the noise does not fit.
 
     Source: AlignPrune 4.1; Wei et al., "Learning with Noisy Labels Revisited" (CIFAR-N).
     """
@@ -118,19 +118,19 @@ def cifar10n(
     """CIFAR-10 with the labels of CIFAR-10N, clean labels or synthetic noise.
 
     Args:
-        root: Data root with cifar-10-batches-py/ and, for the labels of people, CIFAR-10_human.pt; None for
+        root: data root with cifar-10-batches-py/ and, for the labels of people, CIFAR-10_human.pt; None for
             ALIGNPRUNE_DATA.
         noise: "aggre", "worse", "random1", "random2", "random3" (CIFAR-10N), "clean", or a kind of
             `alignprune.noise`.
-        noise_rate: Nominal rate of synthetic noise in [0, 1]; None for the other kinds.
-        seed: Seed of synthetic noise.
+        noise_rate: nominal rate of synthetic noise in [0, 1]; None for the other kinds.
+        seed: seed of synthetic noise.
 
     Returns:
-        The data; images are [3, 32, 32], normalised.
+        the data; images are [3, 32, 32], normalised.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged, the labels belong to other images, or the noise does not fit.
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged, the labels belong to other images, or the noise does not fit.
 
     Source: AlignPrune 4.1; Wei et al., "Learning with Noisy Labels Revisited" (CIFAR-N).
     """

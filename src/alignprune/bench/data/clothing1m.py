@@ -52,16 +52,16 @@ def clothing1m(root: PathLike | None = None, image_size: int = 224) -> Classific
     """Clothing-1M with the labels of the shops.
 
     Args:
-        root: Data root with clothing1m/images/ and the lists in clothing1m/annotations/ or beside images/;
+        root: data root with clothing1m/images/ and the lists in clothing1m/annotations/ or beside images/;
             None for ALIGNPRUNE_DATA.
-        image_size: Height and width of a sample in pixels; 224 is cut from 256.
+        image_size: height and width of a sample in pixels; 224 is cut from 256.
 
     Returns:
-        The data; images are [3, image_size, image_size].
+        the data; images are [3, image_size, image_size].
 
     Raises:
-        FileNotFoundError: If a list, the first images or the last image of one are missing.
-        ValueError: If a line of a list is broken or an image has no label. An image that cannot be read raises
+        FileNotFoundError: if a list, the first images or the last image of one are missing.
+        ValueError: if a line of a list is broken or an image has no label. An image that cannot be read raises
             one when it is loaded, with the name of the file.
 
     Source: AlignPrune 4.1 and A; Xiao et al. (2015).

@@ -32,14 +32,14 @@ def digits(noise: str = "clean", noise_rate: float | None = None, seed: int = 0)
 
     Args:
         noise: "clean", or a kind of `alignprune.noise` that needs no table of classes.
-        noise_rate: Nominal rate of synthetic noise in [0, 1]; None for "clean".
-        seed: Seed of synthetic noise; the split does not depend on it.
+        noise_rate: nominal rate of synthetic noise in [0, 1]; None for "clean".
+        seed: seed of synthetic noise; the split does not depend on it.
 
     Returns:
-        The data.
+        the data.
 
     Raises:
-        ValueError: If the noise does not fit.
+        ValueError: if the noise does not fit.
 
     Source: Alpaydin and Kaynak (1998), Optical Recognition of Handwritten Digits (UCI), of which scikit-learn has the
         test set.

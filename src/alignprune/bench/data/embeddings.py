@@ -26,16 +26,16 @@ def read_glove(path: str | os.PathLike[str], vocabulary: Sequence[str]) -> NDArr
     """Read the vectors of some words from a file in GloVe's text format.
 
     Args:
-        path: File with a word and its D values in each line, separated by single blanks.
-        vocabulary: The V words to look for.
+        path: file with a word and its D values in each line, separated by single blanks.
+        vocabulary: the V words to look for.
 
     Returns:
-        Vectors, float32, shape [1 + V, D]: row i + 1 is that of vocabulary[i], zero for a word that the file lacks;
+        vectors, float32 [1 + V, D]: row i + 1 is that of vocabulary[i], zero for a word that the file lacks;
         row 0 is zero.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a line of a wanted word is damaged, or the file has none of the words.
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line of a wanted word is damaged, or the file has none of the words.
 
     Source: Pennington et al. (EMNLP 2014), the format of the published vectors.
     """
@@ -87,18 +87,18 @@ def train_embeddings(
     A pair of words at distance d <= window counts 1 / d, in both orders.
 
     Args:
-        token_ids: Words of each document, integers, shape [N, L]: 1..V, or 0 for no word.
-        vocabulary_size: Number of words V.
-        dimensions: Values D of a vector, at most V.
-        window: Largest distance of two words that count as a pair, in words, at least 1.
+        token_ids: words of each document, integers [N, L]: 1..V, or 0 for no word.
+        vocabulary_size: number of words V.
+        dimensions: values D of a vector, at most V.
+        window: largest distance of two words that count as a pair, in words, at least 1.
 
     Returns:
-        Vectors, float32, shape [1 + V, D]; row 0, and that of a word without neighbours, is zero. The same input
+        vectors, float32 [1 + V, D]; row 0, and that of a word without neighbours, is zero. The same input
         gives the same vectors.
 
     Raises:
-        ValueError: If an argument is out of its range, or no two words are neighbours.
-        TypeError: If an argument has the wrong type.
+        ValueError: if an argument is out of its range, or no two words are neighbours.
+        TypeError: if an argument has the wrong type.
 
     Source: Levy and Goldberg (NIPS 2014); smoothed contexts and U sqrt(S) from Levy et al. (TACL 2015); the weight
         1 / d from Pennington et al. (EMNLP 2014).

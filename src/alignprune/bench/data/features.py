@@ -50,7 +50,7 @@ def cifar100n_features(
     Args, Raises: as for `cifar100n`.
 
     Returns:
-        The data. The order of the samples, their labels and their noise are those of `cifar100n`.
+        the data. The order of the samples, their labels and their noise are those of `cifar100n`.
     """
     from torchvision import datasets
 

@@ -36,19 +36,19 @@ def image_folder(
     0.875 and the centre is cut out. Normalised with the mean and standard deviation of ImageNet.
 
     Args:
-        path: Folder with train/CLASS/ and test/CLASS/ (or, without test/, val/CLASS/), optional
+        path: folder with train/CLASS/ and test/CLASS/ (or, without test/, val/CLASS/), optional
             reference/CLASS/ with clean samples. The classes are those of train/.
         noise: "none", or a kind of `alignprune.noise` to add noise; the folders then count as the clean labels.
-        noise_rate: Nominal rate of the added noise in [0, 1]; None for "none".
-        seed: Seed of the added noise.
-        image_size: Height and width of a sample in pixels.
+        noise_rate: nominal rate of the added noise in [0, 1]; None for "none".
+        seed: seed of the added noise.
+        image_size: height and width of a sample in pixels.
 
     Returns:
-        The data; images are [3, image_size, image_size].
+        the data; images are [3, image_size, image_size].
 
     Raises:
-        FileNotFoundError: If a folder or the images of a class are missing.
-        ValueError: If there are fewer than two classes, a class is unknown in train/, or an argument does not
+        FileNotFoundError: if a folder or the images of a class are missing.
+        ValueError: if there are fewer than two classes, a class is unknown in train/, or an argument does not
             fit. An image that cannot be read raises one when it is loaded, with the name of the file.
     """
     from alignprune.bench.data.transforms import photo_transforms
@@ -86,14 +86,14 @@ def files_by_class(folder: Path, *, allow_empty: bool = False) -> tuple[FileName
     """The images in the subfolders of a folder, each of which is a class.
 
     Args:
-        folder: Folder with CLASS/*.jpg, *.png, ... at any depth below the class.
-        allow_empty: Whether a class may have no image.
+        folder: folder with CLASS/*.jpg, *.png, ... at any depth below the class.
+        allow_empty: whether a class may have no image.
 
     Returns:
-        The N files, their class ids, int64 [N], and the names of the classes in the order of the ids.
+        the N files, their class ids, int64 [N], and the names of the classes in the order of the ids.
 
     Raises:
-        FileNotFoundError: If there is no class, or one without an image.
+        FileNotFoundError: if there is no class, or one without an image.
     """
     from torchvision import datasets
 
@@ -106,13 +106,13 @@ def split_by_class(folder: Path, classes: list[str], transform: nn.Module | None
     """The images of a further split, under the class ids of the training split.
 
     Args:
-        folder: Folder of the split; classes may be missing.
-        classes: Names of the training classes in the order of their ids.
+        folder: folder of the split; classes may be missing.
+        classes: names of the training classes in the order of their ids.
         transform: RGB image to tensor.
 
     Raises:
-        FileNotFoundError: If the split holds no image.
-        ValueError: If it holds a class that training does not have.
+        FileNotFoundError: if the split holds no image.
+        ValueError: if it holds a class that training does not have.
     """
     files, given, names = files_by_class(folder, allow_empty=True)
     foreign = [name for name in names if name not in classes]

@@ -42,9 +42,9 @@ class TableImages(Dataset[tuple[Tensor, int]]):
     """Samples read from a column of images.
 
     Args:
-        images: A table of the N images alone.
-        split: What to call the table in errors.
-        labels: Class ids, int64, shape [N].
+        images: a table of the N images alone.
+        split: what to call the table in errors.
+        labels: class ids, int64 [N].
         transform: RGB image to tensor.
     """
 
@@ -79,20 +79,20 @@ def huggingface(
     """Own data from a Hugging Face data set of images, transformed as those of `image_folder`.
 
     Args:
-        source: A folder that `save_to_disk` wrote or a name that `datasets.load_dataset` finds, with the
+        source: a folder that `save_to_disk` wrote or a name that `datasets.load_dataset` finds, with the
             splits train, test or (without test) validation, and optional reference with clean samples. Where
             more than one column is of type Image or ClassLabel, "?image=COLUMN&label=COLUMN" follows; the label
             may then also be a column of integers.
         noise: "none", or a kind of `alignprune.noise` to add noise; the labels then count as clean.
-        noise_rate: Nominal rate of the added noise in [0, 1]; None for "none".
-        seed: Seed of the added noise.
-        image_size: Height and width of a sample in pixels.
+        noise_rate: nominal rate of the added noise in [0, 1]; None for "none".
+        seed: seed of the added noise.
+        image_size: height and width of a sample in pixels.
 
     Returns:
-        The data; images are [3, image_size, image_size].
+        the data; images are [3, image_size, image_size].
 
     Raises:
-        ValueError: If the data set cannot be loaded, a split or a column is missing, a label is no class id, or
+        ValueError: if the data set cannot be loaded, a split or a column is missing, a label is no class id, or
             an argument does not fit. An image that cannot be read raises one when it is loaded, with its row.
     """
     from alignprune.bench.data.transforms import photo_transforms

@@ -58,19 +58,19 @@ def imagenet(
     """ImageNet-1K with clean labels or synthetic noise; the official validation images are the test set.
 
     Args:
-        root: Data root with imagenet/train/WNID/ and imagenet/val/WNID/; None for ALIGNPRUNE_DATA.
+        root: data root with imagenet/train/WNID/ and imagenet/val/WNID/; None for ALIGNPRUNE_DATA.
         noise: "clean", or a kind of `alignprune.noise`; "asymmetric" turns class y of floor(rate * N) samples,
             drawn from all, into (y + 1) mod 1000.
-        noise_rate: Nominal rate of synthetic noise in [0, 1]; None for "clean".
-        seed: Seed of synthetic noise.
-        image_size: Height and width of a sample in pixels.
+        noise_rate: nominal rate of synthetic noise in [0, 1]; None for "clean".
+        seed: seed of synthetic noise.
+        image_size: height and width of a sample in pixels.
 
     Returns:
-        The data; images are [3, image_size, image_size].
+        the data; images are [3, image_size, image_size].
 
     Raises:
-        FileNotFoundError: If a folder, or the images of a class, are missing.
-        ValueError: If a folder does not hold 1,000 classes, or the noise does not fit. An image that cannot be
+        FileNotFoundError: if a folder, or the images of a class, are missing.
+        ValueError: if a folder does not hold 1,000 classes, or the noise does not fit. An image that cannot be
             read raises one when it is loaded, with the name of the file.
 
     Source: AlignPrune 4.1 and A; the noise is that of Prune4ReL (Park et al., 2023).

@@ -18,7 +18,7 @@ def paths(file: Path) -> list[tuple[int, str]]:
     """Line number and path of every image in a list of paths.
 
     Args:
-        file: The list.
+        file: the list.
     """
     # Names that are not UTF-8 pass through unchanged, as in the functions of os.
     with open(file, encoding="utf-8", errors="surrogateescape") as lines:
@@ -29,11 +29,11 @@ def entries(file: Path, num_classes: int) -> Iterator[Entry]:
     """Path and class id of every image in a list of both.
 
     Args:
-        file: The list.
-        num_classes: Class ids lie in 0..num_classes-1.
+        file: the list.
+        num_classes: class ids lie in 0..num_classes-1.
 
     Raises:
-        ValueError: If a line is not "PATH CLASS" or its class id is out of range, with the line's number.
+        ValueError: if a line is not "PATH CLASS" or its class id is out of range, with the line's number.
     """
     for number, line in paths(file):
         path, _, label = line.replace("\t", " ").rpartition(" ")
@@ -57,14 +57,14 @@ def images(root: Path, folder: Path, listed: Sequence[Entry], source: str, trans
     minutes, and one that is missing among them is named when it is loaded.
 
     Args:
-        root: The data root.
-        folder: Folder, under the root, that the paths start from.
-        listed: Path and class id of each image, at least one.
-        source: Where the images come from.
+        root: the data root.
+        folder: folder, under the root, that the paths start from.
+        listed: path and class id of each image, at least one.
+        source: where the images come from.
         transform: RGB image to tensor.
 
     Raises:
-        FileNotFoundError: If one of these is missing.
+        FileNotFoundError: if one of these is missing.
     """
     for path, _ in [*listed[:3], listed[-1]]:
         check_exists(root, folder / path, source)

@@ -67,7 +67,7 @@ _RECORD_OF: dict[tuple[int, str], DatasetRecord] = {
     (7, "document"): _record("news-document", "7 classes as in Co-teaching+", _DOCUMENT),
     (20, "document"): _record("news20-document", "20 classes", _DOCUMENT),
 }
-NEWS, NEWS20, NEWS_DOCUMENT, NEWS20_DOCUMENT = RECORDS = tuple(_RECORD_OF.values())
+NEWS, NEWS20, NEWS_DOCUMENT, NEWS20_DOCUMENT = tuple(_RECORD_OF.values())
 
 
 def news(
@@ -90,24 +90,24 @@ def news(
     is given, and the scale of "document" features come from the training documents alone.
 
     Args:
-        root: Data root with 20news-bydate_py3.pkz; None for ALIGNPRUNE_DATA.
+        root: data root with 20news-bydate_py3.pkz; None for ALIGNPRUNE_DATA.
         noise: "clean", or a kind of `alignprune.noise` that needs no table of classes.
-        noise_rate: Nominal rate of synthetic noise in [0, 1]; None for "clean".
-        seed: Seed of synthetic noise.
+        noise_rate: nominal rate of synthetic noise in [0, 1]; None for "clean".
+        seed: seed of synthetic noise.
         groups: 7 for the hierarchies (alt, comp, misc, rec, sci, soc, talk), 20 for the newsgroups.
         pooling: "flat" for the average-pooled flattened word vectors, the input of the paper's network; "document"
             for the mean word vector, standardised.
-        features: Values D of a sample with "flat", None for the paper's 4,800; "document" has as many as a word
+        features: values D of a sample with "flat", None for the paper's 4,800; "document" has as many as a word
             vector.
-        embeddings: File in GloVe's text format; None for vectors trained on the training documents (300 values).
+        embeddings: file in GloVe's text format; None for vectors trained on the training documents (300 values).
 
     Returns:
-        The data; samples are float32 [D]. Features are computed once and then read from the cache folder, see
+        the data; samples are float32 [D]. Features are computed once and then read from the cache folder, see
         `alignprune.bench.data.cache.cached`.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If a file is damaged or an argument does not fit.
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged or an argument does not fit.
 
     Source: AlignPrune, Table H; Yu et al. (ICML 2019), Co-teaching+, whose network reads GloVe vectors of documents
         in a file that is not public: its tokens, its vocabulary and its order of the documents may differ.

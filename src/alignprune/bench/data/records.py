@@ -27,11 +27,11 @@ def problem(root: Path, file: str) -> str | None:
     """What is wrong with a file or folder, from outside.
 
     Args:
-        root: The data root.
-        file: Path under the root; a folder ends in "/".
+        root: the data root.
+        file: path under the root; a folder ends in "/".
 
     Returns:
-        None where it is there and not empty.
+        none where it is there and not empty.
     """
     path = root / file
     if not path.exists():
@@ -47,20 +47,20 @@ def problem(root: Path, file: str) -> str | None:
 class DatasetRecord:
     """What a data set needs and offers; help, documentation and checks are made from it.
 
-    Args:
-        name: What to write for it.
-        description: What it is, one line.
-        files: Files needed, folders ending in "/": under the data root, or in the given path; none where a library
+    Attributes:
+        name: what to write for it.
+        description: what it is, one line.
+        files: files needed, folders ending in "/": under the data root, or in the given path; none where a library
             brings the data along.
-        source: Where they come from.
-        noises: Kinds of noise it can be loaded with.
-        default_noise: The kind without a choice, in `noises`.
-        note: What else to know about the files, one line.
-        flips: Class that each class turns into by "asymmetric" noise; None where that has no meaning.
-        per_class: Whether asymmetric noise takes its share of each class, or of all samples together.
-        image_size: Height and width in pixels to which the loader brings photos without a choice; None for
+        source: where they come from.
+        noises: kinds of noise it can be loaded with.
+        default_noise: the kind without a choice, in `noises`.
+        note: what else to know about the files, one line.
+        flips: class that each class turns into by "asymmetric" noise; None where that has no meaning.
+        per_class: whether asymmetric noise takes its share of each class, or of all samples together.
+        image_size: height and width in pixels to which the loader brings photos without a choice; None for
             samples that have a size of their own.
-        inspect: What is wrong with one of `files` under a data root, None for nothing; must not take long.
+        inspect: what is wrong with one of `files` under a data root, None for nothing; must not take long.
     """
 
     name: str
@@ -80,13 +80,13 @@ class DatasetRecord:
 class DatasetStatus:
     """What of a data set is there.
 
-    Args:
-        name: Name of the data set.
-        complete: Whether nothing is missing.
-        found: Files and folders that are as they should be.
-        missing: The others, each as "FILE: what is wrong".
-        source: Where they come from.
-        note: What else to know about the files.
+    Attributes:
+        name: name of the data set.
+        complete: whether nothing is missing.
+        found: files and folders that are as they should be.
+        missing: the others, each as "FILE: what is wrong".
+        source: where they come from.
+        note: what else to know about the files.
     """
 
     name: str
@@ -101,8 +101,8 @@ def status(record: DatasetRecord, root: Path) -> DatasetStatus:
     """Look for the files of a data set.
 
     Args:
-        record: The data set.
-        root: The data root.
+        record: the data set.
+        root: the data root.
     """
     problems = {file: record.inspect(root, file) for file in record.files}
     missing = tuple(f"{file}: {what}" for file, what in problems.items() if what is not None)
@@ -120,10 +120,10 @@ def data_root(root: PathLike | None) -> Path:
     """The folder that holds the named data sets.
 
     Args:
-        root: The folder; None for the environment variable ALIGNPRUNE_DATA.
+        root: the folder; None for the environment variable ALIGNPRUNE_DATA.
 
     Raises:
-        ValueError: If neither is given.
+        ValueError: if neither is given.
     """
     given = root or os.environ.get(DATA_ROOT)
     if not given:
@@ -138,12 +138,12 @@ def check_exists(root: Path, path: Path, source: str) -> None:
     """Refuse a data root that lacks a file or folder.
 
     Args:
-        root: The data root.
-        path: The file or folder, under the root.
-        source: Where it comes from.
+        root: the data root.
+        path: the file or folder, under the root.
+        source: where it comes from.
 
     Raises:
-        FileNotFoundError: If it is missing.
+        FileNotFoundError: if it is missing.
     """
     if not path.exists():
         raise MissingFile(
@@ -156,12 +156,12 @@ def check_noise(record: DatasetRecord, noise: str, noise_rate: float | None) -> 
     """Refuse noise that the data set does not offer, and a rate that does not belong to it.
 
     Args:
-        record: The data set.
-        noise: Kind of noise.
-        noise_rate: Nominal rate; None for a kind that is not drawn.
+        record: the data set.
+        noise: kind of noise.
+        noise_rate: nominal rate; None for a kind that is not drawn.
 
     Raises:
-        ValueError: If the kind is unknown, or the rate is missing or superfluous.
+        ValueError: if the kind is unknown, or the rate is missing or superfluous.
     """
     choice("noise", noise, record.noises)
     if noise in KINDS and noise_rate is None:
@@ -184,15 +184,15 @@ def draw(
     """Draw synthetic noise on the given labels.
 
     Args:
-        record: The data set.
-        given: Clean class ids, int64, shape [N].
-        noise: Kind of noise that `check_noise` has passed.
-        noise_rate: Nominal rate in [0, 1]; None for a kind that is not drawn.
-        num_classes: Number of classes.
-        seed: Seed of the draw.
+        record: the data set.
+        given: clean class ids, int64 [N].
+        noise: kind of noise that `check_noise` has passed.
+        noise_rate: nominal rate in [0, 1]; None for a kind that is not drawn.
+        num_classes: number of classes.
+        seed: seed of the draw.
 
     Returns:
-        The noisy and the clean labels; None for a kind that is not drawn.
+        the noisy and the clean labels; None for a kind that is not drawn.
     """
     if noise not in KINDS or noise_rate is None:
         return None
@@ -205,9 +205,9 @@ def as_noise(labels: Tensor, clean: Tensor, kind: str) -> NoisyLabels:
     """Labels that were not drawn; their nominal rate is the measured one.
 
     Args:
-        labels: Given class ids, int64, shape [N].
-        clean: Clean class ids, int64, shape [N].
-        kind: What to call them.
+        labels: given class ids, int64 [N].
+        clean: clean class ids, int64 [N].
+        kind: what to call them.
     """
     rate = int((labels != clean).sum()) / len(labels)
     return NoisyLabels(labels=labels, clean=clean, kind=kind, rate=rate, seed=None)

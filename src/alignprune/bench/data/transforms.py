@@ -28,8 +28,8 @@ class Cutout(nn.Module):
     """Paint a square around a random pixel; what lies outside the image is cut off.
 
     Args:
-        side: Height and width of the square in pixels.
-        colour: Value of each channel, in [0, 255].
+        side: height and width of the square in pixels.
+        colour: value of each channel, in [0, 255].
 
     Source: DeVries and Taylor (2017).
     """
@@ -53,14 +53,14 @@ def tensor_transforms(
     """Random crop and flip of one image of a fixed size, and the normalisation of an image or a batch.
 
     Args:
-        height: Of an image in pixels.
-        width: Of an image in pixels.
-        padding: Reflected pixels at each side before the crop.
-        mean: Of each channel, of values in [0, 1].
-        std: Of each channel, of values in [0, 1].
+        height: of an image in pixels.
+        width: of an image in pixels.
+        padding: reflected pixels at each side before the crop.
+        mean: of each channel, of values in [0, 1].
+        std: of each channel, of values in [0, 1].
 
     Returns:
-        The random transforms of one image, uint8 [C, H, W], and the normalisation, which gives float32. Only
+        the random transforms of one image, uint8 [C, H, W], and the normalisation, which gives float32. Only
         images with 1 or 3 channels have a strong and a contrastive view: the colour operations need those.
 
     Source: the strong view is Prune4ReL's of CIFAR: AutoAugment (CIFAR-10 policy), crop, flip, Cutout of half the
@@ -84,10 +84,10 @@ def photo_transforms(size: int) -> Transforms:
     """Random crops of any scale and shape in training; otherwise the centre of the photo.
 
     Args:
-        size: Height and width of the result in pixels.
+        size: height and width of the result in pixels.
 
     Returns:
-        Transforms of an RGB image of any size to float32 [3, size, size].
+        transforms of an RGB image of any size to float32 [3, size, size].
 
     Source: the usual transforms of ImageNet.
     """
@@ -98,10 +98,10 @@ def resized_transforms(size: int) -> Transforms:
     """Photos brought to one size without regard to their shape, then shifted by a random crop.
 
     Args:
-        size: Height and width of the result in pixels; 224 is cut from 256.
+        size: height and width of the result in pixels; 224 is cut from 256.
 
     Returns:
-        Transforms of an RGB image of any size to float32 [3, size, size].
+        transforms of an RGB image of any size to float32 [3, size, size].
 
     Source: Prune4ReL's transforms of WebVision and Clothing-1M: 256 x 256, crop of 224 with padding 4, flip.
     """

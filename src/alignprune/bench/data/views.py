@@ -30,11 +30,11 @@ PathLike = str | os.PathLike[str]
 class Transforms:
     """What is done to a sample in each view.
 
-    Args:
-        train: Of the training samples, None for nothing.
-        strong: Of the strongly augmented training samples; None where there is no such view.
-        contrastive: Of the training samples in learning without labels; None where there is no such view.
-        plain: Of every sample that is not augmented, None for nothing.
+    Attributes:
+        train: of the training samples, None for nothing.
+        strong: of the strongly augmented training samples; None where there is no such view.
+        contrastive: of the training samples in learning without labels; None where there is no such view.
+        plain: of every sample that is not augmented, None for nothing.
     """
 
     train: nn.Module | None
@@ -47,10 +47,10 @@ class TensorData(Dataset[tuple[Tensor, int]]):
     """Samples held in one tensor; a batch is transformed at once where that gives the same.
 
     Args:
-        inputs: Images, uint8, shape [N, C, H, W], or features, float32, shape [N, D].
-        labels: Class ids, int64, shape [N].
-        augment: Random transform of one sample, None for none.
-        finish: Deterministic transform of a sample or of a batch of them, None for none.
+        inputs: images, uint8 [N, C, H, W], or features, float32 [N, D].
+        labels: class ids, int64 [N].
+        augment: random transform of one sample, None for none.
+        finish: deterministic transform of a sample or of a batch of them, None for none.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class FileNames:
     reading changes.
 
     Args:
-        folder: Folder that the names start from.
-        names: Relative paths of the N files.
+        folder: folder that the names start from.
+        names: relative paths of the N files.
     """
 
     def __init__(self, folder: PathLike, names: Iterable[str]) -> None:
@@ -120,8 +120,8 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
     """Samples read from image files.
 
     Args:
-        files: Paths of the N images.
-        labels: Class ids, int64, shape [N].
+        files: paths of the N images.
+        labels: class ids, int64 [N].
         transform: RGB image to tensor, None for the image itself.
     """
 
@@ -151,23 +151,23 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 class ClassificationData:
     """One set of training samples in all its views, and the test samples.
 
-    Args:
-        name: Name of the data set.
-        train: Training samples with the (noisy) labels and the training transform.
-        train_eval: The same samples and labels, evaluation transform.
-        strong: The same samples and labels under the strong augmentation (AutoAugment and Cutout); None for
+    Attributes:
+        name: name of the data set.
+        train: training samples with the (noisy) labels and the training transform.
+        train_eval: the same samples and labels, evaluation transform.
+        strong: the same samples and labels under the strong augmentation (AutoAugment and Cutout); None for
             samples that have none, such as features.
-        contrastive: The same samples and labels under the augmentation of SimCLR, for learning without labels;
+        contrastive: the same samples and labels under the augmentation of SimCLR, for learning without labels;
             None for samples that have none.
-        clean_eval: The same samples with clean labels, evaluation transform; None where the truth is unknown
+        clean_eval: the same samples with clean labels, evaluation transform; None where the truth is unknown
             or is given for diagnosis only.
-        test: Test samples, evaluation transform.
-        reference: Clean reference samples apart from the training samples, evaluation transform; None without.
-        labels: Labels of `train`, int64, shape [N].
-        clean_labels: Clean labels of the same samples, int64, shape [N]; None where unknown.
-        num_classes: Number of classes C.
-        input_shape: Shape of one sample after the transform, (channels, height, width) or (features,).
-        noise: Noisy and clean labels with the kind of noise; None where no noise is known.
+        test: test samples, evaluation transform.
+        reference: clean reference samples apart from the training samples, evaluation transform; None without.
+        labels: labels of `train`, int64 [N].
+        clean_labels: clean labels of the same samples, int64 [N]; None where unknown.
+        num_classes: number of classes C.
+        input_shape: shape of one sample after the transform, (channels, height, width) or (features,).
+        noise: noisy and clean labels with the kind of noise; None where no noise is known.
     """
 
     name: str
@@ -189,11 +189,11 @@ def refuse_overlap(reference: TensorData | ImageFiles | None, test: TensorData |
     """Refuse a reference of the user's that shares samples with the test set: it would steer the training by test data.
 
     Args:
-        reference: Clean reference samples; None for none.
-        test: Test samples, of the same kind. Files are compared by content, those of equal size only.
+        reference: clean reference samples; None for none.
+        test: test samples, of the same kind. Files are compared by content, those of equal size only.
 
     Raises:
-        ValueError: If a sample is in both, with its place in the reference.
+        ValueError: if a sample is in both, with its place in the reference.
     """
     if isinstance(reference, TensorData) and isinstance(test, TensorData):
         tested = {_digest(row.tobytes()) for row in test.inputs.numpy()}
@@ -238,19 +238,19 @@ def assemble(
     """Make all views of the training samples.
 
     Args:
-        name: As in `ClassificationData`.
-        view: The training samples under (labels, transform).
-        transforms: What to do to a sample in each view.
-        given: The labels without drawn noise, int64, shape [N].
-        noise: Noisy labels to train on, None for the given ones.
-        truth: Clean labels that may also serve as reference, int64, shape [N]; None without.
-        test: As in `ClassificationData`.
-        reference: As in `ClassificationData`.
-        num_classes: As in `ClassificationData`.
-        input_shape: As in `ClassificationData`.
+        name: as in `ClassificationData`.
+        view: the training samples under (labels, transform).
+        transforms: what to do to a sample in each view.
+        given: the labels without drawn noise, int64 [N].
+        noise: noisy labels to train on, None for the given ones.
+        truth: clean labels that may also serve as reference, int64 [N]; None without.
+        test: as in `ClassificationData`.
+        reference: as in `ClassificationData`.
+        num_classes: as in `ClassificationData`.
+        input_shape: as in `ClassificationData`.
 
     Returns:
-        The data.
+        the data.
     """
     labels = given if noise is None else noise.labels
     return ClassificationData(
@@ -277,15 +277,15 @@ def limit(data: ClassificationData, size: int, seed: int) -> ClassificationData:
     plus or minus one; a class that has fewer gives all it has and the others make up for it.
 
     Args:
-        data: The data.
-        size: Training samples to keep, between the number of classes and the number of samples.
-        seed: Seed of the draw; torch's global generator is not used.
+        data: the data.
+        size: training samples to keep, between the number of classes and the number of samples.
+        seed: seed of the draw; torch's global generator is not used.
 
     Returns:
-        The same data with `size` training samples in their old order, consistent in labels, views and noise.
+        the same data with `size` training samples in their old order, consistent in labels, views and noise.
 
     Raises:
-        ValueError: If size is out of its range.
+        ValueError: if size is out of its range.
     """
     total = len(data.labels)
     if not data.num_classes <= size <= total:
@@ -300,13 +300,13 @@ def long_tail(data: ClassificationData, imbalance: float, seed: int) -> Classifi
     """Thin out the classes so that the last has a share of its samples left and the first all, exponentially between.
 
     Args:
-        data: The data.
-        imbalance: Share of its samples that the last class keeps, in (0, 1]; class c of C keeps
+        data: the data.
+        imbalance: share of its samples that the last class keeps, in (0, 1]; class c of C keeps
             imbalance^(c / (C - 1)).
-        seed: Seed of the draw; torch's global generator is not used.
+        seed: seed of the draw; torch's global generator is not used.
 
     Returns:
-        The same data with fewer training samples, by their true class where it is known; each class keeps one at least.
+        the same data with fewer training samples, by their true class where it is known; each class keeps one at least.
     """
     labels = data.labels if data.clean_labels is None else data.clean_labels
     # An own stream: one that noise of the same seed is drawn from would keep the very samples that it flipped.
@@ -323,11 +323,11 @@ def subset(data: ClassificationData, indices: Tensor) -> ClassificationData:
     """Keep some of the training samples; test and reference stay as they are.
 
     Args:
-        data: The data.
-        indices: Training samples to keep, int64, shape [n].
+        data: the data.
+        indices: training samples to keep, int64 [n].
 
     Returns:
-        The same data with these training samples, in the order of the indices, consistent in labels, views and
+        the same data with these training samples, in the order of the indices, consistent in labels, views and
         noise.
     """
     indices = indices.cpu()
@@ -350,13 +350,13 @@ def balanced(labels: Tensor, num_classes: int, size: int, generator: torch.Gener
     """Draw samples with class counts as equal as the classes allow.
 
     Args:
-        labels: Class ids, int64, shape [N].
-        num_classes: Number of classes.
-        size: Samples to draw, at most N.
-        generator: Randomness of the draw.
+        labels: class ids, int64 [N].
+        num_classes: number of classes.
+        size: samples to draw, at most N.
+        generator: randomness of the draw.
 
     Returns:
-        Indices of the drawn samples, int64, shape [size], ascending.
+        indices of the drawn samples, int64 [size], ascending.
     """
     counts = torch.bincount(labels, minlength=num_classes)
     quotas = torch.zeros_like(counts)

@@ -44,15 +44,15 @@ def webvision(root: PathLike | None = None, image_size: int = 224) -> Classifica
     reference; the other half is the test set.
 
     Args:
-        root: Data root with webvision/ as its authors distribute it; None for ALIGNPRUNE_DATA.
-        image_size: Height and width of a sample in pixels; 224 is cut from 256.
+        root: data root with webvision/ as its authors distribute it; None for ALIGNPRUNE_DATA.
+        image_size: height and width of a sample in pixels; 224 is cut from 256.
 
     Returns:
-        The data; images are [3, image_size, image_size].
+        the data; images are [3, image_size, image_size].
 
     Raises:
-        FileNotFoundError: If a list, the first images or the last image of one are missing.
-        ValueError: If a line of a list is broken. An image that cannot be read raises one when it is loaded,
+        FileNotFoundError: if a list, the first images or the last image of one are missing.
+        ValueError: if a line of a list is broken. An image that cannot be read raises one when it is loaded,
             with the name of the file.
 
     Source: AlignPrune 4.1 and A; Li et al. (2017); the 50 classes are those of Chen et al. (2019).

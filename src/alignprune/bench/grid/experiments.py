@@ -104,7 +104,6 @@ NOISES: dict[str, dict[str, Settings]] = {
 }
 """By data set, the settings behind the columns of the paper's tables."""
 
-_PAPER_NAME = {"cifar100n": "CIFAR-100N", "cifar10n": "CIFAR-10N"}
 _MAIN = ("static-random", "dynamic-random", "infobatch", "infobatch+das", "seta", "seta+das")
 _STATIC = (
     "small-loss",

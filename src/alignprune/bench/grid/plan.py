@@ -23,7 +23,7 @@ from alignprune.bench.run.progress import Lines
 from alignprune.errors import ValueMistake
 
 ROOT = Path("runs/sweeps")
-"""Where sweeps keep their runs unless told."""
+"""Where sweeps keep their runs without a choice."""
 
 
 def jobs(

@@ -129,13 +129,13 @@ def run(
         workers: local: number of processes. Ray runs as many jobs at once as its nodes have room for.
         retries: how often a job is tried again after a failure.
         threads: OMP and MKL threads of a job; None for an even share of the cores, with Ray for ``cpus``.
-        gpus: Ray: GPUs of a job, 0.25 for four jobs on each; with 0 a job sees none.
-        cpus: Ray: CPUs of a job.
-        address: Ray: of the cluster; None for the one that Ray finds or else starts here.
-        report: is told what happens.
+        gpus: ray: GPUs of a job, 0.25 for four jobs on each; with 0 a job sees none.
+        cpus: ray: CPUs of a job.
+        address: ray: of the cluster; None for the one that Ray finds or else starts here.
+        report: hears what happens.
 
     Returns:
-        What came of each job.
+        what came of each job.
 
     Raises:
         ValueError: before anything runs, if jobs need each other in a circle, need what no job provides, or want the
@@ -464,7 +464,7 @@ class _Processes(_Executor):
         busy = self._busy()
         ready = connection.wait([worker.pipe for worker in busy], timeout=POLL)
         for worker in busy:
-            # Processes that a dead worker has left may hold its pipe open: then only this tells.
+            # Processes that a dead worker has left may hold its pipe open: then only this shows it.
             if worker.pipe in ready or not worker.process.is_alive():
                 return self._event(worker)
         return None

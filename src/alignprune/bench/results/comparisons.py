@@ -26,7 +26,7 @@ from alignprune.errors import ValueMistake
 class Comparison(ABC):
     """What both comparisons offer.
 
-    Args:
+    Attributes:
         rows: those that every other row is compared with.
     """
 

@@ -22,7 +22,7 @@ class Measure:
         unit: that it is shown in, "" for a bare number.
         factor: stored value times factor = shown value.
         digits: after the point.
-        column: of the stored runs.
+        column: of the stored runs, a field of `alignprune.bench.run.record.RunRecord`.
         spread: show the standard deviation over the seeds, n - 1 in the denominator, instead of the mean.
         ratio: it is a ratio of means: its interval is not symmetric, so both ends are written.
         sign: "+" to write it in front of what is not negative.

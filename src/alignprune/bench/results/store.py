@@ -12,8 +12,9 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import duckdb
 import pyarrow as pa
@@ -21,33 +22,36 @@ import pyarrow.parquet as pq
 
 from alignprune._checks import choice
 from alignprune._files import replace_file
+from alignprune.bench.run.record import EpochRecord, RunRecord
 from alignprune.errors import MissingFile, ValueMistake
 
 _Row = dict[str, Any]
 
 
-def _schema(*, texts: str = "", integers: str = "", numbers: str = "", flags: str = "") -> pa.Schema:
-    types = ((texts, pa.string()), (integers, pa.int64()), (numbers, pa.float64()), (flags, pa.bool_()))
-    return pa.schema([(name, kind) for names, kind in types for name in names.split()])
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def _fields(record: type, prefix: str = "") -> list[tuple[str, pa.DataType]]:
+    """Name and type of each column that a record fills; those of a record in it have its name and a dot in front."""
+    found: list[tuple[str, pa.DataType]] = []
+    for name, hint in get_type_hints(record).items():
+        kind = next(part for part in (*get_args(hint), hint) if part is not type(None))
+        if isinstance(kind, type) and is_dataclass(kind):
+            found += _fields(kind, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, _TYPES[kind]))
+    return found
+
+
+def _schema(record: type) -> pa.Schema:
+    """The columns that say which run it is, and those of the record."""
+    identity = [("key", pa.string()), ("protocol", pa.string()), ("seed", pa.int64())]
+    return pa.schema(identity + [column for column in _fields(record) if column[0] != "seed"])
 
 
 # The columns that every file has and their types, so that a column keeps its type where all its values are null.
 # Files may have more: the settings as config.*, and whatever else a result or an epoch's metrics hold.
-_SCHEMAS = {
-    "runs": _schema(
-        texts="key protocol dataset noise method model device versions.alignprune versions.torch versions.python",
-        integers="seed epochs train_size forward_passes reference_forward_passes proxy_forward_passes versions.draws",
-        numbers="noise_rate prune_ratio accuracy test_loss forward_fraction trained_fraction pruned_share kept_noise "
-        "score_auroc estimated_noise_rate images_per_second train_seconds seconds",
-    ),
-    "epochs": _schema(
-        texts="key protocol",
-        integers="seed epoch forward_passes",
-        numbers="accuracy test_loss train_loss reference_loss pruned_share kept_noise score_auroc clean_loss "
-        "noisy_loss estimated_noise_rate memorisation images_per_second train_seconds seconds",
-        flags="annealing",
-    ),
-}
+_SCHEMAS = {"runs": _schema(RunRecord), "epochs": _schema(EpochRecord)}
 RUN, EPOCHS = "run.parquet", "epochs.parquet"
 _FILES = {"runs": RUN, "epochs": EPOCHS}
 

@@ -37,7 +37,7 @@ def calibrated_epochs(epochs: int, prune_ratio: float, base_pruned_share: float)
             [0, 1).
 
     Returns:
-        E(P), at least 1; E0 itself where they differ by no more than 2.5 %.
+        e(P), at least 1; E0 itself where they differ by no more than 2.5 %.
 
     Raises:
         ValueError: if an argument is out of its range.

@@ -34,7 +34,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
 
     Args:
         z1, z2: projections of the two views, float [B, d]; row i of both is of one sample.
-        temperature: T, > 0; the smaller, the more the nearest others count.
+        temperature: t, > 0; the smaller, the more the nearest others count.
 
     Returns:
         scalar, log(2B - 1) where nothing is separated.
