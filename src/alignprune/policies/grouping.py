@@ -161,9 +161,9 @@ def _monotone_minima(cost: _Cost, least: Floats, low: int, cuts: Ints) -> tuple[
             b = cuts[rows][row]
             values = np.where(low + a < b, least[a] + cost(np.minimum(low + a, b), b), np.inf)
             best = np.minimum.reduceat(values, offsets)
-            least = np.flatnonzero(values == best[row])[::-1]  # reversed: the first of equal minima is written last
+            minimal = np.flatnonzero(values == best[row])[::-1]  # reversed: the first of equal minima is written last
             minima[rows] = best
-            choice[rows[row[least]]] = a[least]
+            choice[rows[row[minimal]]] = a[minimal]
         stride //= 2
     return minima, choice
 
