@@ -654,7 +654,7 @@ BAD_REFERENCES: list[tuple[Any, str]] = [
     (math.nan, r"reference_loss=nan is not finite"),
     (math.inf, r"reference_loss=inf is not finite"),
     (torch.tensor(math.nan), r"reference_loss=nan is not finite"),
-    (torch.rand(3), r"reference_loss has shape \(3,\), expected one number"),
+    (torch.ones(3), r"reference_loss has shape \(3,\), expected one number"),
     (np.ones(3), r"reference_loss .*expected one number"),
     ([0.5, 0.6], r"reference_loss .*expected one number"),
     ("low", r"reference_loss .*expected one number"),
