@@ -244,7 +244,7 @@ def test_the_confusion_counts_pairs_of_clean_and_noisy_labels() -> None:
     counts = noisy.confusion(4)
     assert counts.dtype == torch.int64
     assert counts.tolist() == confusion(noisy.clean, noisy.labels, 4)
-    with pytest.raises(ValueError, match=r"class ids 0\.\.2 given, expected 0\.\.1"):
+    with pytest.raises(ValueError, match=r"class ids 0 to 2, expected 0 to 1"):
         noisy.confusion(2)
 
 
@@ -292,7 +292,7 @@ def test_a_failed_save_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, mon
 def test_a_foreign_file_is_refused_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / "labels.npz"
     path.write_text("not an archive")
-    with pytest.raises(ValueError, match=r"path: .*labels\.npz.* does not hold saved labels"):
+    with pytest.raises(ValueError, match=r"path=.*labels\.npz.* does not hold saved labels"):
         NoisyLabels.load(path)
     np.savez(path, labels=np.zeros(3, dtype=np.int64))
     with pytest.raises(ValueError, match="does not hold saved labels"):
@@ -311,25 +311,25 @@ def test_an_unknown_kind_names_the_known_and_the_nearest() -> None:
 
 
 def test_asymmetric_noise_without_a_table_is_refused_with_the_remedy() -> None:
-    with pytest.raises(ValueError, match=r"flips: None given .*pass CIFAR10_FLIPS, CIFAR100_FLIPS .* 'pairflip'"):
+    with pytest.raises(ValueError, match=r"flips=None is given .*pass CIFAR10_FLIPS, CIFAR100_FLIPS .* 'pairflip'"):
         corrupt(torch.tensor([0, 1]), "asymmetric", 0.2, 2, 0)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "asymmetric"])
 def test_a_table_for_another_kind_is_refused(kind: str) -> None:
     for option in ({"flips": [1, 0]}, {"per_class": False}):
-        with pytest.raises(ValueError, match=f"given with kind '{kind}', which has none"):
+        with pytest.raises(ValueError, match=f"given with kind='{kind}', which takes none"):
             corrupt(torch.tensor([0, 1]), kind, 0.2, 2, 0, **option)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "flips, error, match",
     [
-        ([1, 0], ValueError, "flips: 2 entries given, expected 3"),
-        ([1, 0, 3], ValueError, r"flips\[2\]=3 is out of range, expected a class id in 0\.\.2"),
+        ([1, 0], ValueError, "flips has 2 entries, expected 3"),
+        ([1, 0, 3], ValueError, r"flips\[2\]=3 is out of range, expected a class id from 0 to 2"),
         ([1, -1, 0], ValueError, r"flips\[1\]=-1 is out of range"),
         ([1, 0.0, 0], TypeError, r"flips\[1\]=0.0 is float"),
-        ([0, 1, 2], ValueError, "flips: every class stays itself"),
+        ([0, 1, 2], ValueError, "flips changes no class"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused(flips: list[int], error: type[Exception], match: str) -> None:
@@ -346,12 +346,12 @@ def test_a_table_that_cannot_be_meant_is_refused(flips: list[int], error: type[E
         ({"rate": "0.2"}, TypeError, "rate='0.2' is str"),
         ({"num_classes": 1}, ValueError, "num_classes=1 .* expected an integer >= 2"),
         ({"num_classes": 2.0}, TypeError, "num_classes=2.0 is float"),
-        ({"num_classes": 2}, ValueError, r"labels: class ids 0\.\.2 given, expected 0\.\.1"),
-        ({"labels": torch.tensor([-1, 0])}, ValueError, r"labels: class ids -1\.\.0 given"),
-        ({"labels": torch.tensor([0.0, 1.0])}, TypeError, r"labels: dtype torch.float32 .* \.long\(\)"),
-        ({"labels": torch.tensor([True, False])}, TypeError, "labels: dtype torch.bool"),
-        ({"labels": torch.eye(3).long()}, ValueError, r"labels: shape \(3, 3\) .*argmax"),
-        ({"labels": [0, 1, 2]}, TypeError, "labels: a list given"),
+        ({"num_classes": 2}, ValueError, r"labels holds class ids 0 to 2, expected 0 to 1"),
+        ({"labels": torch.tensor([-1, 0])}, ValueError, r"labels holds class ids -1 to 0"),
+        ({"labels": torch.tensor([0.0, 1.0])}, TypeError, r"labels is torch.float32.* \.long\(\)"),
+        ({"labels": torch.tensor([True, False])}, TypeError, "labels is torch.bool"),
+        ({"labels": torch.eye(3).long()}, ValueError, r"labels has shape \(3, 3\).*argmax"),
+        ({"labels": [0, 1, 2]}, TypeError, "labels is list"),
         ({"seed": -1}, ValueError, "seed=-1 is out of range"),
         ({"seed": 0.5}, TypeError, "seed=0.5 is float"),
         ({"seed": True}, TypeError, "seed=True is bool"),

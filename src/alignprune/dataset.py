@@ -25,7 +25,7 @@ class Indexed(Dataset[tuple[int, Item]], Generic[Item]):
         dataset: any map-style data set: has ``__len__`` and ``__getitem__`` (and ``__getitems__``, which is used).
 
     Raises:
-        TypeError: for an iterable data set, which has no index to prune by.
+        TypeMistake: for an iterable data set, which has no index to prune by.
     """
 
     def __init__(self, dataset: Dataset[Item]) -> None:

@@ -73,8 +73,8 @@ def symmetric(labels: Tensor, num_classes: int, rate: float, seed: int) -> Tenso
         Noisy labels, int64, shape [N], a new tensor on the device of `labels`.
 
     Raises:
-        ValueError: If an argument is out of its range.
-        TypeError: If an argument has the wrong type.
+        ValueMistake: if an argument is out of its range.
+        TypeMistake: if an argument has the wrong type.
 
     Source: uniform over the C-1 other classes as in CRUST and Prune4ReL. The AlignPrune paper describes c ->
         c+1 under this name, which its own accuracies rule out; that kind is `pairflip`.
@@ -98,8 +98,8 @@ def symmetric_independent(labels: Tensor, num_classes: int, rate: float, seed: i
         Noisy labels, int64, shape [N], a new tensor on the device of `labels`.
 
     Raises:
-        ValueError: If an argument is out of its range.
-        TypeError: If an argument has the wrong type.
+        ValueMistake: if an argument is out of its range.
+        TypeMistake: if an argument has the wrong type.
 
     Source: CRUST; also the symmetric noise of Co-teaching+, which draws each label by a transition matrix.
     """
@@ -123,8 +123,8 @@ def symmetric_inclusive(labels: Tensor, num_classes: int, rate: float, seed: int
         Noisy labels, int64, shape [N], a new tensor on the device of `labels`.
 
     Raises:
-        ValueError: If an argument is out of its range.
-        TypeError: If an argument has the wrong type.
+        ValueMistake: if an argument is out of its range.
+        TypeMistake: if an argument has the wrong type.
 
     Source: ELR and SOP.
     """
@@ -148,8 +148,8 @@ def pairflip(labels: Tensor, num_classes: int, rate: float, seed: int) -> Tensor
         Noisy labels, int64, shape [N], a new tensor on the device of `labels`.
 
     Raises:
-        ValueError: If an argument is out of its range.
-        TypeError: If an argument has the wrong type.
+        ValueMistake: if an argument is out of its range.
+        TypeMistake: if an argument has the wrong type.
 
     Source: the text of the AlignPrune paper (its "symmetric" noise); the name is that of Co-teaching.
     """
@@ -178,8 +178,8 @@ def asymmetric(
         Noisy labels, int64, shape [N], a new tensor on the device of `labels`.
 
     Raises:
-        ValueError: If an argument is out of its range, or flips changes no class.
-        TypeError: If an argument has the wrong type.
+        ValueMistake: if an argument is out of its range, or flips changes no class.
+        TypeMistake: if an argument has the wrong type.
 
     Source: Patrini et al. (CVPR 2017); SOP for CIFAR-10. On CIFAR-100 the AlignPrune paper flips within the
         super-class. The draw from all labels, with (c + 1) mod 1000 as table, is that of Prune4ReL's ImageNet.
@@ -215,7 +215,7 @@ class NoisyLabels:
         seed: Seed of the draw; None for labels that were not drawn.
 
     Raises:
-        ValueError: If labels and clean differ in shape, are not int64 [N], or rate is outside [0, 1].
+        ValueMistake: if labels and clean differ in shape, are not int64 [N], or rate is outside [0, 1].
     """
 
     labels: Tensor
@@ -228,13 +228,13 @@ class NoisyLabels:
         for name, value in (("labels", self.labels), ("clean", self.clean)):
             if value.ndim != 1 or value.dtype != torch.int64:
                 raise ValueMistake(
-                    f"NoisyLabels: {name} is {value.dtype} of shape {tuple(value.shape)}, expected int64 "
-                    f"[N]; pass {name}.long().flatten()"
+                    f"{name} is {value.dtype} of shape {tuple(value.shape)}, expected int64 "
+                    f"[N]: pass {name}.long().flatten()"
                 )
         if self.labels.shape != self.clean.shape:
             raise ValueMistake(
-                f"NoisyLabels: labels has {len(self.labels)} entries and clean {len(self.clean)}, expected "
-                "as many; both must list the same samples in the same order"
+                f"labels has {len(self.labels)} entries and clean {len(self.clean)}, expected "
+                "as many: both must list the same samples in the same order"
             )
         _check_rate(self.rate)
 
@@ -258,7 +258,7 @@ class NoisyLabels:
             Counts, int64, shape [C, C]: row = clean class, column = noisy label.
 
         Raises:
-            ValueError: If num_classes is too small for the labels.
+            ValueMistake: if num_classes is too small for the labels.
         """
         num_classes = integer("num_classes", num_classes, at_least=1, remedy="take that of the data set")
         for labels in (self.clean, self.labels):
@@ -296,7 +296,7 @@ class NoisyLabels:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file was not written by `save`.
+            ValueMistake: if the file was not written by `save`.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -312,8 +312,8 @@ class NoisyLabels:
             raise
         except Exception as error:  # numpy raises BadZipFile, KeyError, EOFError, ValueError, ... for a foreign file
             raise ValueMistake(
-                f"path: {os.fspath(path)!r} does not hold saved labels ({type(error).__name__}: {error}); "
-                "expected a file that NoisyLabels.save wrote"
+                f"path={os.fspath(path)!r} does not hold saved labels ({type(error).__name__}: {error}), "
+                "expected a file that NoisyLabels.save wrote: give that one"
             ) from error
 
 
@@ -341,8 +341,8 @@ def corrupt(
         The noisy and the clean labels, the latter a copy.
 
     Raises:
-        ValueError: If kind is unknown, an argument is out of its range or does not belong to the kind.
-        TypeError: If an argument has the wrong type.
+        ValueMistake: if kind is unknown, an argument is out of its range or does not belong to the kind.
+        TypeMistake: if an argument has the wrong type.
     """
     choice("kind", kind, KINDS)
     options = _options(kind, flips, per_class)
@@ -356,14 +356,15 @@ def _options(kind: str, flips: Sequence[int] | None, per_class: bool) -> dict[st
     if kind == "asymmetric":
         if flips is None:
             raise ValueMistake(
-                "flips: None given with kind 'asymmetric', expected the class that each class turns into; pass "
+                "flips=None is given with kind='asymmetric', expected the class that each class turns into: pass "
                 "CIFAR10_FLIPS, CIFAR100_FLIPS or a list of your own, or choose kind 'pairflip' for c -> c + 1"
             )
         return {"flips": flips, "per_class": per_class}
     for name, given in (("flips", flips is not None), ("per_class", not per_class)):
         if given:
             raise ValueMistake(
-                f"{name}: given with kind {kind!r}, which has none; leave it out or use kind 'asymmetric'"
+                f"{name} is given with kind={kind!r}, which takes none, expected kind='asymmetric': leave it out, or "
+                "choose that"
             )
     return {}
 
@@ -400,14 +401,12 @@ def _check_rate(rate: float) -> float:
 
 def _check_labels(labels: Tensor, num_classes: int) -> None:
     if not isinstance(labels, Tensor):
-        raise TypeMistake(
-            f"labels: a {type(labels).__name__} given, expected an integer tensor [N]; use torch.as_tensor"
-        )
+        raise TypeMistake(f"labels is {type(labels).__name__}, expected an integer tensor [N]: use torch.as_tensor")
     if labels.dtype not in INTEGERS:
-        raise TypeMistake(f"labels: dtype {labels.dtype} given, expected integer class ids; convert with .long()")
+        raise TypeMistake(f"labels is {labels.dtype}, expected integer class ids: convert with .long()")
     if labels.ndim != 1:
         raise ValueMistake(
-            f"labels: shape {tuple(labels.shape)} given, expected [N], one class id per sample; one-hot rows "
+            f"labels has shape {tuple(labels.shape)}, expected [N], one class id a sample: one-hot rows "
             "become ids with .argmax(1)"
         )
     if not len(labels):
@@ -415,7 +414,7 @@ def _check_labels(labels: Tensor, num_classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise ValueMistake(
-            f"labels: class ids {low}..{high} given, expected 0..{num_classes - 1}; raise num_classes or "
+            f"labels holds class ids {low} to {high}, expected 0 to {num_classes - 1}: raise num_classes, or "
             "renumber the classes"
         )
 
@@ -424,15 +423,15 @@ def _check_flips(flips: Sequence[int], num_classes: int) -> Tensor:
     """The table as int64 [C]."""
     if len(flips) != num_classes:
         raise ValueMistake(
-            f"flips: {len(flips)} entries given, expected {num_classes}, one for each class; a class that stays "
+            f"flips has {len(flips)} entries, expected {num_classes}, one for each class: a class that stays "
             "clean has its own id"
         )
     for c, target in enumerate(flips):
         integer(f"flips[{c}]", target, at_least=0, remedy=f"a class id below {num_classes}")
         if target >= num_classes:
-            raise ValueMistake(f"flips[{c}]={target} is out of range, expected a class id in 0..{num_classes - 1}")
+            raise ValueMistake(
+                f"flips[{c}]={target} is out of range, expected a class id from 0 to {num_classes - 1}: {c} keeps it"
+            )
     if list(flips) == list(range(num_classes)):
-        raise ValueMistake(
-            "flips: every class stays itself, expected at least one that changes; use rate 0 for no noise"
-        )
+        raise ValueMistake("flips changes no class, expected at least one that changes: use rate 0 for no noise")
     return torch.tensor(list(flips), dtype=torch.int64)

@@ -151,21 +151,21 @@ class Recorder:
         return index
 
     def _take_here(self, index: Tensor, part: str) -> None:
-        samples, positions = index.tolist(), index.numpy()
-        lowest, highest = min(samples), max(samples)
-        if lowest < 0 or highest >= self.num_samples:
+        positions = index.numpy()
+        ordered = np.sort(positions)
+        if ordered[0] < 0 or ordered[-1] >= self.num_samples:
             raise ValueMistake(
-                f"index reaches from {lowest} to {highest}, expected 0 to {self.num_samples - 1}: make the Pruner with "
-                f"num_samples=len(train_set) of the data set that is loaded"
+                f"index reaches from {ordered[0]} to {ordered[-1]}, expected 0 to {self.num_samples - 1}: make the "
+                f"Pruner with num_samples=len(train_set) of the data set that is loaded"
             )
-        if len(set(samples)) < len(samples):
-            twice = sorted({sample for sample in samples if samples.count(sample) > 1})
+        if b"\1" in (ordered[1:] == ordered[:-1]).tobytes():  # several times as fast as any()
+            twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
             raise ValueMistake(
-                f"index repeats {twice[:5]} in one batch, expected every sample once: let pruner.sampler choose the "
-                f"samples, and reduce every batch by itself"
+                f"index repeats {twice[:5].tolist()} in one batch, expected every sample once: let pruner.sampler "
+                f"choose the samples, and reduce every batch by itself"
             )
         expected = self._expected_here(part)
-        if b"\0" in expected.take(positions).tobytes():  # several times as fast as all()
+        if b"\0" in expected.take(positions).tobytes():
             self._refuse_unexpected(positions[~expected[positions]], part)
         expected[positions] = False
 
@@ -232,8 +232,9 @@ class Recorder:
             faults[1] += (row.index_select(0, index) != values).logical_and_(~values.isnan()).sum()
 
     def write_finite(self, index: Tensor, losses: Tensor) -> None:
-        """Enter float32 losses that are known to be finite; arguments as in `write`."""
-        self._row_on(losses.device)[0].index_copy_(0, index, losses)
+        """Enter float32 losses on the host that are known to be finite; arguments as in `write`."""
+        row = self._row_on(losses.device)[0].numpy()  # whose assignment takes a third of the time of index_copy_
+        row[index.numpy()] = losses.numpy()
 
     def _mask(self, part: str) -> NDArray[np.bool_]:
         if self._selected is None:

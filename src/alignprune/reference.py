@@ -159,7 +159,7 @@ class Reference:
         """Mean loss over the reference set, evaluation mode; the model's modes are put back.
 
         Raises:
-            ValueError: if the loader has no batch or fewer than 10 samples, or ``losses`` returns averages.
+            ValueMistake: if the loader has no batch or fewer than 10 samples, or ``losses`` returns averages.
         """
         modes = [(module, module.training) for module in model.modules()]
         model.eval()

@@ -173,13 +173,13 @@ def test_label_probabilities_that_stand_still_are_drawn_last(make_proxy: Make) -
 
 def test_dual_refuses_a_run_in_which_nothing_moved(make_proxy: Make) -> None:
     rows = torch.full((30, 60), 0.25)
-    with pytest.raises(ValueError, match="label_probabilities never change, so DUAL cannot rank"):
+    with pytest.raises(ValueError, match="label_probabilities never change"):
         coresets.select("dual", make_proxy(label_probabilities=rows, correct=rows > 1), 10, seed=0)
 
 
 def test_too_short_a_proxy_run_is_refused(make_proxy: Make) -> None:
     proxy = make_proxy(epochs=8)
-    with pytest.raises(ValueError, match="epochs=30 is more than the 8 epochs of the proxy run: train it longer"):
+    with pytest.raises(ValueError, match="epochs=30 is out of range, expected at most 8.*train it longer"):
         coresets.select("dual", proxy, 10, seed=0)
     with pytest.raises(ValueError, match="label_probabilities has 8 epochs, expected at least window=10"):
         coresets.select("dyn-unc", proxy, 10, seed=0)

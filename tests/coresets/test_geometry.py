@@ -93,7 +93,7 @@ def test_kmeans_with_as_many_clusters_as_samples_leaves_no_distance() -> None:
     points = torch.randn(9, 3, generator=generator())
     centroids = spherical_kmeans(points, 9, generator())
     assert distance_to_prototype(points, centroids).abs().max() < 1e-6
-    with pytest.raises(ValueError, match="clusters=10 is more than the 9 samples"):
+    with pytest.raises(ValueError, match="clusters=10 is out of range, expected at most 9"):
         spherical_kmeans(points, 10, generator())
 
 

@@ -140,7 +140,7 @@ def test_the_table_has_a_row_for_every_method() -> None:
     "size, error, message",
     [
         (0, ValueError, "size=0 is out of range, expected an integer >= 1"),
-        (61, ValueError, "size=61 is more than the 60 samples of the proxy run"),
+        (61, ValueError, "size=61 is out of range, expected at most 60"),
         (0.5, TypeError, "size=0.5 is float"),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_field_that_was_not_recorded_is_named_with_the_way_out(make_proxy: Mak
         ("ssp", {"features": "supervise"}, ValueError, "features='supervise' is unknown"),
         ("ssp", {"class_floor": 1.5}, ValueError, "class_floor=1.5 is out of range"),
         ("ssp", {"clusters": 0}, ValueError, "clusters=0 is out of range"),
-        ("ssp", {"clusters": 61}, ValueError, "clusters=61 is more than the 60 samples"),
+        ("ssp", {"clusters": 61}, ValueError, "clusters=61 is out of range, expected at most 60"),
     ],
 )
 def test_a_wrong_setting_is_named(

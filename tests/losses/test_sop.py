@@ -352,7 +352,7 @@ def test_settings_are_frozen_and_checked() -> None:
         for value in (-0.1, math.inf, math.nan):
             with pytest.raises(ValueError, match=f"{name}=.* is out of range"):
                 replace(PLUS, **{name: value})
-    with pytest.raises(TypeError, match="settings='cifar10n' is str, expected one of relabel.SETTINGS"):
+    with pytest.raises(TypeError, match="settings='cifar10n' is str, expected one of losses.SETTINGS"):
         SOP(N, C, "cifar10n")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_classes=1 is out of range"):
         SOP(N, 1, PLAIN)

@@ -49,7 +49,7 @@ def dynamic_uncertainty(label_probabilities: Tensor, window: int = 10) -> Tensor
         float64 [N]; the standard deviation is the unbiased one, over window - 1.
 
     Raises:
-        ValueError: for fewer epochs than a window.
+        ValueMistake: for fewer epochs than a window.
 
     Source: He et al. (CVPR 2024).
     """
@@ -67,7 +67,7 @@ def dual_score(label_probabilities: Tensor, window: int = 10) -> Tensor:
         float64 [N].
 
     Raises:
-        ValueError: for fewer epochs than a window.
+        ValueMistake: for fewer epochs than a window.
 
     Source: Cho et al. (2025).
     """
@@ -90,13 +90,14 @@ def dual_density(mean_probability: Tensor, score: Tensor, size: int, c_d: float 
         A Beta distribution with float64 parameters.
 
     Raises:
-        ValueError: if no score is positive: then no p_y ever moved.
+        ValueMistake: if no score is positive: then no p_y ever moved.
 
     Source: Cho et al. (2025), and the authors' code.
     """
     if not (score > 0).any():
         raise ValueMistake(
-            "label_probabilities never change, so DUAL cannot rank: record one row an epoch of a training"
+            "label_probabilities never change, expected them to, since DUAL ranks by their spread: record one row an "
+            "epoch of a training"
         )
     anchors = score.topk(min(_ANCHORS, len(score))).indices
     mu = mean_probability.double()[anchors].mean()
@@ -227,7 +228,8 @@ def _mean_over_windows(rows: Tensor, window: int, statistic: Callable[[Tensor], 
 def _first(rows: Tensor, epochs: int | None) -> Tensor:
     if epochs is not None and len(rows) < epochs:
         raise ValueMistake(
-            f"epochs={epochs} is more than the {len(rows)} epochs of the proxy run: train it longer, or lower epochs"
+            f"epochs={epochs} is out of range, expected at most {len(rows)}, the epochs of the proxy run: train it "
+            "longer, or lower epochs"
         )
     return rows[:epochs]
 

@@ -58,12 +58,15 @@ def spherical_kmeans(features: Tensor, clusters: int, generator: torch.Generator
         float32 [k, d], of length 1.
 
     Raises:
-        ValueError: for more clusters than samples.
+        ValueMistake: for more clusters than samples.
 
     Source: Arthur and Vassilvitskii (2007) for the seeds.
     """
     if clusters > len(features):
-        raise ValueMistake(f"clusters={clusters} is more than the {len(features)} samples: ask for fewer clusters")
+        raise ValueMistake(
+            f"clusters={clusters} is out of range, expected at most {len(features)}, the number of samples: ask for "
+            f"fewer clusters"
+        )
     points = F.normalize(features.float())
     centroids = _seeds(points, clusters, generator)
     assigned = torch.empty(0, dtype=torch.int64)

@@ -72,8 +72,8 @@ class Proxy:
             (SimCLR, SwAV); for SSP. None where there is no such network.
 
     Raises:
-        TypeError: for a field that is no tensor, or has another dtype.
-        ValueError: for a wrong shape or device, for values that are not finite or out of their range.
+        TypeMistake: for a field that is no tensor, or has another dtype.
+        ValueMistake: for a wrong shape or device, for values that are not finite or out of their range.
     """
 
     labels: Tensor
@@ -92,7 +92,7 @@ class Proxy:
         integer("Proxy: num_classes", self.num_classes, at_least=2, remedy="the number of classes of the data set")
         if (self.strong_features is None) != (self.strong_logits is None):
             given = "strong_logits" if self.strong_features is None else "strong_features"
-            raise ValueMistake(f"Proxy: {given} is given alone: record strong_features and strong_logits in one pass")
+            raise ValueMistake(f"{given} is given alone: record strong_features and strong_logits in one pass")
         sizes = {"C": self.num_classes}
         for name, value in self._tensors():
             _check_layout(name, value, sizes)
@@ -100,7 +100,7 @@ class Proxy:
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= self.num_classes:
             raise ValueMistake(
-                f"Proxy: labels holds class ids {low}..{high}, expected 0..{self.num_classes - 1}: raise num_classes "
+                f"labels holds class ids {low}..{high}, expected 0..{self.num_classes - 1}: raise num_classes "
                 "or renumber the classes"
             )
 
@@ -137,7 +137,7 @@ class Proxy:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file was not written by `save`.
+            ValueMistake: if the file was not written by `save`.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -147,8 +147,8 @@ class Proxy:
             raise
         except Exception as error:  # numpy raises BadZipFile, KeyError, EOFError, ValueError, ... for a foreign file
             raise ValueMistake(
-                f"path: {os.fspath(path)!r} does not hold a proxy run ({type(error).__name__}: {error}); "
-                "expected a file that Proxy.save wrote"
+                f"path={os.fspath(path)!r} does not hold a proxy run ({type(error).__name__}: {error}), "
+                "expected a file that Proxy.save wrote: give that one"
             ) from error
 
 
@@ -156,17 +156,17 @@ def _check_layout(name: str, value: Tensor, sizes: dict[str, int]) -> None:
     """Compare a tensor with its layout; ``sizes`` holds the axes known so far and learns the new ones."""
     dtypes, axes, lists = _LAYOUT[name]
     if not isinstance(value, Tensor):
-        raise TypeMistake(f"Proxy: {name} is a {type(value).__name__}, expected a tensor: use torch.as_tensor")
+        raise TypeMistake(f"{name} is a {type(value).__name__}, expected a tensor: use torch.as_tensor")
     if value.dtype not in dtypes:
         expected = " or ".join(str(dtype) for dtype in dtypes)
-        raise TypeMistake(f"Proxy: {name} is {value.dtype}, expected {expected}: convert with .to({dtypes[-1]})")
+        raise TypeMistake(f"{name} is {value.dtype}, expected {expected}: convert with .to({dtypes[-1]})")
     if value.device.type != "cpu":
-        raise ValueMistake(f"Proxy: {name} is on {value.device}, expected the CPU: pass {name}.cpu()")
+        raise ValueMistake(f"{name} is on {value.device}, expected the CPU: pass {name}.cpu()")
     known = {axis: sizes.get(axis, size) for axis, size in zip(axes, value.shape, strict=False) if axis != "d"}
     fits = all(size == known.get(axis, size) for axis, size in zip(axes, value.shape, strict=False))
     if value.ndim != len(axes) or not fits or not value.numel():
         expected = ", ".join(f"{axis}={sizes[axis]}" if axis in sizes else f"{axis} >= 1" for axis in axes)
-        raise ValueMistake(f"Proxy: {name} has shape {tuple(value.shape)}, expected [{expected}]: {lists}")
+        raise ValueMistake(f"{name} has shape {tuple(value.shape)}, expected [{expected}]: {lists}")
     sizes.update(known)
 
 
@@ -174,7 +174,7 @@ def _check_values(name: str, value: Tensor) -> None:
     finite = value.isfinite()
     if not finite.all():
         raise ValueMistake(
-            f"Proxy: {name} holds {int((~finite).sum())} values that are not finite: the proxy run diverged, or its "
+            f"{name} holds {int((~finite).sum())} values that are not finite: the proxy run diverged, or its "
             "features do not fit into float16; lower the learning rate, or record float32"
         )
     if name in _RANGES:
@@ -182,5 +182,5 @@ def _check_values(name: str, value: Tensor) -> None:
         least, most = float(value.min()), float(value.max())
         if least < low - _ROUNDING or most > high + _ROUNDING:
             raise ValueMistake(
-                f"Proxy: {name} holds values from {least:g} to {most:g}, expected [{low:g}, {high:g}]: {remedy}"
+                f"{name} holds values from {least:g} to {most:g}, expected [{low:g}, {high:g}]: {remedy}"
             )

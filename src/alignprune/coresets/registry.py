@@ -50,7 +50,7 @@ class Coreset:
         """The record with some settings of its method replaced.
 
         Raises:
-            TypeError: for a name that the method does not have; the message lists its own and the nearest.
+            TypeMistake: for a name that the method does not have; the message lists its own and the nearest.
         """
         return replace(self, settings=_changed(self.settings, settings))
 
@@ -162,7 +162,7 @@ CORESETS: dict[str, Coreset] = {coreset.name: coreset for coreset in _REGISTRY}
 
 
 def get(name: str) -> Coreset:
-    """The static method of that name; an unknown one raises ValueError with the known ones and the nearest."""
+    """The static method of that name; an unknown one raises ValueMistake with the known ones and the nearest."""
     choice("coreset", name, CORESETS)
     return CORESETS[name]
 
@@ -181,9 +181,9 @@ def select(method: str | Settings, proxy: Proxy, size: int, seed: int, **setting
         int64 [size], ascending, each sample once.
 
     Raises:
-        ValueError: for an unknown name, a size out of range, a field of the proxy that the method reads and that is
+        ValueMistake: for an unknown name, a size out of range, a field of the proxy that the method reads and that is
             None, a setting out of range, or fewer epochs than the method reads.
-        TypeError: for a setting that the method does not have.
+        TypeMistake: for a setting that the method does not have.
     """
     chosen = _changed(get(method).settings if isinstance(method, str) else method, settings)
     size = _check_size(size, len(proxy))
@@ -235,5 +235,7 @@ def _changed(settings: Settings, changes: dict[str, Any]) -> Settings:
 def _check_size(size: int, num_samples: int) -> int:
     size = integer("size", size, at_least=1, remedy="the number of samples to keep")
     if size > num_samples:
-        raise ValueMistake(f"size={size} is more than the {num_samples} samples of the proxy run: ask for fewer")
+        raise ValueMistake(
+            f"size={size} is out of range, expected at most {num_samples}, the samples of the proxy run: ask for fewer"
+        )
     return size

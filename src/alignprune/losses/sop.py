@@ -127,7 +127,7 @@ class SOP(nn.Module):
         v: float32 [N, C].
 
     Raises:
-        TypeError, ValueError: for settings out of range.
+        TypeMistake, ValueMistake: for settings out of range.
 
     Example:
         >>> sop = SOP(len(train_set), 100, SETTINGS["cifar100n"]).to(device)
@@ -149,7 +149,9 @@ class SOP(nn.Module):
         self.num_samples = integer("num_samples", num_samples, at_least=1, remedy="len(train_set)")
         self.num_classes = integer("num_classes", num_classes, at_least=2, remedy="the number of classes")
         if not isinstance(settings, SOPSettings):
-            raise TypeMistake(f"settings={settings!r} is {type(settings).__name__}, expected one of relabel.SETTINGS")
+            raise TypeMistake(
+                f"settings={settings!r} is {type(settings).__name__}, expected one of losses.SETTINGS, or your own"
+            )
         self.settings = settings
         integer("seed", seed, at_least=0, remedy="any non-negative integer")
         generator = torch.Generator().manual_seed(seed)
@@ -172,7 +174,7 @@ class SOP(nn.Module):
             The losses, float32 (float64 for float64 logits), on the device of the logits.
 
         Raises:
-            TypeError, ValueError: for wrong shapes, dtypes or devices, a view that is missing or not used, and for
+            TypeMistake, ValueMistake: for wrong shapes, dtypes or devices, a view that is missing or not used, and for
                 indices and labels that are out of range. If those live on an accelerator, its own assertion reports
                 them, since to look at them here would stall it.
         """
