@@ -183,7 +183,7 @@ def test_too_short_a_proxy_run_is_refused(make_proxy: Make) -> None:
         coresets.select("dual", proxy, 10, seed=0)
     with pytest.raises(ValueError, match="label_probabilities has 8 epochs, expected at least window=10"):
         coresets.select("dyn-unc", proxy, 10, seed=0)
-    with pytest.raises(ValueError, match="epochs=9 is more than the 8 epochs"):
+    with pytest.raises(ValueError, match="epochs=9 is out of range, expected at most 8"):
         coresets.select("forgetting", proxy, 10, seed=0, epochs=9)
     with pytest.raises(ValueError, match="epochs=5 is out of range, expected an integer >= 10"):
         coresets.select("dual", proxy, 10, seed=0, epochs=5)
