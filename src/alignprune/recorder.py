@@ -187,7 +187,7 @@ class Recorder:
         inside = index.clamp(0, self.num_samples - 1)
         faults[0] += (inside != index).sum()
         if part not in self._expected_there:
-            self._expected_there[part] = torch.from_numpy(self._expected_here(part)).to(index.device)
+            self._expected_there[part] = torch.from_numpy(self._expected_here(part)).to(index.device, non_blocking=True)
         expected = self._expected_there[part]
         taken, foreign = expected.index_select(0, inside), inside != index
         faults[1] += taken.logical_or(foreign).logical_not_().sum()

@@ -20,7 +20,7 @@ from alignprune.bench.grid.sweep import Job, Report, Summary, Work, run
 
 # This file is also the module that workers import `work` from, and the program of the sweeps that are killed.
 
-PATIENCE = 120  # seconds until a test gives up on another process; each answers within a few
+PATIENCE = 600  # seconds after which a process that answers within a few is taken to hang, however busy the machine is
 
 
 def work(job: Job) -> None:
