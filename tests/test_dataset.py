@@ -89,12 +89,12 @@ def test_items_are_handed_on_as_they_are() -> None:
 
 @pytest.mark.parametrize("dataset", [Stream(), WithoutLength(), iter([1, 2]), 7], ids=lambda d: type(d).__name__)
 def test_a_data_set_without_index_or_length_is_refused(dataset: Any) -> None:
-    with pytest.raises(TypeError, match=rf"dataset is a {type(dataset).__name__} without .*expected a map-style"):
+    with pytest.raises(TypeError, match=rf"dataset is {type(dataset).__name__} without .*expected a map-style"):
         ap.Indexed(dataset)
 
 
 def test_wrapping_twice_is_refused() -> None:
-    with pytest.raises(TypeError, match="dataset is Indexed already: wrap a data set once"):
+    with pytest.raises(TypeError, match="dataset is Indexed already, expected one that is not: wrap it once"):
         ap.Indexed(ap.Indexed(Squares()))
     pruner = ap.Pruner.from_preset("full", num_samples=10, epochs=1)
     with pytest.raises(TypeError, match="Indexed already"):
@@ -103,7 +103,9 @@ def test_wrapping_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("ask", [lambda d: d[10], lambda d: d.__getitems__([1, 12, 3])], ids=["item", "items"])
 def test_an_index_past_the_end_names_the_remedy(ask: Any) -> None:
-    with pytest.raises(IndexError, match=r"asks for sample 1[02] of a data set of 10: .*num_samples=len\(dataset\)"):
+    with pytest.raises(
+        IndexError, match=r"index=1[02] is out of range, expected an index below 10: .*num_samples=len\(dataset\)"
+    ):
         ask(ap.Indexed(Squares()))
 
 

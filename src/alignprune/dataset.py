@@ -31,11 +31,11 @@ class Indexed(Dataset[tuple[int, Item]], Generic[Item]):
     def __init__(self, dataset: Dataset[Item]) -> None:
         if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             raise TypeMistake(
-                f"dataset is a {type(dataset).__name__} without __getitem__ and __len__, expected a map-style data "
-                f"set: pruning needs to read samples by index"
+                f"dataset is {type(dataset).__name__} without __getitem__ and __len__, expected a map-style data "
+                f"set: pruning reads samples by index"
             )
         if isinstance(dataset, Indexed):
-            raise TypeMistake("dataset is Indexed already: wrap a data set once")
+            raise TypeMistake("dataset is Indexed already, expected one that is not: wrap it once")
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class Indexed(Dataset[tuple[int, Item]], Generic[Item]):
     def _check(self, index: int) -> None:
         if index >= len(self):
             raise IndexError(
-                f"the sampler asks for sample {index} of a data set of {len(self)}: make the Pruner with "
+                f"index={index} is out of range, expected an index below {len(self)}: make the Pruner with "
                 f"num_samples=len(dataset) of this very data set"
             )
 

@@ -63,14 +63,13 @@ def symmetric(labels: Tensor, num_classes: int, rate: float, seed: int) -> Tenso
     """Flip a fixed share of each class to a class drawn uniformly from the others.
 
     Args:
-        labels: Clean class ids, any integer dtype, shape [N], in 0..num_classes-1.
-        num_classes: Number of classes C, at least 2.
-        rate: Share of each class to flip, in [0, 1]; exactly round(rate * n_c) labels of class c (halves to
-            even).
-        seed: Seed of the draw, >= 0; torch's global generator is not used.
+        labels: integers [N], clean class ids, 0 to C - 1.
+        num_classes: number of classes C, at least 2.
+        rate: share of each class to flip, in [0, 1]; exactly round(rate * n_c) labels of class c (halves to even).
+        seed: of the draw, >= 0; torch's global generator is not used.
 
     Returns:
-        Noisy labels, int64, shape [N], a new tensor on the device of `labels`.
+        int64 [N], noisy class ids, a new tensor on the device of `labels`.
 
     Raises:
         ValueMistake: if an argument is out of its range.
@@ -89,13 +88,13 @@ def symmetric_independent(labels: Tensor, num_classes: int, rate: float, seed: i
     """Flip each sample on its own, with probability ``rate``, to a class drawn uniformly from the others.
 
     Args:
-        labels: Clean class ids, any integer dtype, shape [N], in 0..num_classes-1.
-        num_classes: Number of classes C, at least 2.
-        rate: Probability of a flip, in [0, 1]; the share of wrong labels differs from it by chance.
-        seed: Seed of the draw, >= 0; torch's global generator is not used.
+        labels: integers [N], clean class ids, 0 to C - 1.
+        num_classes: number of classes C, at least 2.
+        rate: probability of a flip, in [0, 1]; the share of wrong labels differs from it by chance.
+        seed: of the draw, >= 0; torch's global generator is not used.
 
     Returns:
-        Noisy labels, int64, shape [N], a new tensor on the device of `labels`.
+        int64 [N], noisy class ids, a new tensor on the device of `labels`.
 
     Raises:
         ValueMistake: if an argument is out of its range.
@@ -113,14 +112,14 @@ def symmetric_inclusive(labels: Tensor, num_classes: int, rate: float, seed: int
     """Give a fixed share of all samples a class drawn uniformly from all classes, the true one among them.
 
     Args:
-        labels: Clean class ids, any integer dtype, shape [N], in 0..num_classes-1.
-        num_classes: Number of classes C, at least 2.
-        rate: Share of samples to draw anew, in [0, 1]; exactly round(rate * N) (halves to even). The expected
+        labels: integers [N], clean class ids, 0 to C - 1.
+        num_classes: number of classes C, at least 2.
+        rate: share of samples to draw anew, in [0, 1]; exactly round(rate * N) (halves to even). The expected
             share of wrong labels is rate * (C-1) / C.
-        seed: Seed of the draw, >= 0; torch's global generator is not used.
+        seed: of the draw, >= 0; torch's global generator is not used.
 
     Returns:
-        Noisy labels, int64, shape [N], a new tensor on the device of `labels`.
+        int64 [N], noisy class ids, a new tensor on the device of `labels`.
 
     Raises:
         ValueMistake: if an argument is out of its range.
@@ -138,14 +137,13 @@ def pairflip(labels: Tensor, num_classes: int, rate: float, seed: int) -> Tensor
     """Flip a fixed share of each class c to its neighbour (c + 1) mod C.
 
     Args:
-        labels: Clean class ids, any integer dtype, shape [N], in 0..num_classes-1.
-        num_classes: Number of classes C, at least 2.
-        rate: Share of each class to flip, in [0, 1]; exactly round(rate * n_c) labels of class c (halves to
-            even).
-        seed: Seed of the draw, >= 0; torch's global generator is not used.
+        labels: integers [N], clean class ids, 0 to C - 1.
+        num_classes: number of classes C, at least 2.
+        rate: share of each class to flip, in [0, 1]; exactly round(rate * n_c) labels of class c (halves to even).
+        seed: of the draw, >= 0; torch's global generator is not used.
 
     Returns:
-        Noisy labels, int64, shape [N], a new tensor on the device of `labels`.
+        int64 [N], noisy class ids, a new tensor on the device of `labels`.
 
     Raises:
         ValueMistake: if an argument is out of its range.
@@ -165,17 +163,17 @@ def asymmetric(
     """Flip a fixed share of the samples to the class that a table gives, as people confuse look-alikes.
 
     Args:
-        labels: Clean class ids, any integer dtype, shape [N], in 0..num_classes-1.
-        num_classes: Number of classes C, at least 2.
-        rate: Share to flip, in [0, 1].
-        seed: Seed of the draw, >= 0; torch's global generator is not used.
-        flips: Class id that each of the C classes turns into, its own where the class stays clean; such as
-            `CIFAR10_FLIPS` and `CIFAR100_FLIPS`.
-        per_class: Whether exactly round(rate * n_c) labels of each class c are drawn (halves to even), or
+        labels: integers [N], clean class ids, 0 to C - 1.
+        num_classes: number of classes C, at least 2.
+        rate: share to flip, in [0, 1].
+        seed: of the draw, >= 0; torch's global generator is not used.
+        flips: integers [C], the class that each of the C classes turns into, its own where the class stays clean; such
+            as `CIFAR10_FLIPS` and `CIFAR100_FLIPS`.
+        per_class: whether exactly round(rate * n_c) labels of each class c are drawn (halves to even), or
             exactly floor(rate * N) of all labels together. A drawn label whose class stays remains right.
 
     Returns:
-        Noisy labels, int64, shape [N], a new tensor on the device of `labels`.
+        int64 [N], noisy class ids, a new tensor on the device of `labels`.
 
     Raises:
         ValueMistake: if an argument is out of its range, or flips changes no class.
@@ -207,12 +205,12 @@ KINDS: dict[str, Callable[..., Tensor]] = {
 class NoisyLabels:
     """Noisy labels beside the clean ones, with what they were drawn by.
 
-    Args:
-        labels: Noisy class ids, int64, shape [N].
-        clean: Clean class ids, int64, shape [N].
-        kind: A name in `KINDS`, or the name of labels that people or a crawler gave ("real", "worse", ...).
-        rate: Nominal rate in [0, 1]; `noise_rate` is the measured one.
-        seed: Seed of the draw; None for labels that were not drawn.
+    Attributes:
+        labels: int64 [N], noisy class ids.
+        clean: int64 [N], clean class ids.
+        kind: a name in `KINDS`, or the name of labels that people or a crawler gave ("real", "worse", ...).
+        rate: nominal rate in [0, 1]; `noise_rate` is the measured one.
+        seed: of the draw; None for labels that were not drawn.
 
     Raises:
         ValueMistake: if labels and clean differ in shape, are not int64 [N], or rate is outside [0, 1].
@@ -234,13 +232,13 @@ class NoisyLabels:
         if self.labels.shape != self.clean.shape:
             raise ValueMistake(
                 f"labels has {len(self.labels)} entries and clean {len(self.clean)}, expected "
-                "as many: both must list the same samples in the same order"
+                "the same number: both must list the same samples in the same order"
             )
         _check_rate(self.rate)
 
     @property
     def is_noisy(self) -> Tensor:
-        """Which labels differ from the clean ones: bool, shape [N]."""
+        """bool [N], which labels differ from the clean ones."""
         return self.labels != self.clean
 
     @property
@@ -252,10 +250,10 @@ class NoisyLabels:
         """Count how often each class was given each label.
 
         Args:
-            num_classes: Number of classes C; every label lies in 0..num_classes-1.
+            num_classes: number of classes C; every label lies in 0 to C - 1.
 
         Returns:
-            Counts, int64, shape [C, C]: row = clean class, column = noisy label.
+            int64 [C, C], counts: row = clean class, column = noisy label.
 
         Raises:
             ValueMistake: if num_classes is too small for the labels.
@@ -270,10 +268,10 @@ class NoisyLabels:
         """Write the labels to an .npz file; readers see the old file or the new one, never a part.
 
         Args:
-            path: File to write, used as given; its folder must exist.
+            path: file to write, used as given; its folder must exist.
 
         Raises:
-            OSError: If the file cannot be written.
+            OSError: if the file cannot be written.
         """
         arrays: dict[str, Any] = {
             "labels": self.labels.cpu().numpy(),
@@ -289,13 +287,13 @@ class NoisyLabels:
         """Read what `save` wrote.
 
         Args:
-            path: File that `save` wrote.
+            path: file that `save` wrote.
 
         Returns:
-            The saved labels.
+            the saved labels.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            FileNotFoundError: if there is no such file.
             ValueMistake: if the file was not written by `save`.
         """
         try:
@@ -329,16 +327,16 @@ def corrupt(
     """Draw label noise of a named kind.
 
     Args:
-        labels: Clean class ids, any integer dtype, shape [N], in 0..num_classes-1.
-        kind: A name in `KINDS`.
-        rate: Nominal rate in [0, 1]; what it is a share of depends on the kind.
-        num_classes: Number of classes C, at least 2.
-        seed: Seed of the draw, >= 0.
-        flips: For "asymmetric", the class id that each class turns into; None for every other kind.
-        per_class: For "asymmetric", whether each class gives its share or all labels together.
+        labels: integers [N], clean class ids, 0 to C - 1.
+        kind: a name in `KINDS`.
+        rate: nominal rate in [0, 1]; what it is a share of depends on the kind.
+        num_classes: number of classes C, at least 2.
+        seed: of the draw, >= 0.
+        flips: integers [C], for "asymmetric": the class that each class turns into; None for every other kind.
+        per_class: for "asymmetric", whether each class gives its share or all labels together.
 
     Returns:
-        The noisy and the clean labels, the latter a copy.
+        the noisy and the clean labels, the latter a copy.
 
     Raises:
         ValueMistake: if kind is unknown, an argument is out of its range or does not belong to the kind.

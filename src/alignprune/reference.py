@@ -35,6 +35,9 @@ def cross_entropy_losses(label_smoothing: float = 0.0, device: torch.device | st
     Args:
         label_smoothing: as in the training criterion; alignment compares like with like.
         device: where to move the batch; None = where the model's parameters are.
+
+    Returns:
+        from (model, batch) to float [M], the losses of the batch's M samples that have a label.
     """
 
     def losses(model: nn.Module, batch: Any) -> Tensor:
@@ -56,8 +59,11 @@ class Reference:
 
     Args:
         loader: iterable of batches over the reference samples, without dropping or shuffling.
-        losses: from (model, batch) to the losses of that batch's samples, of those that have a label; default:
+        losses: from (model, batch) to float [M], the losses of the batch's M samples that have a label; default:
             cross-entropy of ``(inputs, labels)``.
+
+    Raises:
+        ValueMistake: if the loader's data set has fewer than 10 samples.
 
     Example:
         >>> reference = ap.Reference.subset(clean_set, size=100)
@@ -94,16 +100,24 @@ class Reference:
             losses: as in the class.
             batch_size: samples per evaluation batch.
             num_workers: of the loader.
+
+        Returns:
+            the reference, its samples in the order of the data set.
+
+        Raises:
+            TypeMistake, ValueMistake: for a size or fraction out of range, both of them, or fewer than 10 samples.
         """
         total = len(dataset)  # type: ignore[arg-type]
         if size is not None and fraction is not None:
-            raise ValueMistake(f"size={size} and fraction={fraction} are both given: give one of them")
+            raise ValueMistake(f"size={size} and fraction={fraction} are both given, expected one: leave the other out")
         if fraction is not None:
             number("fraction", fraction, low=0, high=1, remedy="0.01 takes one in a hundred")
             size = floor(fraction * total)
         size = total if size is None else integer("size", size, at_least=0, remedy="samples of the reference")
         if size > total:
-            raise ValueMistake(f"size={size} is more than the {total} samples of the data set: ask for at most {total}")
+            raise ValueMistake(
+                f"size={size} is out of range, expected at most {total}, the samples of the data set: ask for fewer"
+            )
         drawn = torch.randperm(total, generator=keyed_generator(seed, 0, "reference"))[:size]
         return cls.indices(dataset, drawn.sort().values, losses=losses, batch_size=batch_size, num_workers=num_workers)
 
@@ -123,6 +137,13 @@ class Reference:
             dataset: map-style.
             indices: integers [M], M >= 10, each once.
             losses, batch_size, num_workers: as in `subset`.
+
+        Returns:
+            the reference, its samples in the order of the indices.
+
+        Raises:
+            TypeMistake, ValueMistake: for indices that are not integers [M], outside the data set or repeated, and for
+                fewer than 10.
         """
         total = len(dataset)  # type: ignore[arg-type]
         _enough(len(indices))
@@ -134,12 +155,12 @@ class Reference:
             )
         if wanted.min() < 0 or wanted.max() >= total:
             raise ValueMistake(
-                f"indices reach from {int(wanted.min())} to {int(wanted.max())}, expected 0 to {total - 1}: they must "
-                f"be positions in this very data set"
+                f"indices reaches from {int(wanted.min())} to {int(wanted.max())}, expected 0 to {total - 1}: take "
+                f"positions in this very data set"
             )
         if len(wanted.unique()) < len(wanted):
             raise ValueMistake(
-                f"indices hold {len(wanted) - len(wanted.unique())} repetitions, expected each sample once"
+                f"indices has {len(wanted) - len(wanted.unique())} repetitions, expected each sample once: drop them"
             )
         loader = DataLoader(
             Subset(dataset, wanted.tolist()),
@@ -158,6 +179,12 @@ class Reference:
     def loss(self, model: nn.Module) -> float:
         """Mean loss over the reference set, evaluation mode; the model's modes are put back.
 
+        Args:
+            model: any module that `losses` can call.
+
+        Returns:
+            the mean over the samples that have a label.
+
         Raises:
             ValueMistake: if the loader has no batch or fewer than 10 samples, or ``losses`` returns averages.
         """
@@ -169,8 +196,7 @@ class Reference:
                 losses = self.losses(model, batch)
                 if losses.ndim != 1:
                     raise ValueMistake(
-                        f"losses returned shape {tuple(losses.shape)}, expected [B], one loss a sample: use "
-                        f"reduction='none'"
+                        f"losses has shape {tuple(losses.shape)}, expected [B], one loss a sample: use reduction='none'"
                     )
                 part = losses.sum(dtype=torch.float64) if losses.device.type != "mps" else losses.float().sum()
                 total = part if total is None else total + part
@@ -179,7 +205,9 @@ class Reference:
             for module, mode in modes:
                 module.training = mode
         if total is None:
-            raise ValueMistake("the reference loader has no batch: check its data set, drop_last and batch_size")
+            raise ValueMistake(
+                "loader has no batch, expected at least one: check its data set, drop_last and batch_size"
+            )
         _enough(count)
         self._count = count
         return float(total) / count
@@ -188,5 +216,5 @@ class Reference:
 def _enough(size: int) -> None:
     if size < SMALLEST:
         raise ValueMistake(
-            f"the reference has {size} samples, expected at least {SMALLEST}: its mean loss would be noise; take more"
+            f"reference has {size} samples, expected at least {SMALLEST}: take more, the mean loss of so few is noise"
         )

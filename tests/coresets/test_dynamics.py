@@ -66,8 +66,8 @@ def test_every_class_keeps_what_it_forgot_most(make_proxy: Make, never: str, epo
     # Ties are many, so not the samples but their counts are compared, class by class.
     chosen.sort(key=lambda i: (int(proxy.labels[i]), -events[i]))
     assert [events[i] for i in chosen] == by_class(proxy, events, size)
-    labels = proxy.labels[chosen].bincount(minlength=4)
-    assert torch.equal(labels, coresets.shares(proxy.labels.bincount(minlength=4), size))
+    counts = proxy.labels[chosen].bincount(minlength=4)
+    assert torch.equal(counts, coresets.shares(proxy.labels.bincount(minlength=4), size))
 
 
 # Dyn-Unc.
@@ -76,8 +76,8 @@ def test_every_class_keeps_what_it_forgot_most(make_proxy: Make, never: str, epo
 @pytest.mark.parametrize("epochs, window", [(10, 10), (13, 10), (9, 2)])
 def test_dynamic_uncertainty_is_the_mean_deviation_of_all_windows(epochs: int, window: int) -> None:
     rows = torch.rand(epochs, 8, generator=generator())
-    found = dynamic_uncertainty(rows, window).tolist()
-    assert found == pytest.approx([uncertainty(rows[:, i].tolist(), window) for i in range(8)], rel=1e-9)
+    scores = dynamic_uncertainty(rows, window).tolist()
+    assert scores == pytest.approx([uncertainty(rows[:, i].tolist(), window) for i in range(8)], rel=1e-9)
 
 
 @pytest.mark.parametrize("epochs", [None, 15])
@@ -94,8 +94,8 @@ def test_dyn_unc_keeps_what_moves_most(make_proxy: Make, epochs: int | None) -> 
 @pytest.mark.parametrize("epochs, window", [(10, 10), (30, 10), (9, 2)])
 def test_dual_weighs_every_window_by_its_difficulty(epochs: int, window: int) -> None:
     rows = torch.rand(epochs, 8, generator=generator())
-    found = dual_score(rows, window).tolist()
-    assert found == pytest.approx([dual(rows[:, i].tolist(), window) for i in range(8)], rel=1e-9)
+    scores = dual_score(rows, window).tolist()
+    assert scores == pytest.approx([dual(rows[:, i].tolist(), window) for i in range(8)], rel=1e-9)
 
 
 def test_dual_without_sampling_keeps_the_largest_scores_of_the_first_epochs(make_proxy: Make) -> None:

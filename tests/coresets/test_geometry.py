@@ -23,12 +23,12 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def distances(features: torch.Tensor, labels: torch.Tensor) -> list[float]:
-    found = []
+    distance = []
     for point, c in zip(features.double().tolist(), labels.tolist(), strict=True):
         members = [row for row, other in zip(features.double().tolist(), labels.tolist(), strict=True) if other == c]
         centre = [float(np.median(column)) for column in zip(*members, strict=True)]
-        found.append(math.dist(point, centre))
-    return found
+        distance.append(math.dist(point, centre))
+    return distance
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -61,19 +61,19 @@ def planted(seed: int, clusters: int = 5, samples: int = 120) -> tuple[torch.Ten
 
 def distance_to_own_mean(points: torch.Tensor, which: torch.Tensor) -> list[float]:
     unit = [np.array(row) / np.linalg.norm(row) for row in points.double().tolist()]
-    found = []
+    distance = []
     for i, own in enumerate(which.tolist()):
         mean = sum(unit[j] for j, other in enumerate(which.tolist()) if other == own)
-        found.append(1 - float(unit[i] @ mean) / float(np.linalg.norm(mean)))
-    return found
+        distance.append(1 - float(unit[i] @ mean) / float(np.linalg.norm(mean)))
+    return distance
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_kmeans_finds_separate_clusters(seed: int) -> None:
     points, which = planted(seed)
     centroids = spherical_kmeans(points, 5, generator(seed))
-    found = distance_to_prototype(points, centroids).tolist()
-    assert found == pytest.approx(distance_to_own_mean(points, which), abs=1e-5)
+    distance = distance_to_prototype(points, centroids).tolist()
+    assert distance == pytest.approx(distance_to_own_mean(points, which), abs=1e-5)
     assert centroids.norm(dim=1).tolist() == pytest.approx([1.0] * 5, rel=1e-5)
 
 
@@ -98,7 +98,8 @@ def test_kmeans_with_as_many_clusters_as_samples_leaves_no_distance() -> None:
 
 
 def test_a_cluster_that_runs_empty_starts_again() -> None:
-    points = torch.randn(12, 2, generator=generator(1452))  # found by search: one of the clusters runs empty on the way
+    # Of this seed one of the clusters runs empty on the way.
+    points = torch.randn(12, 2, generator=generator(1452))
     centroids = spherical_kmeans(points, 5, generator(1452))
     unit = points / points.norm(dim=1, keepdim=True)
     assert (unit @ centroids.T).argmax(1).bincount(minlength=5).min() > 0

@@ -78,8 +78,8 @@ def test_every_choice_is_that_of_the_literal_loop(
 ) -> None:
     features, trust, labels = example(seed, samples)
     size = data.draw(st.integers(1, samples))
-    found = prune4rel(features, trust, labels, size, tau=tau, eta=eta, balance=balance, memory=memory)
-    assert found.tolist() == literal(features, trust.tolist(), labels.tolist(), size, tau, eta, balance)
+    chosen = prune4rel(features, trust, labels, size, tau=tau, eta=eta, balance=balance, memory=memory)
+    assert chosen.tolist() == literal(features, trust.tolist(), labels.tolist(), size, tau, eta, balance)
 
 
 @pytest.mark.parametrize("large, dropped", [(7, True), (6, False)])
@@ -127,9 +127,9 @@ def test_candidates_without_confidence_are_chosen_once_and_last() -> None:
 @pytest.mark.parametrize("kind", ["max", "margin"])
 def test_confidence_is_the_largest_probability_or_its_lead(kind: str) -> None:
     logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    for row, found in zip(logits.double().tolist(), prediction_confidence(logits, kind).tolist(), strict=True):
+    for row, confidence in zip(logits.double().tolist(), prediction_confidence(logits, kind).tolist(), strict=True):
         p = sorted((math.exp(z) / sum(map(math.exp, row)) for z in row), reverse=True)
-        assert found == pytest.approx(p[0] if kind == "max" else p[0] - p[1], rel=1e-12)
+        assert confidence == pytest.approx(p[0] if kind == "max" else p[0] - p[1], rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["max", "margin"])

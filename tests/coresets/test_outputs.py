@@ -54,12 +54,12 @@ def test_grand_is_the_norm_of_the_last_layers_gradient() -> None:
     features, labels = torch.randn(7, 5, generator=g), torch.randint(3, (7,), generator=g)
     layer = torch.nn.Linear(5, 3)
     errors = layer(features).softmax(1) - torch.nn.functional.one_hot(labels, 3)
-    found = coresets.gradient_norm(errors.detach().norm(dim=1)[None], features.norm(dim=1)[None])
+    norms = coresets.gradient_norm(errors.detach().norm(dim=1)[None], features.norm(dim=1)[None])
     for i in range(7):
         layer.zero_grad()
         torch.nn.functional.cross_entropy(layer(features[i : i + 1]), labels[i : i + 1]).backward()
         gradient = torch.cat([parameter.grad.flatten() for parameter in layer.parameters()])
-        assert float(found[i]) == pytest.approx(float(gradient.norm()), rel=1e-5)
+        assert float(norms[i]) == pytest.approx(float(gradient.norm()), rel=1e-5)
 
 
 def test_a_confident_network_still_ranks() -> None:

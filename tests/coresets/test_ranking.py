@@ -52,14 +52,14 @@ def test_equal_scores_are_equally_likely() -> None:
 def test_shares_sum_to_the_size_and_lie_within_one_of_proportion(counts: list[int], data: st.DataObject) -> None:
     total = sum(counts)
     size = data.draw(st.integers(0, total))
-    found = shares(torch.tensor(counts), size).tolist()
+    given = shares(torch.tensor(counts), size).tolist()
     exact = [Fraction(size * count, total) for count in counts]
-    assert sum(found) == size
-    assert all(abs(share - wanted) < 1 for share, wanted in zip(found, exact, strict=True))
-    assert all(share <= count for share, count in zip(found, counts, strict=True))
+    assert sum(given) == size
+    assert all(abs(share - wanted) < 1 for share, wanted in zip(given, exact, strict=True))
+    assert all(share <= count for share, count in zip(given, counts, strict=True))
     # Largest remainders: whoever was rounded up had no smaller remainder than whoever was rounded down.
-    up = [wanted % 1 for share, wanted in zip(found, exact, strict=True) if share > wanted]
-    down = [wanted % 1 for share, wanted in zip(found, exact, strict=True) if share < wanted]
+    up = [wanted % 1 for share, wanted in zip(given, exact, strict=True) if share > wanted]
+    down = [wanted % 1 for share, wanted in zip(given, exact, strict=True) if share < wanted]
     assert not up or not down or min(up) >= max(down)
 
 

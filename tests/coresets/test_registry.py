@@ -16,7 +16,7 @@ from alignprune.coresets import CORESETS, DUAL, SSP, DynUnc, Forgetting, Proxy, 
 
 Make = Callable[..., Proxy]
 
-LABELS = {
+TITLES = {
     "static-random": "Static Random",
     "small-loss": "SmallL",
     "margin": "Margin",
@@ -31,9 +31,9 @@ LABELS = {
 }
 
 
-def test_the_registry_has_the_papers_methods_under_the_papers_labels() -> None:
-    assert {name: coreset.title for name, coreset in CORESETS.items()} == LABELS
-    assert all(coresets.get(name) is CORESETS[name] and CORESETS[name].name == name for name in LABELS)
+def test_the_registry_has_the_papers_methods_under_the_papers_titles() -> None:
+    assert {name: coreset.title for name, coreset in CORESETS.items()} == TITLES
+    assert all(coresets.get(name) is CORESETS[name] and CORESETS[name].name == name for name in TITLES)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_methods_say_which_optional_fields_they_read() -> None:
     assert coresets.get("ssp").with_settings(features="supervised").needs == ()
 
 
-@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("name", TITLES)
 @pytest.mark.parametrize("size", [1, 31, 60])
 def test_exactly_so_many_samples_are_chosen_each_once_in_ascending_order(
     make_proxy: Make, name: str, size: int
@@ -69,7 +69,7 @@ def test_exactly_so_many_samples_are_chosen_each_once_in_ascending_order(
     assert chosen[-1] < 60
 
 
-@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("name", TITLES)
 def test_the_seed_alone_decides(make_proxy: Make, name: str) -> None:
     state = torch.random.get_rng_state()
     first = coresets.select(name, make_proxy(), 20, seed=7)
@@ -86,7 +86,7 @@ def test_another_seed_chooses_others(make_proxy: Make, name: str) -> None:
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("name", TITLES)
 def test_selection_leaves_the_proxy_as_it_was(make_proxy: Make, name: str) -> None:
     proxy, untouched = make_proxy(), make_proxy()
     coresets.select(name, proxy, 20, seed=0)
@@ -95,7 +95,7 @@ def test_selection_leaves_the_proxy_as_it_was(make_proxy: Make, name: str) -> No
             assert torch.equal(getattr(proxy, field), value)
 
 
-@pytest.mark.parametrize("name", sorted(set(LABELS) - {"ssp", "prune4rel"}))
+@pytest.mark.parametrize("name", sorted(set(TITLES) - {"ssp", "prune4rel"}))
 def test_methods_work_without_the_fields_they_do_not_need(make_proxy: Make, name: str) -> None:
     bare = make_proxy(strong_features=None, strong_logits=None, self_supervised=None)
     assert torch.equal(coresets.select(name, bare, 20, seed=0), coresets.select(name, make_proxy(), 20, seed=0))
@@ -126,7 +126,7 @@ def test_records_are_frozen() -> None:
 
 def test_the_table_has_a_row_for_every_method() -> None:
     rows = coresets.table()
-    assert {row["method"]: row["in the paper"] for row in rows} == LABELS
+    assert {row["method"]: row["in the paper"] for row in rows} == TITLES
     assert len({tuple(row) for row in rows}) == 1
     for row in rows:
         assert all(row.values())
@@ -152,13 +152,13 @@ def test_an_impossible_size_is_refused(make_proxy: Make, size: Any, error: type[
 def test_an_unknown_method_lists_the_known_ones_and_the_nearest(make_proxy: Make) -> None:
     with pytest.raises(ValueError, match="coreset='prune4rell' is unknown.*did you mean 'prune4rel'") as e:
         coresets.select("prune4rell", make_proxy(), 10, seed=0)
-    assert all(name in str(e.value) for name in LABELS)
+    assert all(name in str(e.value) for name in TITLES)
 
 
 @pytest.mark.parametrize("name, absent", [("ssp", "self_supervised"), ("prune4rel", "strong_features")])
 def test_a_field_that_was_not_recorded_is_named_with_the_way_out(make_proxy: Make, name: str, absent: str) -> None:
     proxy = replace(make_proxy(), strong_features=None, strong_logits=None, self_supervised=None)
-    with pytest.raises(ValueError, match=f"reads {absent}, which this proxy run did not record: record"):
+    with pytest.raises(ValueError, match=rf"proxy\.{absent}=None is not recorded, expected what .* reads: record"):
         coresets.select(name, proxy, 10, seed=0)
     if name == "ssp":
         assert len(coresets.select(name, proxy, 10, seed=0, features="supervised")) == 10
@@ -167,8 +167,8 @@ def test_a_field_that_was_not_recorded_is_named_with_the_way_out(make_proxy: Mak
 @pytest.mark.parametrize(
     "name, settings, error, message",
     [
-        ("dual", {"cd": 5}, TypeError, "DUAL has no setting 'cd', expected window, .*; did you mean 'c_d'"),
-        ("margin", {"window": 5}, TypeError, "Margin has no setting 'window', expected none"),
+        ("dual", {"cd": 5}, TypeError, "cd=5 is no setting of DUAL, expected window, .*; did you mean 'c_d'"),
+        ("margin", {"window": 5}, TypeError, "window=5 is no setting of Margin, expected none"),
         ("dual", {"sampling": "bete"}, ValueError, "sampling='bete' is unknown.*did you mean 'beta'"),
         ("dual", {"c_d": 0}, ValueError, "c_d=0 is out of range"),
         ("dual", {"window": 1}, ValueError, "window=1 is out of range"),

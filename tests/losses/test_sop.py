@@ -126,10 +126,10 @@ def test_gradients_are_those_of_the_literal_formula(settings: SOPSettings) -> No
     theirs = [weak.clone().requires_grad_(), strong.clone().requires_grad_()]
     ours = [weak.clone().requires_grad_(), strong.clone().requires_grad_()]
     expected = literal(u, v, index, labels, *theirs, settings)
-    found = whole(sop(index, labels, *views(settings, *ours)))
-    torch.testing.assert_close(found, expected)
+    loss = whole(sop(index, labels, *views(settings, *ours)))
+    torch.testing.assert_close(loss, expected)
     expected.backward()
-    found.backward()
+    loss.backward()
     torch.testing.assert_close(sop.u.grad.to_dense(), u.grad)
     torch.testing.assert_close(sop.v.grad.to_dense(), v.grad)
     torch.testing.assert_close(ours[0].grad, theirs[0].grad)
@@ -365,11 +365,9 @@ def test_settings_are_frozen_and_checked() -> None:
 
 def test_sop_plus_needs_a_second_view_and_sop_none() -> None:
     index, labels, weak, strong = batch()
-    with pytest.raises(
-        ValueError, match="SOP\\+ needs two views of each sample: consistency=0.9 is given, strong_logi"
-    ):
+    with pytest.raises(ValueError, match="strong_logits=None is given with consistency=0.9, expected the logits of a"):
         SOP(N, C, PLUS)(index, labels, weak)
-    with pytest.raises(ValueError, match="strong_logits is given, but consistency=0 makes no use of it"):
+    with pytest.raises(ValueError, match="strong_logits is given with consistency=0, .*, expected None: leave"):
         SOP(N, C, PLAIN)(index, labels, weak, strong)
 
 
@@ -392,7 +390,11 @@ def test_sop_plus_needs_a_second_view_and_sop_none() -> None:
         ({"logits": torch.zeros(2)}, ValueError, r"logits has shape \(2,\), expected \[B, 6\]"),
         ({"logits": torch.zeros(2, C, dtype=torch.int64)}, TypeError, "logits is torch.int64, expected a float tensor"),
         ({"strong_logits": torch.zeros(4, C)}, ValueError, r"strong_logits has shape \(4, 6\), .* same for both views"),
-        ({"logits": torch.zeros(2, C, device="meta")}, ValueError, r"logits is on meta, u and v on cpu: use sop\.to"),
+        (
+            {"logits": torch.zeros(2, C, device="meta")},
+            ValueError,
+            r"logits is on meta, expected cpu as u and v: use sop\.to",
+        ),
     ],
 )
 def test_a_wrong_batch_is_named_before_anything_changes(

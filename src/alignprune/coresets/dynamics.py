@@ -30,7 +30,7 @@ def forgetting_events(correct: Tensor) -> Tensor:
     """How often a sample went from right to wrong between successive epochs.
 
     Args:
-        correct: bool [T, N].
+        correct: bool [T, N], whether the prediction was the given label.
 
     Returns:
         int64 [N]; 0 for a sample that was never right.
@@ -42,7 +42,7 @@ def dynamic_uncertainty(label_probabilities: Tensor, window: int = 10) -> Tensor
     """Standard deviation of p_y inside a window, averaged over all windows.
 
     Args:
-        label_probabilities: p_y, [T, N], T >= window.
+        label_probabilities: float [T, N], p_y, T >= window.
         window: epochs in a window, the paper's J, at least 2.
 
     Returns:
@@ -60,7 +60,7 @@ def dual_score(label_probabilities: Tensor, window: int = 10) -> Tensor:
     """Uncertain and difficult: std(p_y) * (1 - mean(p_y)) inside a window, averaged over all windows.
 
     Args:
-        label_probabilities: p_y, [T, N], T >= window.
+        label_probabilities: float [T, N], p_y, T >= window.
         window: epochs in a window, the paper's J, at least 2.
 
     Returns:
@@ -81,13 +81,13 @@ def dual_density(mean_probability: Tensor, score: Tensor, size: int, c_d: float 
     P = 1 - size / N the share left out.
 
     Args:
-        mean_probability: p_y averaged over the epochs, [N].
-        score: `dual_score`, [N], not all 0.
-        size: samples to choose, 1..N.
+        mean_probability: float [N], p_y averaged over the epochs.
+        score: float [N], `dual_score`, not all 0.
+        size: samples to choose, 1 to N.
         c_d: how late easy samples are preferred, greater than 0; 4 on CIFAR-100, 5.5 on CIFAR-10, 11 on ImageNet.
 
     Returns:
-        A Beta distribution with float64 parameters.
+        a Beta distribution with float64 parameters.
 
     Raises:
         ValueMistake: if no score is positive: then no p_y ever moved.
@@ -113,12 +113,12 @@ def draw(log_weight: Tensor, size: int, generator: torch.Generator) -> Tensor:
     is too small: those of weight 0 come last, in random order.
 
     Args:
-        log_weight: [N], may hold -inf.
-        size: samples to draw, 1..N.
+        log_weight: float [N], may hold -inf.
+        size: samples to draw, 1 to N.
         generator: the source of the draws.
 
     Returns:
-        int64 [size], in the order drawn.
+        int64 [size], sample indices in the order drawn.
     """
     noise = torch.empty(len(log_weight), dtype=torch.float64).exponential_(generator=generator)
     return largest(log_weight.double() - noise.log(), size, generator)
@@ -128,7 +128,7 @@ def draw(log_weight: Tensor, size: int, generator: torch.Generator) -> Tensor:
 class Forgetting(Settings):
     """Keep what was forgotten most often, the same share of every class.
 
-    Args:
+    Attributes:
         epochs: first epochs of the proxy run to count in; None = all.
         never_learned: where samples rank that were never right: "least" forgotten, with 0 events, as the published
             codes count; "most" forgotten, as the paper's text has it.
@@ -155,7 +155,7 @@ class Forgetting(Settings):
 class DynUnc(Settings):
     """Keep the samples whose label probability moves most.
 
-    Args:
+    Attributes:
         window: epochs in a window, the paper's J.
         epochs: first epochs of the proxy run to read; None = all, as in the paper.
 
@@ -179,7 +179,7 @@ class DynUnc(Settings):
 class DUAL(Settings):
     """Draw samples that are uncertain and difficult early in training, easier ones the fewer are kept.
 
-    Args:
+    Attributes:
         window: epochs in a window, the paper's J.
         epochs: first epochs of the proxy run to read, the paper's T; 30 on CIFAR, 60 on ImageNet.
         c_d: how late easy samples are preferred; 4 on CIFAR-100, 5.5 on CIFAR-10, 11 on ImageNet.

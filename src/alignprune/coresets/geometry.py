@@ -26,8 +26,8 @@ def distance_to_class_median(features: Tensor, labels: Tensor) -> Tensor:
     """Euclidean distance of every sample to the median of its class, taken dimension by dimension.
 
     Args:
-        features: [N, d].
-        labels: int64 [N].
+        features: float [N, d].
+        labels: int64 [N], class ids.
 
     Returns:
         float32 [N]. Of an even number of samples the median is the mean of the middle two.
@@ -49,8 +49,8 @@ def spherical_kmeans(features: Tensor, clusters: int, generator: torch.Generator
     A cluster that runs empty starts again at the sample farthest from its own centroid.
 
     Args:
-        features: [N, d].
-        clusters: number of centroids k, 1..N.
+        features: float [N, d].
+        clusters: number of centroids k, 1 to N.
         generator: draws the seeds.
         steps: Lloyd's steps at most.
 
@@ -85,11 +85,11 @@ def distance_to_prototype(features: Tensor, centroids: Tensor) -> Tensor:
     """Cosine distance, 1 - cos, of every sample to the nearest centroid.
 
     Args:
-        features: [N, d].
-        centroids: [k, d], of length 1.
+        features: float [N, d].
+        centroids: float32 [k, d], of length 1.
 
     Returns:
-        float32 [N], 0..2.
+        float32 [N], 0 to 2.
     """
     return _nearest(F.normalize(features.float()), centroids)[0]
 
@@ -107,9 +107,9 @@ class Moderate(Settings):
 
 @dataclass(frozen=True)
 class SSP(Settings):
-    """Keep the samples far from (or near to) the prototypes that clustering finds without labels.
+    """Keep the samples far from (or near to) the prototypes that clustering gives without labels.
 
-    Args:
+    Attributes:
         keep: "hard" keeps the largest distances, which Sorscher et al. advise where much is kept; "easy" the smallest.
         clusters: number of prototypes; None = as many as classes.
         class_floor: share of a balanced choice's count that every class keeps at least, in [0, 1]; 0 = none.

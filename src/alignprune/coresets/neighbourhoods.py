@@ -37,7 +37,7 @@ def prediction_confidence(logits: Tensor, kind: Confidence = "max") -> Tensor:
     """How certain a prediction is: its largest probability, or that less the second largest.
 
     Args:
-        logits: [N, C], C >= 2.
+        logits: float [N, C], C >= 2.
         kind: "max" or "margin".
 
     Returns:
@@ -63,14 +63,14 @@ def prune4rel(
     left leaves the turn. Once the class whose turn it is has given more than 1.5 times the size of the first class
     that left, balance is dropped, and the best candidate of all is chosen from there on.
 
-    Of candidates that gain the same the first is chosen. The gain is compared by its logarithm, which tells candidates
-    apart where both tanh are 1 in floating point.
+    Of candidates that gain the same the first is chosen. The gain is compared by its logarithm, which separates
+    candidates where both tanh are 1 in floating point.
 
     Args:
-        features: [N, d], any float dtype, on any device; similarities are computed there, in float32.
-        confidence: [N], at least 0.
-        labels: int64 [N].
-        size: samples to choose, 1..N.
+        features: float [N, d], on any device; similarities are computed there, in float32.
+        confidence: float [N], at least 0.
+        labels: int64 [N], class ids.
+        size: samples to choose, 1 to N.
         tau: neighbours are more similar than this, in [0, 1).
         eta: how much confidence saturates a neighbourhood, greater than 0.
         balance: whether the classes take turns.
@@ -78,7 +78,7 @@ def prune4rel(
             one product [N, d] x [d] a choice, with the same result.
 
     Returns:
-        int64 [size] on the CPU, in the order chosen.
+        int64 [size], sample indices on the CPU, in the order chosen.
 
     Source: Park et al. (NeurIPS 2023), and the authors' code.
     """
@@ -104,7 +104,7 @@ def prune4rel(
 class Prune4ReL(Settings):
     """Keep the samples by which the neighbourhoods of all are covered most confidently, class by class in turn.
 
-    Args:
+    Attributes:
         tau: neighbours are more similar than this, (1 + cos) / 2 in [0, 1): 0.95 on CIFAR-100, WebVision and ImageNet,
             0.975 on CIFAR-10, 0.8 on Clothing-1M.
         eta: how much confidence saturates a neighbourhood, greater than 0.

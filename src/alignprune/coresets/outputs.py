@@ -20,8 +20,8 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy with the given label, -log p_y.
 
     Args:
-        logits: [N, C].
-        labels: int64 [N].
+        logits: float [N, C].
+        labels: int64 [N], given labels, 0 to C - 1.
 
     Returns:
         float64 [N], at least 0.
@@ -33,7 +33,7 @@ def probability_margin(logits: Tensor) -> Tensor:
     """The largest probability less the second largest.
 
     Args:
-        logits: [N, C], C >= 2.
+        logits: float [N, C], C >= 2.
 
     Returns:
         float64 [N] in [0, 1].
@@ -43,14 +43,14 @@ def probability_margin(logits: Tensor) -> Tensor:
 
 
 def gradient_norm(error_norms: Tensor, feature_norms: Tensor) -> Tensor:
-    """Norm of the loss gradient in the last linear layer, ||p - y|| sqrt(1 + ||h||^2), averaged over checkpoints.
+    """Norm of the last layer's loss gradient, ||p - onehot(y)|| sqrt(1 + ||h||^2), averaged over checkpoints.
 
     The gradient of one sample is (p - onehot(y)) (outer) [h, 1], with the 1 for the bias, and the norm of an outer
     product is the product of the norms.
 
     Args:
-        error_norms: [R, N], ||p - onehot(y)||.
-        feature_norms: [R, N], ||h||.
+        error_norms: float [R, N], ||p - onehot(y)||.
+        feature_norms: float [R, N], ||h||.
 
     Returns:
         float64 [N].
@@ -59,7 +59,14 @@ def gradient_norm(error_norms: Tensor, feature_norms: Tensor) -> Tensor:
 
 
 def error_norm(error_norms: Tensor) -> Tensor:
-    """Norm of the prediction error, ||p - y||, averaged over checkpoints: [R, N] to float64 [N]."""
+    """Norm of the prediction error, ||p - onehot(y)||, averaged over checkpoints.
+
+    Args:
+        error_norms: float [R, N], ||p - onehot(y)||.
+
+    Returns:
+        float64 [N].
+    """
     return error_norms.double().mean(0)
 
 

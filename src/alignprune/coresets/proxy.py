@@ -1,4 +1,4 @@
-"""The proxy: what one training on the full, noisy data set tells about every sample.
+"""The proxy: what one training on the full, noisy data set reports of every sample.
 
 Training a proxy is the costly part of static selection, so it is done once. It fills this record, and every method in
 `coresets` is a pure function of it. N samples, C classes, T epochs, R checkpoints, d features.
@@ -53,8 +53,8 @@ class Proxy:
     "snapshot" is one moment of the run, the end of its warm-up (10 epochs on CIFAR-10, 30 on CIFAR-100, say), when
     clean labels are learned and wrong ones not yet; the run may end there, or go on.
 
-    Args:
-        labels: int64 [N], the given, possibly wrong class ids in 0..C-1: what the proxy was trained on.
+    Attributes:
+        labels: int64 [N], the given, possibly wrong class ids, 0 to C - 1: what the proxy was trained on.
         num_classes: C, at least 2.
         logits: float32 [N, C], evaluation, at the snapshot.
         features: float16 or float32 [N, d], what the last linear layer sees, from the same pass as the logits.
@@ -89,10 +89,12 @@ class Proxy:
     self_supervised: Tensor | None = None
 
     def __post_init__(self) -> None:
-        integer("Proxy: num_classes", self.num_classes, at_least=2, remedy="the number of classes of the data set")
+        integer("num_classes", self.num_classes, at_least=2, remedy="the number of classes of the data set")
         if (self.strong_features is None) != (self.strong_logits is None):
             given = "strong_logits" if self.strong_features is None else "strong_features"
-            raise ValueMistake(f"{given} is given alone: record strong_features and strong_logits in one pass")
+            raise ValueMistake(
+                f"{given} is given alone, expected strong_features and strong_logits: record both in one pass"
+            )
         sizes = {"C": self.num_classes}
         for name, value in self._tensors():
             _check_layout(name, value, sizes)
@@ -100,7 +102,7 @@ class Proxy:
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= self.num_classes:
             raise ValueMistake(
-                f"labels holds class ids {low}..{high}, expected 0..{self.num_classes - 1}: raise num_classes "
+                f"labels holds class ids {low} to {high}, expected 0 to {self.num_classes - 1}: raise num_classes, "
                 "or renumber the classes"
             )
 
@@ -116,10 +118,10 @@ class Proxy:
         """Write the record to an .npz file; readers see the old file or the new one, never a part.
 
         Args:
-            path: File to write, used as given; its folder must exist.
+            path: file to write, used as given; its folder must exist.
 
         Raises:
-            OSError: If the file cannot be written.
+            OSError: if the file cannot be written.
         """
         arrays: dict[str, Any] = {name: value.detach().numpy() for name, value in self._tensors()}
         count = np.array(self.num_classes)
@@ -130,13 +132,13 @@ class Proxy:
         """Read what `save` wrote.
 
         Args:
-            path: File that `save` wrote.
+            path: file that `save` wrote.
 
         Returns:
-            The saved record, checked anew.
+            the saved record, checked anew.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            FileNotFoundError: if there is no such file.
             ValueMistake: if the file was not written by `save`.
         """
         try:
@@ -156,7 +158,7 @@ def _check_layout(name: str, value: Tensor, sizes: dict[str, int]) -> None:
     """Compare a tensor with its layout; ``sizes`` holds the axes known so far and learns the new ones."""
     dtypes, axes, lists = _LAYOUT[name]
     if not isinstance(value, Tensor):
-        raise TypeMistake(f"{name} is a {type(value).__name__}, expected a tensor: use torch.as_tensor")
+        raise TypeMistake(f"{name} is {type(value).__name__}, expected a tensor: use torch.as_tensor")
     if value.dtype not in dtypes:
         expected = " or ".join(str(dtype) for dtype in dtypes)
         raise TypeMistake(f"{name} is {value.dtype}, expected {expected}: convert with .to({dtypes[-1]})")
@@ -174,8 +176,8 @@ def _check_values(name: str, value: Tensor) -> None:
     finite = value.isfinite()
     if not finite.all():
         raise ValueMistake(
-            f"{name} holds {int((~finite).sum())} values that are not finite: the proxy run diverged, or its "
-            "features do not fit into float16; lower the learning rate, or record float32"
+            f"{name} holds {int((~finite).sum())} values that are not finite, expected none: lower the learning rate "
+            "if the proxy run diverged, or record float32 if its features do not fit into float16"
         )
     if name in _RANGES:
         low, high, remedy = _RANGES[name]

@@ -16,11 +16,11 @@ def ranked(score: Tensor, generator: torch.Generator) -> Tensor:
     """All samples, the highest score first, equal scores in random order.
 
     Args:
-        score: [N], no NaN, on the CPU.
+        score: float or integers [N], no NaN, on the CPU.
         generator: decides between equal scores.
 
     Returns:
-        int64 [N], a permutation.
+        int64 [N], sample indices, a permutation.
     """
     shuffled = torch.randperm(len(score), generator=generator)
     return shuffled[score[shuffled].argsort(descending=True, stable=True)]
@@ -37,7 +37,7 @@ def smallest(score: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 def central(score: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """The ``size`` samples in the middle of the ranking, int64 [size]; an odd one out is left out at the low end."""
+    """The ``size`` samples in the middle of the ranking, int64 [size]; of an odd rest the low end has one more."""
     first = (len(score) - size) // 2
     return ranked(score, generator)[first : first + size]
 
@@ -48,14 +48,14 @@ def largest_of_each_class(
     """The samples of highest score of every class, each class giving the same share: exactly ``size`` together.
 
     Args:
-        score: [N], no NaN, on the CPU.
-        labels: int64 [N] in 0..num_classes-1.
+        score: float or integers [N], no NaN, on the CPU.
+        labels: int64 [N], class ids, 0 to C - 1.
         num_classes: number of classes C.
-        size: samples to choose, 1..N.
+        size: samples to choose, 1 to N.
         generator: decides between equal scores.
 
     Returns:
-        int64 [size], by class.
+        int64 [size], sample indices, by class.
     """
     counts = torch.bincount(labels, minlength=num_classes)
     return _first_of_each(ranked(score, generator), labels, counts, shares(counts, size))
@@ -70,15 +70,15 @@ def largest_with_floor(
     ranking of all.
 
     Args:
-        score: [N], no NaN, on the CPU.
-        labels: int64 [N] in 0..num_classes-1.
+        score: float or integers [N], no NaN, on the CPU.
+        labels: int64 [N], class ids, 0 to C - 1.
         num_classes: number of classes C.
-        size: samples to choose, 1..N.
+        size: samples to choose, 1 to N.
         class_floor: share in [0, 1].
         generator: decides between equal scores.
 
     Returns:
-        int64 [size], without order.
+        int64 [size], sample indices, without order.
     """
     order = ranked(score, generator)
     counts = torch.bincount(labels, minlength=num_classes)

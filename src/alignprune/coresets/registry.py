@@ -173,12 +173,12 @@ def select(method: str | Settings, proxy: Proxy, size: int, seed: int, **setting
     Args:
         method: a name in `CORESETS`, or a method's settings.
         proxy: the proxy run that scores the samples.
-        size: samples to choose, 1..N.
+        size: samples to choose, 1 to N.
         seed: decides the random parts of a method and the order of equal scores, at least 0.
         settings: settings that differ from those of ``method``.
 
     Returns:
-        int64 [size], ascending, each sample once.
+        int64 [size], sample indices, ascending, each once.
 
     Raises:
         ValueMistake: for an unknown name, a size out of range, a field of the proxy that the method reads and that is
@@ -191,13 +191,13 @@ def select(method: str | Settings, proxy: Proxy, size: int, seed: int, **setting
     for field in chosen.needs:
         if getattr(proxy, field) is None:
             raise ValueMistake(
-                f"{type(chosen).__name__} reads {field}, which this proxy run did not record: {_REMEDIES[field]}"
+                f"proxy.{field}=None is not recorded, expected what {type(chosen).__name__} reads: {_REMEDIES[field]}"
             )
     return chosen.select(proxy, size, generator).sort().values
 
 
 def table() -> list[dict[str, str]]:
-    """One row a method, for the docs: name, label, summary, use, needs, cost, settings, source."""
+    """One row a method, for the docs: name, title, summary, use, needs, cost, settings, source."""
     return [
         {
             "method": coreset.name,
@@ -227,7 +227,8 @@ def _changed(settings: Settings, changes: dict[str, Any]) -> Settings:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeMistake(
-                f"{type(settings).__name__} has no setting {name!r}, expected {', '.join(known) or 'none'}{hint}"
+                f"{name}={changes[name]!r} is no setting of {type(settings).__name__}, expected "
+                f"{', '.join(known) or 'none'}{hint}"
             )
     return replace(settings, **changes)
 

@@ -26,11 +26,11 @@ class Settings(ABC):
 
         Args:
             proxy: the proxy run, with the fields in ``needs``.
-            size: samples to choose, 1..N.
+            size: samples to choose, 1 to N.
             generator: the only source of randomness.
 
         Returns:
-            int64 [size], each sample at most once, in any order.
+            int64 [size], sample indices in any order, each at most once.
         """
 
 

@@ -43,7 +43,7 @@ INITIAL_SCALE = 1e-8
 class SOPSettings:
     """What SOP is tuned by.
 
-    Args:
+    Attributes:
         lr_u: learning rate of u, >= 0; it holds for losses that are averaged over the batch.
         lr_v: learning rate of v, >= 0.
         consistency: λ_C, weight of the agreement of the two views, >= 0; 0 needs one view only.
@@ -99,10 +99,10 @@ class SOPLoss(NamedTuple):
     """What `SOP` makes of a batch.
 
     Attributes:
-        losses: [B], with gradient: -log q + squared error + λ_C KL, to be averaged.
-        balance: scalar, with gradient: the batch's term (this rank's batch under DDP), times λ_B; 0 without it. To be
+        losses: float [B], with gradient: -log q + squared error + λ_C KL, to be averaged.
+        balance: float [], with gradient: the batch's term (this rank's batch under DDP), times λ_B; 0 without it. To be
             added to the average.
-        recorded: [B], without gradient: plain cross-entropy of the (weak) view and the given label, the fit that
+        recorded: float [B], without gradient: plain cross-entropy of the (weak) view and the given label, the fit that
             trajectories are made of. Their reference is a cross-entropy without label smoothing.
     """
 
@@ -117,7 +117,7 @@ class SOP(nn.Module):
     Both views go through the network as one batch, so that its normalisations see them together.
 
     Args:
-        num_samples: size N of the training set, also where it is pruned: rows are found by the samples' indices.
+        num_samples: size N of the training set, also where it is pruned: rows are read by the samples' indices.
         num_classes: number of classes C, at least 2.
         settings: one of `SETTINGS`, or your own.
         seed: of the first u and v; torch's global generator is not used.
@@ -166,12 +166,12 @@ class SOP(nn.Module):
 
         Args:
             index: integers [B], the samples' indices in the training set.
-            labels: integers [B], the given labels, in 0..C-1.
-            logits: [B, C], any float dtype, with gradient: the network's output, of the weak view where there are two.
-            strong_logits: [B, C], of the strong view; needed where λ_C > 0, and only there.
+            labels: integers [B], given labels, 0 to C - 1.
+            logits: float [B, C], with gradient: the network's output, of the weak view where there are two.
+            strong_logits: float [B, C], of the strong view; needed where λ_C > 0, and only there.
 
         Returns:
-            The losses, float32 (float64 for float64 logits), on the device of the logits.
+            float32 (float64 for float64 logits), the losses, on the device of the logits.
 
         Raises:
             TypeMistake, ValueMistake: for wrong shapes, dtypes or devices, a view that is missing or not used, and for
@@ -227,7 +227,7 @@ class SOP(nn.Module):
         self._check_views(logits, strong_logits)
         for name, ids, count in (("index", index, self.num_samples), ("labels", labels, self.num_classes)):
             if ids.dtype not in INTEGERS:
-                raise TypeMistake(f"{name} is {ids.dtype}, expected integers [B]")
+                raise TypeMistake(f"{name} is {ids.dtype}, expected integers [B]: convert with .long()")
             if ids.shape != logits.shape[:1]:
                 raise ValueMistake(
                     f"{name} has shape {tuple(ids.shape)} and logits {tuple(logits.shape)}, expected [B] and [B, C]: "
@@ -249,19 +249,22 @@ class SOP(nn.Module):
                 raise TypeMistake(f"{name} is {view.dtype}, expected a float tensor [B, C]: the network's output")
             if view.ndim != 2 or view.shape[1] != self.num_classes or view.shape != logits.shape:
                 raise ValueMistake(
-                    f"{name} has shape {tuple(view.shape)}, expected [B, {self.num_classes}], the same for both views"
+                    f"{name} has shape {tuple(view.shape)}, expected [B, {self.num_classes}], the same for both views: "
+                    f"pass the network's outputs of one batch"
                 )
             if view.device != self.u.device:
-                raise ValueMistake(f"{name} is on {view.device}, u and v on {self.u.device}: use sop.to({view.device})")
+                raise ValueMistake(
+                    f"{name} is on {view.device}, expected {self.u.device} as u and v: use sop.to({view.device})"
+                )
         if self.settings.consistency and strong_logits is None:
             raise ValueMistake(
-                f"SOP+ needs two views of each sample: consistency={self.settings.consistency} is given, strong_logits "
-                f"is not. Pass the logits of a strong augmentation, or settings with consistency=0"
+                f"strong_logits=None is given with consistency={self.settings.consistency}, expected the logits of a "
+                f"second view: pass those of a strong augmentation, or settings with consistency=0"
             )
         if not self.settings.consistency and strong_logits is not None:
             raise ValueMistake(
-                "strong_logits is given, but consistency=0 makes no use of it: leave the second view out, or pass "
-                "settings with a consistency (SOP+ has 0.9)"
+                "strong_logits is given with consistency=0, which makes no use of it, expected None: leave the second "
+                "view out, or pass settings with a consistency (SOP+ has 0.9)"
             )
 
 
@@ -273,12 +276,12 @@ def sop_losses(logits: Tensor, labels: Tensor, u: Tensor, v: Tensor) -> tuple[Te
 
     Args:
         logits: float [B, C].
-        labels: int64 [B].
+        labels: int64 [B], given labels, 0 to C - 1.
         u: float [B, 1], the samples' rows.
-        v: float [B, C].
+        v: float [B, C], the samples' rows.
 
     Returns:
-        Losses [B], and q [B, C], the prediction with the noise of its label.
+        float [B], the losses, and float [B, C], q: the prediction with the noise of its label.
 
     Source: Liu et al. (ICML 2022): L_CE + L_MSE.
     """
@@ -296,10 +299,10 @@ def consistency_losses(weak: Tensor, strong: Tensor) -> Tensor:
     """KL divergence of the strong view's prediction from the weak view's, which gets no gradient.
 
     Args:
-        weak, strong: logits, float [B, C].
+        weak, strong: float [B, C], logits.
 
     Returns:
-        [B].
+        float [B].
     """
     target = weak.detach().log_softmax(1)
     return F.kl_div(strong.log_softmax(1), target, reduction="none", log_target=True).sum(1)
@@ -309,10 +312,10 @@ def balance_loss(q: Tensor) -> Tensor:
     """Cross-entropy between the even distribution over the classes and the batch's mean prediction.
 
     Args:
-        q: float [B, C].
+        q: float [B, C], of `sop_losses`.
 
     Returns:
-        scalar, least (log C) where every class is used as much.
+        float [], least (log C) where every class is used as much.
     """
     return -q.mean(0).log().mean()
 
