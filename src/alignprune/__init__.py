@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the table below
     from alignprune.reference import Reference as Reference
     from alignprune.sampler import EpochSampler as EpochSampler
     from alignprune.sampler import EvenBatches as EvenBatches
+    from alignprune.schedule import PacedScheduler as PacedScheduler
     from alignprune.scores import History as History
     from alignprune.scores import Score as Score
     from alignprune.selection import Onset as Onset
@@ -58,6 +59,7 @@ _HOME = {
     "Memory": "memory",
     "MemorySpec": "memory",
     "Onset": "selection",
+    "PacedScheduler": "schedule",
     "Policy": "policies",
     "Preset": "presets",
     "Pruner": "pruner",

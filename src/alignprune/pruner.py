@@ -14,6 +14,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -232,6 +233,35 @@ class Pruner:
     def annealing(self) -> bool:
         """Whether the current epoch is an annealing epoch."""
         return self.epoch >= self.annealing_start
+
+    @property
+    def progress(self) -> Fraction:
+        """Share of the whole training that is done, in [0, 1], exact: what a learning rate schedule should follow.
+
+        Epochs differ in length, so a count of steps says little. By what this rank has read, which under DDP is the
+        same on every rank.
+        """
+        if self.epoch >= self.epochs:
+            return Fraction(1)
+        within = Fraction(self._recorder.read, max(self._recorder.length, 1))
+        return (self.epoch + within) / self.epochs
+
+    def planned_steps(self, batch_size: int, *, accumulate: int = 1, drop_last: bool = False) -> int:
+        """Steps of an optimiser in the whole training if nothing was left out: the length to make a schedule for.
+
+        How many there will be is known at the end only, so let `PacedScheduler` step the schedule: it then ends with
+        the training, warm-up and all in proportion.
+
+        Args:
+            batch_size: of one rank's loader.
+            accumulate: batches whose gradients are added up for a step.
+            drop_last: as in the loader.
+        """
+        integer("batch_size", batch_size, at_least=1, remedy="such as 128")
+        integer("accumulate", accumulate, at_least=1, remedy="1 takes a step every batch")
+        samples = -(-self.num_samples // rank_and_world()[1])
+        batches = samples // batch_size if drop_last else -(-samples // batch_size)
+        return self.epochs * -(-batches // accumulate)
 
     @property
     def needs_reference(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler, Sampler
 
 from alignprune._checks import integer
 from alignprune._ranks import keyed_generator, rank_and_world
@@ -21,12 +21,15 @@ from alignprune.errors import ValueMistake
 _CHUNK = 65_536  # indices turned into Python integers at a time
 
 
-class EpochSampler(Sampler[int]):
+class EpochSampler(DistributedSampler[int]):
     """Yields this rank's part of an epoch's selection; owned and planned by a `Pruner`.
 
     Ranks take turns in one common order, so that the batches of all ranks together are those of a single process.
     Where the selection does not divide evenly, the first samples of the order are read once more (at most ranks - 1).
     After the last epoch the sampler is empty.
+
+    It shards by itself and is a DistributedSampler by type, since trainers put one of theirs around every other kind
+    of sampler, and each rank would then read its part of its part.
 
     Args:
         seed: of the orders.
@@ -38,7 +41,7 @@ class EpochSampler(Sampler[int]):
     """
 
     def __init__(self, seed: int, *, shuffle: bool = True) -> None:
-        self.seed, self.shuffle = seed, shuffle
+        self.seed, self.shuffle, self.drop_last = seed, shuffle, False  # the base class wants a data set, to count it
         self.plan(0, torch.empty(0, dtype=torch.int64))
 
     def plan(self, epoch: int, indices: Tensor, start: int = 0) -> None:
@@ -64,6 +67,9 @@ class EpochSampler(Sampler[int]):
                 turn = torch.randperm(len(self._indices), generator=generator, dtype=width)
                 self._order = self._indices.index_select(0, turn)
         return self._order
+
+    def set_epoch(self, epoch: int) -> None:
+        """Does nothing, for trainers that call it: the pruner says which epoch it is."""
 
     @property
     def epoch_length(self) -> int:
