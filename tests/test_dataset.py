@@ -42,6 +42,11 @@ class Stream(IterableDataset[int]):
         return iter(range(10))
 
 
+class LongStream(Stream):
+    def __len__(self) -> int:
+        return 10
+
+
 class WithoutLength:
     def __getitem__(self, i: int) -> int:
         return i
@@ -87,9 +92,13 @@ def test_items_are_handed_on_as_they_are() -> None:
     assert ap.Indexed([item, None])[0][1] is item  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dataset", [Stream(), WithoutLength(), iter([1, 2]), 7], ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize(
+    "dataset", [Stream(), LongStream(), WithoutLength(), iter([1, 2]), 7], ids=lambda d: type(d).__name__
+)
 def test_a_data_set_without_index_or_length_is_refused(dataset: Any) -> None:
-    with pytest.raises(TypeError, match=rf"dataset is {type(dataset).__name__} without .*expected a map-style"):
+    with pytest.raises(
+        TypeError, match=rf"dataset is {type(dataset).__name__}, which is not read by .*see pruner.stream"
+    ):
         ap.Indexed(dataset)
 
 

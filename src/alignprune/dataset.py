@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from alignprune.errors import TypeMistake
 
@@ -29,10 +29,13 @@ class Indexed(Dataset[tuple[int, Item]], Generic[Item]):
     """
 
     def __init__(self, dataset: Dataset[Item]) -> None:
-        if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        # An IterableDataset has a __getitem__, which raises.
+        if isinstance(dataset, IterableDataset) or not (
+            hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+        ):
             raise TypeMistake(
-                f"dataset is {type(dataset).__name__} without __getitem__ and __len__, expected a map-style data "
-                f"set: pruning reads samples by index"
+                f"dataset is {type(dataset).__name__}, which is not read by index, expected a map-style data set with "
+                f"__getitem__ and __len__: a stream is filtered instead, see pruner.stream"
             )
         if isinstance(dataset, Indexed):
             raise TypeMistake("dataset is Indexed already, expected one that is not: wrap it once")

@@ -76,6 +76,13 @@ class EpochSampler(DistributedSampler[int]):
         """Samples that this rank reads in the whole epoch, consumed ones included."""
         return -(-len(self._indices) // rank_and_world()[1])
 
+    def consumed(self, count: int) -> Tensor:
+        """The first ``count`` samples that this rank reads in the epoch, int64 [count]."""
+        if not count:
+            return self._indices[:0]
+        rank, world = rank_and_world()
+        return self.order[(torch.arange(count) * world + rank) % len(self.order)]
+
     def __len__(self) -> int:
         return self.epoch_length - self.start
 
