@@ -118,7 +118,7 @@ class Pruner:
 
         self._memories = self._make_memories(bank_path)
         self.reference = torch.full((self.epochs + 1,), math.nan, dtype=torch.float64)
-        self.scores = torch.full((self.num_samples,), math.nan)
+        self.scores = torch.full((self.num_samples,), math.nan, dtype=torch.float32)
         self.epoch = 0
         self.nonfinite = 0
         self.forward_passes = 0
@@ -690,7 +690,7 @@ class Pruner:
         """Share of the scored samples that are more suspicious, float32 [N]; 1 where there is no score."""
         trusted = -self.suspicion
         known = (~trusted.isnan()).nonzero().squeeze(1)
-        trust = torch.ones(self.num_samples)
+        trust = torch.ones(self.num_samples, dtype=torch.float32)
         if len(known):
             values = trusted[known]
             trust[known] = torch.searchsorted(values.sort().values, values).float() / len(known)

@@ -113,7 +113,7 @@ class Selection:
         """Loss weights by sample, float32 [N], 1 for samples left out; None where all are 1."""
         if self.weights is None:
             return None
-        return torch.ones(self.num_samples).index_copy_(0, self.indices, self.weights)
+        return torch.ones(self.num_samples, dtype=torch.float32).index_copy_(0, self.indices, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only; the whole data set is stored as None."""

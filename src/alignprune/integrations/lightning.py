@@ -123,7 +123,8 @@ class DataPruning(pl.Callback):
                 f"keep what is known of them"
             )
             return True
-        if trainer.num_training_batches >= len(_pruned_loader(trainer, self.pruner)):
+        limited = isinstance(trainer.limit_train_batches, int) or trainer.limit_train_batches < 1
+        if not limited or trainer.num_training_batches >= len(_pruned_loader(trainer, self.pruner)):
             return False
         if not self._warned_of_limit:
             self._warned_of_limit = True
