@@ -391,7 +391,7 @@ def test_a_checkpoint_that_training_cannot_go_on_from_says_so(moment: str, tmp_p
     class Inside(Module):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             loss = super().training_step(batch, batch_idx)
-            if moment == "in a step" and len(self.read) == 4:
+            if moment == "in a step" and len(self.read) == 5:
                 self.trainer.save_checkpoint(tmp_path / "it.ckpt")
             return loss
 
@@ -403,6 +403,18 @@ def test_a_checkpoint_that_training_cannot_go_on_from_says_so(moment: str, tmp_p
     with pytest.warns(UserWarning, match="in the middle of a step, or between batches whose gradients are added up"):
         fit(Inside(make()), Between(), accumulate_grad_batches=2)
     refused("the checkpoint was saved in the middle of a step", checkpoint=tmp_path / "it.ckpt")
+
+
+def test_a_checkpoint_saved_before_the_callback_ended_the_epoch_is_refused(tmp_path: Path) -> None:
+    class Early(Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
+            if module.pruner.epoch == 1:
+                trainer.save_checkpoint(tmp_path / "early.ckpt")
+
+    module = Module(make())
+    fit(module, callbacks=[Early(), DataPruning(module.pruner)])
+    message = "the trainer is at epoch 2 and the pruner at epoch 1, expected the same"
+    refused(message, error=RuntimeError, checkpoint=tmp_path / "early.ckpt")
 
 
 def test_limited_batches_are_told_once_and_the_epochs_closed() -> None:
