@@ -23,6 +23,7 @@ pytest.importorskip("lightning", reason="the extra alignprune[lightning] is not 
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities import CombinedLoader
 
 from alignprune.integrations.lightning import DataPruning
 
@@ -436,6 +437,12 @@ def test_an_epoch_that_is_cut_for_no_reason_that_lightning_was_given_is_refused(
 
     with pytest.raises(RuntimeError, match=f"epoch 0 was read in part: {3 * BATCH} of {N} selected samples"):
         fit(Skipping(make()))
+    paired = Module(make())
+    whole = Module.training_step
+    paired.training_step = lambda batch, batch_idx: whole(paired, batch[0], batch_idx)  # type: ignore[method-assign]
+    loaders = [paired.pruner.loader(TRAIN, batch_size=BATCH), DataLoader(torch.arange(10), batch_size=5)]
+    with pytest.raises(RuntimeError, match=f"epoch 0 was read in part: {2 * BATCH} of {N} selected samples"):
+        fit(paired, loader=CombinedLoader(loaders, "min_size"))
 
 
 def test_a_training_that_is_stopped_closes_its_epoch_says_so_and_resumes_with_the_next(tmp_path: Path) -> None:
