@@ -85,6 +85,16 @@ def test_a_memory_of_ones_own_is_saved_and_loaded_with_the_pruner() -> None:
     assert found > 80
 
 
+def test_a_lightning_training_saves_half_of_the_passes_and_finds_wrong_labels_for_five_lines() -> None:
+    pytest.importorskip("lightning", reason="the extra of Lightning is not installed")
+    example = EXAMPLES / "lightning_digits.py"
+    passes, accuracy, wrong = shares(r"([\d.]+)%", printed_by(example))
+    assert passes <= 50
+    assert accuracy > 80
+    assert wrong > 80
+    assert example.read_text().count("  # pruning\n") == 5
+
+
 @pytest.mark.parametrize("example", OWN, ids=lambda example: example.stem)
 def test_a_part_of_ones_own_takes_at_most_15_lines(example: Path) -> None:
     lines = example.read_text().splitlines()
