@@ -28,7 +28,7 @@ from alignprune._state import STATE_VERSION, check_memories, check_state
 from alignprune._tensors import FULL_PRECISION, class_codes
 from alignprune.dataset import Indexed, IndexedCollate
 from alignprune.errors import CallMistake, TypeMistake, ValueMistake
-from alignprune.memory.contract import Kind, Memory, MemorySpec, Room, memory_of
+from alignprune.memory.contract import Kind, Memory, MemorySpec, Observed, Room, memory_of
 from alignprune.policies.contract import BatchEvidence, BatchPolicy, Evidence, Policy
 from alignprune.recorder import LEFT_OUT, SELECTED, Merged, Recorder
 from alignprune.sampler import EpochSampler, EvenBatches
@@ -524,9 +524,9 @@ class Pruner:
         self._refuse_incomplete(merged, partial)
         nonfinite = merged.nonfinite
         self._warn_of(nonfinite)
-        losses = merged.losses
+        observed = Observed(self.epoch, merged.losses, self._selection)
         for memory in self._memories.values():
-            memory.write(self.epoch, losses, self._selection)
+            memory.write(observed)
         self.reference[self.epoch + 1] = merged.reference
         self.nonfinite += nonfinite
         self.forward_passes += merged.total("read") + merged.total("refreshed")

@@ -2,7 +2,7 @@
 
 from alignprune.memory.average import AverageSpec, RunningAverage
 from alignprune.memory.bank import BankSpec, Gaps, TrajectoryBank
-from alignprune.memory.contract import Memory, MemorySpec, Room
+from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
 from alignprune.memory.ledger import Ledger, LedgerSpec
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "LedgerSpec",
     "Memory",
     "MemorySpec",
+    "Observed",
     "Room",
     "RunningAverage",
     "TrajectoryBank",

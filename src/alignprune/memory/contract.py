@@ -39,18 +39,29 @@ class Room:
     path: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What an epoch showed of the samples; it may grow without breaking anyone's memory.
+
+    Attributes:
+        epoch: its number, from 0.
+        losses: float32 [N], NaN where a sample was not seen.
+        selection: what was selected for the epoch.
+        predicted: int32 [N], the class that the network predicted, -1 where it said none; None = nowhere.
+    """
+
+    epoch: int
+    losses: Tensor
+    selection: Selection
+    predicted: Tensor | None = None
+
+
 class Memory(ABC):
     """What every memory offers."""
 
     @abstractmethod
-    def write(self, epoch: int, losses: Tensor, selection: Selection) -> None:
-        """Enter one epoch.
-
-        Args:
-            epoch: its number, from 0.
-            losses: float32 [N], NaN where a sample was not seen.
-            selection: what was selected for the epoch.
-        """
+    def write(self, observed: Observed) -> None:
+        """Enter one epoch."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
