@@ -194,8 +194,9 @@ def mapped(folder: Path, rank: int) -> dict[str, Any]:
 
 def rank_main(folder: Path, rank: int) -> None:
     alone = {name: single(name) for name in METHODS}
+    early = METHODS["infobatch+das"]()  # as where a trainer sets up the ranks
     launch.join(folder, rank, WORLD)
-    out: dict[str, Any] = {}
+    out: dict[str, Any] = {"made early": train(early, BATCH)["epochs"]}
     for name, make in METHODS.items():
         out[name] = train(make(), BATCH, STOP)
         resumed = make()
@@ -283,6 +284,11 @@ def test_batches_of_all_ranks_are_those_of_a_single_process_with_twice_the_size(
         elif padding:
             whole[-1] = whole[-1] + padding
         assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [sorted(part) for part in whole]
+
+
+def test_a_pruner_that_was_made_before_the_ranks_joined_trains_like_any(ranks: list[dict[str, Any]]) -> None:
+    for result in ranks:
+        assert result["made early"] == result["infobatch+das"]["epochs"]
 
 
 @every_method

@@ -580,12 +580,10 @@ class Pruner:
         self._sampler.plan(self.epoch, indices, start)
         if self._reads_pruned:
             self._plan_pruned()
-        length: int | None = self._sampler.epoch_length
         if self._stream is not None:
             self._stream.plan(indices)
-            length = length if rank_and_world()[1] == 1 else None
-        whole = len(selection) == self.num_samples
-        self._recorder.start(self.epoch, None if whole else selection.mask(), length)
+        mask = None if len(selection) == self.num_samples else selection.mask()
+        self._recorder.start(self.epoch, mask, len(indices), streamed=self._stream is not None)
         self._cache: dict[tuple[object, torch.device], Tensor | None] = {}
         self._probed = None
 

@@ -79,21 +79,31 @@ class Recorder:
         self._sent: tuple[Tensor, ...] = ()  # what `merge` gave to the other ranks at the last epoch's end
         self.start(0, np.zeros(num_samples, dtype=bool), 0)
 
-    def start(self, epoch: int, selected: NDArray[np.bool_] | None, length: int | None) -> None:
+    def start(self, epoch: int, selected: NDArray[np.bool_] | None, total: int, *, streamed: bool = False) -> None:
         """Begin an epoch.
 
         Args:
             epoch: its number, for messages.
             selected: which samples are to be read, bool [N]; None = all.
-            length: how many of them by this rank; None = as many as its part of a stream holds.
+            total: how many of them, by all ranks together.
+            streamed: a rank reads as many as its part of a stream holds, instead of an even share.
         """
-        self.epoch, self.length = epoch, length
+        self.epoch, self._total, self._streamed = epoch, total, streamed
         self.read = self.refreshed = self.largest = 0
         self._selected = selected
         self._expected: dict[str, NDArray[np.bool_]] = {}
         self._expected_there: dict[str, Tensor] = {}
         self._row: Tensor | None = None
         self._faults: Tensor | None = None
+
+    @property
+    def length(self) -> int | None:
+        """Samples that this rank is to read in the epoch; None = as many as its part of a stream holds.
+
+        Asked anew each time: a trainer may set up the ranks after the pruner was made.
+        """
+        _, world = rank_and_world()
+        return None if self._streamed and world > 1 else -(-self._total // world)
 
     # ------------------------------------------------------------------ every step
 
@@ -140,7 +150,8 @@ class Recorder:
         else:
             index = self._take_there(index, part)
         if part == SELECTED:
-            length = self.num_samples if self.length is None else self.length
+            length = self.length
+            length = self.num_samples if length is None else length
             if self.read + size > length:
                 raise CallMistake(
                     f"epoch {self.epoch} has {length} samples on this rank, expected no more, and this batch "
@@ -273,7 +284,8 @@ class Recorder:
             CallMistake: on every rank, if a fingerprint differs.
         """
         row, faults = self._row_on(self._row.device if self._row is not None else torch.device("cpu"))
-        length = _UNKNOWN if self.length is None else self.length
+        length = self.length
+        length = _UNKNOWN if length is None else length
         counts = [*faults.tolist(), self.read, self.refreshed, length, self.largest]
         _, world = rank_and_world()
         if world == 1:
