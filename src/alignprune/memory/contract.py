@@ -28,6 +28,7 @@ class Room:
         num_samples: size N of the data set.
         epochs: of the whole training.
         labels: int32 [N], class codes 0 to C - 1, -1 = unlabelled; None = unknown.
+        given: int32 [N], the same as the class ids that predictions are made in; None = unknown.
         device: where it shall live.
         path: a file to map what is large into; None = in memory.
     """
@@ -37,6 +38,7 @@ class Room:
     labels: Tensor | None = None
     device: torch.device = torch.device("cpu")  # noqa: RUF009  # immutable
     path: str | None = None
+    given: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
