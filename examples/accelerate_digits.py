@@ -1,4 +1,4 @@
-"""Accelerate, on one process or several: the lines that end in "# pruning" are all that a script without it lacks.
+"""Accelerate, on one process or several: a script without pruning differs in the lines that end in "# pruning".
 
 python examples/accelerate_digits.py
 torchrun --standalone --nproc-per-node 2 examples/accelerate_digits.py
@@ -32,8 +32,8 @@ for _ in range(EPOCHS):
     steps = 0
     for index, (inputs, targets) in loader:  # pruning
         with accelerator.accumulate(model):
-            losses = F.cross_entropy(model(inputs), targets, reduction="none")
-            accelerator.backward(pruner.reduce(index, losses))  # pruning
+            loss = pruner.reduce(index, F.cross_entropy(model(inputs), targets, reduction="none"))  # pruning
+            accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
             steps += accelerator.sync_gradients
