@@ -29,10 +29,11 @@ SELECTED, LEFT_OUT = "selected", "left out"
 _FAULTS = ("outside", "unexpected")
 _BAD = 4096.0  # what a loss that is not finite adds to the number of ranks that saw a sample
 _COUNTS = (*_FAULTS, "read", "refreshed", "length", "largest")
+_MENDED = "alignprune.integrations has the line that mends it, by trainer"
 _CAUSES = (
-    "The likely causes: reduce was not called for every batch; the trainer shards pruner.sampler once more, which shards "
-    "by itself (alignprune.integrations has the line that mends it, by trainer); the loader's length was cached from "
-    "another epoch; the loop stopped early. If the epoch was cut on purpose, close it with end_epoch(partial=True)"
+    "The likely causes: reduce was not called for every batch; the trainer shards pruner.sampler once more, which "
+    f"shards by itself ({_MENDED}); the loader's length was cached from another epoch; the loop stopped early. If the epoch "
+    "was cut on purpose, close it with end_epoch(partial=True)"
 )
 
 
@@ -185,8 +186,8 @@ class Recorder:
             )
         raise CallMistake(
             f"index holds {samples[:5].tolist()}, which were read in epoch {self.epoch} already, expected every sample "
-            f"once an epoch: reduce each batch once, call pruner.end_epoch() after every epoch, and let no trainer shard "
-            "pruner.sampler once more (alignprune.integrations has the line that mends it, by trainer)"
+            f"once an epoch: reduce each batch once, call pruner.end_epoch() after every epoch, and let no trainer "
+            f"shard pruner.sampler once more ({_MENDED})"
         )
 
     def _take_there(self, index: Tensor, part: str) -> Tensor:
