@@ -32,8 +32,8 @@ _COUNTS = (*_FAULTS, "read", "refreshed", "length", "largest")
 _MENDED = "alignprune.integrations has the line that mends it, by trainer"
 _CAUSES = (
     "The likely causes: reduce was not called for every batch; the trainer shards pruner.sampler once more, which "
-    f"shards by itself ({_MENDED}); the loader's length was cached from another epoch; the loop stopped early. If the epoch "
-    "was cut on purpose, close it with end_epoch(partial=True)"
+    f"shards by itself ({_MENDED}); the loader's length was cached from another epoch; the loop stopped early. If the "
+    "epoch was cut on purpose, close it with end_epoch(partial=True)"
 )
 
 
