@@ -518,6 +518,8 @@ class Pruner:
         """
         self._refuse_after_the_end()
         reference, complaint = self._reference_value(reference_loss)
+        if not partial:
+            self._recorder.warn_of_a_part()
         merged = self._merged(reference)  # a rank that complains takes part, or the others would wait for it
         if complaint or (self.needs_reference and math.isnan(merged.reference)):
             raise ValueMistake(complaint or "reference_loss is missing or not finite on another rank: see its error")

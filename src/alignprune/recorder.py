@@ -9,6 +9,7 @@ stall it, so its faults are counted there and reported at the end of the epoch.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,12 @@ _FAULTS = ("outside", "unexpected")
 _BAD = 4096.0  # what a loss that is not finite adds to the number of ranks that saw a sample
 _UNKNOWN = -1  # the length of a rank's part of a stream
 _COUNTS = (*_FAULTS, "read", "refreshed", "length", "largest")
+_MENDED = "alignprune.integrations has the line that mends it, by trainer"
+_CAUSES = (
+    "The likely causes: reduce was not called for every batch; the trainer shards pruner.sampler once more, which "
+    f"shards by itself ({_MENDED}); the loader's length was cached from another epoch; the loop stopped early. If the "
+    "epoch was cut on purpose, close it with end_epoch(partial=True)"
+)
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,8 @@ class Recorder:
             )
         raise CallMistake(
             f"index holds {samples[:5].tolist()}, which were read in epoch {self.epoch} already, expected every sample "
-            f"once an epoch: reduce each batch once, and call pruner.end_epoch() after every epoch"
+            f"once an epoch: reduce each batch once, call pruner.end_epoch() after every epoch, and let no trainer "
+            f"shard pruner.sampler once more ({_MENDED})"
         )
 
     def _take_there(self, index: Tensor, part: str) -> Tensor:
@@ -332,10 +340,7 @@ class Recorder:
             return
         raise CallMistake(
             f"epoch {self.epoch} was read in part: {merged.total('read')} of {selected} selected samples, on {ranks} "
-            f"rank{'s' * (ranks > 1)}, expected all but a last batch that is dropped. The likely causes: reduce was "
-            "not called for every batch; the trainer shards pruner.sampler once more (turn that off: the sampler does "
-            "it by itself); the loader's length was cached from another epoch; the loop stopped early. If the epoch "
-            "was cut on purpose, close it with end_epoch(partial=True)"
+            f"rank{'s' * (ranks > 1)}, expected all but a last batch that is dropped. {_CAUSES}"
         )
 
     def refuse_shared(self, merged: Merged) -> None:
@@ -346,6 +351,20 @@ class Recorder:
                 f"in epoch {self.epoch}, {merged.shared} samples were read by more than one of {ranks} ranks, expected "
                 f"each by one: give every rank its own part of the data (pruner.sampler does it by itself; a stream is "
                 f"split by node first), and set up torch.distributed before the first batch is loaded"
+            )
+
+    def warn_of_a_part(self) -> None:
+        """Warn, before the ranks meet, if this one has read less than was selected for it.
+
+        Ranks that have read different numbers of batches do not meet: what the one sends when it ends the epoch, the
+        other takes for gradients, and both abort or wait for ever before `refuse_partly_read` can say why.
+        """
+        (rank, world), length = rank_and_world(), self.length
+        if world > 1 and length is not None and length - self.read >= max(self.largest, 1):
+            warnings.warn(
+                f"rank {rank} ends epoch {self.epoch} with {self.read} of its {length} samples read, expected all "
+                f"but a last batch that is dropped. {_CAUSES}",
+                stacklevel=3,
             )
 
     # ------------------------------------------------------------------ state
