@@ -16,7 +16,7 @@ from torch import Tensor
 
 from alignprune import Ledger, TrajectoryBank, scores
 from alignprune.errors import CallMistake, TypeMistake
-from alignprune.memory import AverageSpec, BankSpec, LedgerSpec, MemorySpec, Room
+from alignprune.memory import AverageSpec, BankSpec, LedgerSpec, MemorySpec, Observed, Room
 from alignprune.scores import Alignment, BatchLoss, ExposureLoss, History, Loss, Score, SecondDifference
 from alignprune.selection import Onset, Selection
 
@@ -44,7 +44,7 @@ def scored(score: Score, losses: list[list[float]], reference: list[float]) -> T
     memories = tuple(spec.make(Room(SAMPLES, len(losses))) for spec in score.memories)
     for epoch, row in enumerate(losses):
         for memory in memories:
-            memory.write(epoch, torch.tensor(row), Selection.full(SAMPLES))
+            memory.write(Observed(epoch, torch.tensor(row), Selection.full(SAMPLES)))
     return score(History(torch.tensor(reference, dtype=torch.float64), memories))
 
 
@@ -258,7 +258,7 @@ def test_exposure_loss_is_its_formula(seed: int, exponent: float, epochs: int) -
         indices = torch.from_numpy(np.flatnonzero(~np.isnan(losses[t])))
         weights = torch.from_numpy(trained[t].astype(np.float32))[indices]
         said = Onset(onset) if t > onset else None
-        ledger.write(t, torch.from_numpy(losses[t]), Selection(indices, weights, SAMPLES, onset=said))
+        ledger.write(Observed(t, torch.from_numpy(losses[t]), Selection(indices, weights, SAMPLES, onset=said)))
     found = score(History(torch.empty(0), (ledger,)))
     expected = slow_exposure_loss(losses.tolist(), trained.tolist(), exponent, onset)
     assert found.dtype == torch.float32

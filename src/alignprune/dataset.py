@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from alignprune.errors import TypeMistake
 
@@ -29,10 +29,9 @@ class Indexed(Dataset[tuple[int, Item]], Generic[Item]):
     """
 
     def __init__(self, dataset: Dataset[Item]) -> None:
-        # An IterableDataset has a __getitem__, which raises.
-        if isinstance(dataset, IterableDataset) or not (
-            hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-        ):
+        # Every data set of torch has a __getitem__: an IterableDataset the one that raises, unless it has its own too.
+        by_index = getattr(type(dataset), "__getitem__", None) not in (None, Dataset.__getitem__)
+        if not by_index or not hasattr(dataset, "__len__"):
             raise TypeMistake(
                 f"dataset is {type(dataset).__name__}, which is not read by index, expected a map-style data set with "
                 f"__getitem__ and __len__: a stream is filtered instead, see pruner.stream"

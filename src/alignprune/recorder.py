@@ -9,6 +9,7 @@ stall it, so its faults are counted there and reported at the end of the epoch.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,12 @@ _FAULTS = ("outside", "unexpected")
 _BAD = 4096.0  # what a loss that is not finite adds to the number of ranks that saw a sample
 _UNKNOWN = -1  # the length of a rank's part of a stream
 _COUNTS = (*_FAULTS, "read", "refreshed", "length", "largest")
+_MENDED = "alignprune.integrations has the line that mends it, by trainer"
+_CAUSES = (
+    "The likely causes: reduce was not called for every batch; the trainer shards pruner.sampler once more, which "
+    f"shards by itself ({_MENDED}); the loader's length was cached from another epoch; the loop stopped early. If the "
+    "epoch was cut on purpose, close it with end_epoch(partial=True)"
+)
 
 
 @dataclass(frozen=True)
@@ -40,12 +47,14 @@ class Merged:
         counts: by name, int64 [ranks]: indices outside of the data set, samples that were not expected, samples read,
             refreshed, and to be read by the rank (-1 = unknown), and its largest batch.
         shared: samples that more than one rank has seen.
+        predicted: int32 [N], the class that was predicted, -1 where none was; None = nowhere.
     """
 
     row: Tensor
     reference: float
     counts: Mapping[str, NDArray[np.int64]]
     shared: int = 0
+    predicted: Tensor | None = None
 
     @property
     def losses(self) -> Tensor:
@@ -95,6 +104,16 @@ class Recorder:
         self._expected_there: dict[str, Tensor] = {}
         self._row: Tensor | None = None
         self._faults: Tensor | None = None
+        self._predicted: Tensor | None = None
+
+    @property
+    def length(self) -> int | None:
+        """Samples that this rank is to read in the epoch; None = as many as its part of a stream holds.
+
+        Asked anew each time: a trainer may set up the ranks after the pruner was made.
+        """
+        _, world = rank_and_world()
+        return None if self._streamed and world > 1 else -(-self._total // world)
 
     @property
     def length(self) -> int | None:
@@ -193,7 +212,8 @@ class Recorder:
             )
         raise CallMistake(
             f"index holds {samples[:5].tolist()}, which were read in epoch {self.epoch} already, expected every sample "
-            f"once an epoch: reduce each batch once, and call pruner.end_epoch() after every epoch"
+            f"once an epoch: reduce each batch once, call pruner.end_epoch() after every epoch, and let no trainer "
+            f"shard pruner.sampler once more ({_MENDED})"
         )
 
     def _take_there(self, index: Tensor, part: str) -> Tensor:
@@ -250,6 +270,14 @@ class Recorder:
         row = self._row_on(losses.device)[0].numpy()  # whose assignment takes a third of the time of index_copy_
         row[index.numpy()] = losses.numpy()
 
+    def write_predicted(self, index: Tensor, predicted: Tensor) -> None:
+        """Enter the classes that were predicted, integers [B]; ``index`` as in `write`."""
+        if self._predicted is None:
+            self._predicted = torch.full((self.num_samples,), -1, dtype=torch.int32, device=index.device)
+        elif self._predicted.device != index.device:
+            self._predicted = self._predicted.to(index.device)
+        self._predicted.index_copy_(0, index, predicted.detach().to(index.device, torch.int32))
+
     def _mask(self, part: str) -> NDArray[np.bool_]:
         if self._selected is None:
             return np.full(self.num_samples, part == SELECTED)
@@ -289,13 +317,14 @@ class Recorder:
         counts = [*faults.tolist(), self.read, self.refreshed, length, self.largest]
         _, world = rank_and_world()
         if world == 1:
-            return Merged(row, reference, _named(np.array([counts])))
+            return Merged(row, reference, _named(np.array([counts])), predicted=self._predicted)
         if torch.distributed.get_backend() == "nccl":  # which cannot carry host memory
             row = row.cuda()
         finite = row.isfinite()
         both = torch.stack([row.masked_fill(~finite, 0.0), finite + _BAD * row.isinf()])
         bits = torch.tensor([reference], dtype=torch.float64).view(torch.int64)
-        own = torch.cat([torch.tensor([*counts, *fingerprints.values()]), bits]).to(row.device)
+        said = [int(self._predicted is not None)]
+        own = torch.cat([torch.tensor([*counts, *fingerprints.values(), *said]), bits]).to(row.device)
         every = [torch.empty_like(own) for _ in range(world)]
         torch.distributed.all_reduce(both)
         torch.distributed.all_gather(every, own)
@@ -303,11 +332,22 @@ class Recorder:
         # would need its lock to free the tensors, and torch 2.4 hangs or aborts when the training ends at that moment.
         self._sent = (both, own, *every)
         table = torch.stack(every).cpu()
-        _refuse_different(table[:, len(counts) : -1].numpy(), list(fingerprints), self.epoch)
+        _refuse_different(table[:, len(counts) : -2].numpy(), list(fingerprints), self.epoch)
+        predicted = self._merged_predictions(row.device) if bool(table[:, -2].any()) else None
         mean_reference = float(table[:, -1].clone().view(torch.float64).mean())
         merged = (both[0] / both[1]).masked_fill_(both[1] >= _BAD, math.inf)  # 0 / 0 = NaN: seen by no rank
         seen_twice = int((both[1] % _BAD + both[1].div(_BAD, rounding_mode="floor") > 1).sum())
-        return Merged(merged, mean_reference, _named(table[:, : len(counts)].numpy()), seen_twice)
+        return Merged(merged, mean_reference, _named(table[:, : len(counts)].numpy()), seen_twice, predicted)
+
+    def _merged_predictions(self, device: torch.device) -> Tensor:
+        """What any rank has predicted, by a collective; a sample has one prediction in an epoch."""
+        if self._predicted is None:
+            predicted = torch.full((self.num_samples,), -1, dtype=torch.int32, device=device)
+        else:
+            predicted = self._predicted.to(device, copy=True)
+        torch.distributed.all_reduce(predicted, torch.distributed.ReduceOp.MAX)
+        self._sent = (*self._sent, predicted)
+        return predicted
 
     def refuse_faults(self, merged: Merged) -> None:
         """Raise ValueMistake for faults that were counted on an accelerator, on any rank."""
@@ -332,10 +372,7 @@ class Recorder:
             return
         raise CallMistake(
             f"epoch {self.epoch} was read in part: {merged.total('read')} of {selected} selected samples, on {ranks} "
-            f"rank{'s' * (ranks > 1)}, expected all but a last batch that is dropped. The likely causes: reduce was "
-            "not called for every batch; the trainer shards pruner.sampler once more (turn that off: the sampler does "
-            "it by itself); the loader's length was cached from another epoch; the loop stopped early. If the epoch "
-            "was cut on purpose, close it with end_epoch(partial=True)"
+            f"rank{'s' * (ranks > 1)}, expected all but a last batch that is dropped. {_CAUSES}"
         )
 
     def refuse_shared(self, merged: Merged) -> None:
@@ -346,6 +383,20 @@ class Recorder:
                 f"in epoch {self.epoch}, {merged.shared} samples were read by more than one of {ranks} ranks, expected "
                 f"each by one: give every rank its own part of the data (pruner.sampler does it by itself; a stream is "
                 f"split by node first), and set up torch.distributed before the first batch is loaded"
+            )
+
+    def warn_of_a_part(self) -> None:
+        """Warn, before the ranks meet, if this one has read less than was selected for it.
+
+        Ranks that have read different numbers of batches do not meet: what the one sends when it ends the epoch, the
+        other takes for gradients, and both abort or wait for ever before `refuse_partly_read` can say why.
+        """
+        (rank, world), length = rank_and_world(), self.length
+        if world > 1 and length is not None and length - self.read >= max(self.largest, 1):
+            warnings.warn(
+                f"rank {rank} ends epoch {self.epoch} with {self.read} of its {length} samples read, expected all "
+                f"but a last batch that is dropped. {_CAUSES}",
+                stacklevel=3,
             )
 
     # ------------------------------------------------------------------ state
@@ -363,10 +414,11 @@ class Recorder:
             if len(samples):
                 self._expected_here(part)[samples.numpy()] = False
 
-    def restore(self, row: Tensor, faults: list[int]) -> None:
+    def restore(self, row: Tensor, faults: list[int], predicted: Tensor | None = None) -> None:
         """Take over what all ranks had recorded, on one of them."""
         self._row_on(torch.device("cpu"))
         self._row, self._faults = row.clone(), torch.tensor(faults, dtype=torch.int64)
+        self._predicted = None if predicted is None else predicted.clone()
 
     @property
     def is_empty(self) -> bool:

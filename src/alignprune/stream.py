@@ -33,7 +33,7 @@ class StreamFilter:
 
     def _share(self, bits: Tensor) -> None:
         self._bits = bits
-        self._view = memoryview(bits.numpy())  # several times as fast for a single id
+        self._view = bits.numpy().data  # several times as fast for a single id
 
     def plan(self, indices: Tensor) -> None:
         """Set the epoch's samples, int64 [K]."""

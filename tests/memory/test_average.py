@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import alignprune as ap
-from alignprune.memory import AverageSpec, Room, RunningAverage
+from alignprune.memory import AverageSpec, Observed, Room, RunningAverage
 from alignprune.scores import BatchLoss, History
 
 N = 5
@@ -21,7 +21,7 @@ epochs = st.lists(st.lists(losses, min_size=N, max_size=N), min_size=1, max_size
 def filled(table: list[list[float]], decay: float) -> RunningAverage:
     average = RunningAverage(N, decay)
     for epoch, row in enumerate(table):
-        average.write(epoch, torch.tensor(row), ap.Selection.full(N))
+        average.write(Observed(epoch, torch.tensor(row), ap.Selection.full(N)))
     return average
 
 
@@ -48,7 +48,7 @@ def test_a_state_goes_on_bit_for_bit_and_one_of_another_size_is_refused() -> Non
     again.check_state_dict(first.state_dict())
     again.load_state_dict(first.state_dict())
     for epoch, row in enumerate(table[3:], 3):
-        again.write(epoch, torch.tensor(row), ap.Selection.full(N))
+        again.write(Observed(epoch, torch.tensor(row), ap.Selection.full(N)))
     assert torch.equal(again.losses, whole.losses)
     with pytest.raises(ValueError, match=r"average.losses=torch.float32 \(5,\) does not fit"):
         RunningAverage(N + 1, 0.7).check_state_dict(first.state_dict())
@@ -56,8 +56,8 @@ def test_a_state_goes_on_bit_for_bit_and_one_of_another_size_is_refused() -> Non
 
 def test_the_batch_loss_score_is_the_average_that_it_asks_for() -> None:
     average = AverageSpec(0.5).make(Room(N, 3))
-    average.write(0, torch.tensor([4.0, 2.0, math.nan, 1.0, 1.0]), ap.Selection.full(N))
-    average.write(1, torch.tensor([2.0, math.nan, math.nan, 1.0, 3.0]), ap.Selection.full(N))
+    average.write(Observed(0, torch.tensor([4.0, 2.0, math.nan, 1.0, 1.0]), ap.Selection.full(N)))
+    average.write(Observed(1, torch.tensor([2.0, math.nan, math.nan, 1.0, 3.0]), ap.Selection.full(N)))
     scores = BatchLoss(0.5)(History(torch.zeros(4), (average,)))
     assert scores.tolist() == pytest.approx([3.0, 2.0, math.nan, 1.0, 2.0], nan_ok=True)
 

@@ -107,9 +107,9 @@ class Counts(Memory):
     def __init__(self, size: int, step: int) -> None:
         self.seen, self.step, self.epochs = torch.zeros(size, dtype=torch.int64), step, []
 
-    def write(self, epoch: int, losses: Tensor, selection: Selection) -> None:
-        self.seen += self.step * ~losses.isnan()
-        self.epochs.append([epoch, len(selection)])
+    def write(self, observed: ap.Observed) -> None:
+        self.seen += self.step * ~observed.losses.isnan()
+        self.epochs.append([observed.epoch, len(observed.selection)])
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": self.seen.clone(), "epochs": [list(pair) for pair in self.epochs]}

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from alignprune._tensors import check_tensors
-from alignprune.memory.contract import Memory, MemorySpec, Room
-from alignprune.selection import Selection
+from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
 
 
 class RunningAverage(Memory):
@@ -33,8 +31,8 @@ class RunningAverage(Memory):
         self.losses = torch.full((num_samples,), math.nan, dtype=torch.float32, device=device)
 
     @torch.no_grad()
-    def write(self, epoch: int, losses: Tensor, selection: Selection) -> None:
-        losses = losses.to(self.losses.device, torch.float32)
+    def write(self, observed: Observed) -> None:
+        losses = observed.losses.to(self.losses.device, torch.float32)
         moved = torch.lerp(losses, self.losses, self.decay)
         moved = torch.where(self.losses.isnan(), losses, moved)
         self.losses = torch.where(losses.isnan(), self.losses, moved)
