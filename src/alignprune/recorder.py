@@ -115,15 +115,6 @@ class Recorder:
         _, world = rank_and_world()
         return None if self._streamed and world > 1 else -(-self._total // world)
 
-    @property
-    def length(self) -> int | None:
-        """Samples that this rank is to read in the epoch; None = as many as its part of a stream holds.
-
-        Asked anew each time: a trainer may set up the ranks after the pruner was made.
-        """
-        _, world = rank_and_world()
-        return None if self._streamed and world > 1 else -(-self._total // world)
-
     # ------------------------------------------------------------------ every step
 
     def check(self, index: Tensor, losses: Tensor) -> int:
