@@ -303,7 +303,9 @@ def test_a_schedule_by_steps_that_does_not_follow_is_reported_at_the_start() -> 
 # -------------------------------------------------------------------------- the reference
 
 
-@pytest.mark.parametrize("precision, dtype", [("32-true", None), ("bf16-mixed", torch.bfloat16), ("64-true", None)])
+@pytest.mark.parametrize(
+    "precision, dtype", [("32-true", None), ("bf16-mixed", torch.bfloat16), ("bf16-true", None), ("64-true", None)]
+)
 def test_the_reference_is_measured_in_the_trainers_precision(precision: Any, dtype: torch.dtype | None) -> None:
     weights: list[tuple[Tensor, Tensor]] = []
 
@@ -317,9 +319,9 @@ def test_the_reference_is_measured_in_the_trainers_precision(precision: Any, dty
     for epoch, (weight, bias) in enumerate(weights):
         inputs = CLEAN.tensors[0].to(weight.dtype)
         with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-            expected = F.cross_entropy(F.linear(inputs, weight, bias), CLEAN.tensors[1])
-        assert float(module.pruner.reference[epoch + 1]) == pytest.approx(float(expected), rel=1e-6)
-    assert weight.dtype == (torch.float64 if precision == "64-true" else torch.float32)
+            expected = F.cross_entropy(F.linear(inputs, weight, bias), CLEAN.tensors[1], reduction="none")
+        assert float(module.pruner.reference[epoch + 1]) == pytest.approx(float(expected.double().mean()), rel=1e-6)
+    assert weight.dtype == {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
     assert module.training
 
 
