@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -368,6 +369,13 @@ def test_what_the_callback_is_made_of_is_checked() -> None:
         DataPruning(make().sampler)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="reference is DataLoader, expected a Reference"):
         DataPruning(make(), DataLoader(CLEAN))  # type: ignore[arg-type]
+
+
+def test_where_lightning_is_missing_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    monkeypatch.delitem(sys.modules, "alignprune.integrations.lightning")
+    with pytest.raises(ap.errors.MissingExtra, match=r"pip install 'alignprune\[lightning\]'"):
+        importlib.import_module("alignprune.integrations.lightning")
 
 
 def test_a_pruner_that_has_been_used_is_refused() -> None:
