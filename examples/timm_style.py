@@ -36,13 +36,11 @@ x, y = torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16, torch.from_numpy
 train_set = TensorDataset(x[:1200], y[:1200])
 
 torch.manual_seed(0)
-model = timm.create_model(
-    "vit_tiny_patch16_224", img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=32, depth=2, num_heads=2
-)
+model = timm.create_model("test_efficientnet", in_chans=1, num_classes=10)
 model_ema = ModelEmaV3(model, decay=0.9)
-optimizer = create_optimizer_v2(model, opt="adamw", lr=5e-3)
+optimizer = create_optimizer_v2(model, opt="adamw", lr=2e-3)
 pruner = ap.Pruner.from_preset("infobatch", num_samples=len(train_set), epochs=EPOCHS)  # pruning
-loader = pruner.loader(train_set, batch_size=32)  # pruning
+loader = pruner.loader(train_set, batch_size=32, even_batches=True)  # pruning
 updates_per_epoch = len(loader)
 lr_scheduler, _ = create_scheduler_v2(
     optimizer, num_epochs=EPOCHS, warmup_epochs=1, step_on_epochs=False, updates_per_epoch=updates_per_epoch

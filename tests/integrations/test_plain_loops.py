@@ -20,12 +20,12 @@ X = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(N) % 3
 
 
-def begun() -> tuple[nn.Module, torch.optim.Optimizer, ap.Pruner, Any]:
+def begun(lr: float = 0.3) -> tuple[nn.Module, torch.optim.Optimizer, ap.Pruner, Any]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 3))
     pruner = ap.Pruner.from_preset("infobatch", num_samples=N, epochs=EPOCHS, delta=1.0)
     loader = pruner.loader(TensorDataset(X, Y), batch_size=BATCH)
-    return model, torch.optim.SGD(model.parameters(), lr=0.3), pruner, loader
+    return model, torch.optim.SGD(model.parameters(), lr=lr), pruner, loader
 
 
 def losses_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -56,8 +56,8 @@ def test_accumulated_gradients_end_with_the_epoch_and_so_does_the_schedule() -> 
 
 
 def test_a_step_that_the_scaler_skips_is_recorded_and_leaves_the_schedule_right() -> None:
-    model, optimizer, pruner, loader = begun()
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120, growth_interval=10_000)  # too large for float32 at first
+    model, optimizer, pruner, loader = begun(lr=0.02)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=10_000)  # too large at first
     steps = pruner.planned_steps(BATCH)
     scheduler = ap.PacedScheduler(CosineAnnealingLR(optimizer, steps), pruner, steps)
     skipped = 0
@@ -67,7 +67,7 @@ def test_a_step_that_the_scaler_skips_is_recorded_and_leaves_the_schedule_right(
             losses = losses_of(model, x, y)
             plain[index] = losses.detach()
             optimizer.zero_grad()
-            scaler.scale(pruner.reduce(index, losses)).backward()
+            scaler.scale(16 * pruner.reduce(index, losses)).backward()
             before = scaler.get_scale()
             scaler.step(optimizer)
             scaler.update()

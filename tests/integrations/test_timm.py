@@ -34,17 +34,15 @@ class Digits:
         return self.transform(Image.fromarray(np.full((8, 8, 3), i, dtype=np.uint8))), i
 
 
-def train(
-    pruner: ap.Pruner, loader: Any, optimizer: torch.optim.Optimizer, scheduler: Any, updates: int
-) -> list[float]:
+def train(pruner: ap.Pruner, loader: Any, scheduler: Any, updates: int) -> list[float]:
     """Both calls that timm's loop makes; the learning rate after every update."""
     rates = []
     for epoch in range(EPOCHS):
         for index, _ in loader:
             pruner.reduce(index, index.float() / N)
-            optimizer.step()
+            scheduler.optimizer.step()
             scheduler.step_update(int(pruner.progress * updates))
-            rates.append(optimizer.param_groups[0]["lr"])
+            rates.append(scheduler.optimizer.param_groups[0]["lr"])
         pruner.end_epoch()
         scheduler.step(epoch + 1)
     return rates
@@ -64,7 +62,7 @@ def trained(preset: str, *, on_epochs: bool) -> tuple[ap.Pruner, list[float]]:
         step_on_epochs=on_epochs,
         updates_per_epoch=len(loader),
     )
-    return pruner, train(pruner, loader, optimizer, scheduler, EPOCHS * len(loader))
+    return pruner, train(pruner, loader, scheduler, EPOCHS * len(loader))
 
 
 def cosine(share: float) -> float:
@@ -146,6 +144,6 @@ def test_the_pruners_loader_takes_over_what_timms_factory_has_set_up(drop_last: 
 def test_timms_prefetcher_which_has_no_place_for_an_index_fails_at_once() -> None:
     pruner = ap.Pruner.from_preset("infobatch", num_samples=N, epochs=EPOCHS)
     data = Digits()
-    data.transform = np.asarray
+    data.transform = np.array
     with pytest.raises((AttributeError, RuntimeError)):
         next(iter(PrefetchLoader(pruner.loader(data, batch_size=BATCH), device=torch.device("cpu"))))
