@@ -118,6 +118,10 @@ class Ledger(Memory):
         """Weighted mean of the centred losses, float32 [N], NaN where a sample was never seen."""
         return self.total / self.weight.masked_fill(self.weight == 0, math.nan)
 
+    def metrics(self) -> dict[str, float]:
+        """How far the network has memorised, where that could be measured."""
+        return {} if math.isnan(self.memorisation) else {"memorisation": self.memorisation}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that later epochs depend on: tensors and plain values only."""
         return {
