@@ -277,6 +277,20 @@ def test_even_batches_of_a_resumed_epoch_are_those_of_the_whole_one() -> None:
         assert list(batches(resumed)) == whole[done:]
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 5, 10_000])
+def test_even_batches_are_a_whole_number_of_accumulated_steps(accumulate: int) -> None:
+    pruner = pruned_pruner()
+    order = list(pruner.sampler)
+    batches = list(ap.EvenBatches(pruner.sampler, 7, accumulate=accumulate))
+    sizes = [len(batch) for batch in batches]
+    assert [index for batch in batches for index in batch] == order
+    assert 1 <= min(sizes) <= max(sizes) <= 7
+    assert max(sizes) - min(sizes) <= 1
+    fewest = math.ceil(len(order) / 7)
+    expected = next(count for count in range(fewest, fewest + accumulate) if count % accumulate == 0)
+    assert len(sizes) == min(expected, len(order))  # no batch is empty
+
+
 def test_even_batches_refuse_what_contradicts_them() -> None:
     pruner = pruned_pruner()
     with pytest.raises(ValueError, match="drop_last=True is given with even_batches=True"):

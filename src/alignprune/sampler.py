@@ -132,15 +132,19 @@ class EvenBatches(Sampler[list[int]]):
     Args:
         sampler: of the epochs.
         batch_size: the largest size of a batch, at least 1.
+        accumulate: batches whose gradients are added up for a step: an epoch is a whole number of steps, unless a rank
+            has fewer samples than that.
     """
 
-    def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
+    def __init__(self, sampler: EpochSampler, batch_size: int, *, accumulate: int = 1) -> None:
         self.sampler, self.batch_size = sampler, integer("batch_size", batch_size, at_least=1, remedy="such as 128")
+        self.accumulate = integer("accumulate", accumulate, at_least=1, remedy="1 takes a step every batch")
 
     def _ends(self) -> list[int]:
         """Positions in the epoch at which the batches end that are still to come: they do not depend on a resume."""
         length = self.sampler.epoch_length
-        batches = -(-length // self.batch_size)
+        steps = -(-length // (self.batch_size * self.accumulate))
+        batches = min(steps * self.accumulate, length)
         ends = [length * (batch + 1) // batches for batch in range(batches)]
         return [end for end in ends if end > self.sampler.start]
 
