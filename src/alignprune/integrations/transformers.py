@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from alignprune._checks import choice
 from alignprune._files import replace_file
 from alignprune._ranks import keyed_generator, rank_and_world
 from alignprune._tensors import UNLABELLED
@@ -71,8 +72,8 @@ class PruningMixin(_Trainer):
 
     Args:
         pruner: made with ``num_samples=len(train_dataset)`` and ``epochs=args.num_train_epochs``.
-        reference: what its loss is compared with, for methods that align: a clean data set, prepared like the training
-            set, or an `alignprune.Reference`.
+        reference: for methods that align: a clean data set like the training set, the name of one of the
+            ``eval_dataset``, which the Trainer has prepared, or an `alignprune.Reference`.
 
     Attributes:
         pruner: as given.
@@ -93,7 +94,7 @@ class PruningMixin(_Trainer):
     settings: ClassVar[dict[str, tuple[Any, str]]] = SETTINGS
 
     def __init__(
-        self, *args: Any, pruner: Pruner, reference: Reference | Dataset[Any] | None = None, **settings: Any
+        self, *args: Any, pruner: Pruner, reference: Reference | Dataset[Any] | str | None = None, **settings: Any
     ) -> None:
         _refuse_streams(settings.get("train_dataset"))
         super().__init__(*args, **settings)
@@ -195,9 +196,13 @@ class PruningMixin(_Trainer):
 
     # ------------------------------------------------------------------ the start
 
-    def _as_reference(self, reference: Reference | Dataset[Any] | None) -> Reference | None:
+    def _as_reference(self, reference: Reference | Dataset[Any] | str | None) -> Reference | None:
         if reference is None or isinstance(reference, Reference):
             return reference
+        if isinstance(reference, str):
+            named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {}
+            choice("reference", reference, named)
+            reference = named[reference]
 
         def losses(model: nn.Module, batch: Any) -> Tensor:
             found, labelled = self.sample_losses(model, send_to_device(dict(batch), self.args.device))
@@ -274,19 +279,27 @@ class PruningCallback(TrainerCallback):
 
     def __init__(self, pruner: Pruner, reference: Reference | None) -> None:
         self.pruner, self.reference = pruner, reference
+        self.saves = False  # whether a checkpoint is due at the end of the epoch
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
-        """Say how far the training is, and end the epoch after its last batch: before a checkpoint is saved."""
+        """Say how far the training is, and end the epoch after its last batch.
+
+        A checkpoint of that step is put off until the Trainer has ended the epoch too: a run that goes on from it would
+        miss the evaluation, and what that draws from the random generators.
+        """
         done = self.pruner.progress * self.pruner.epochs
         state.epoch = float(done)
         if done == self.pruner.epoch + 1:
             self._end_epoch(others["model"])
             self._stop_after_the_last(args, state, control)
+            self.saves, control.should_save = control.should_save, False
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
         """Refuse an epoch that was read in part, unless a callback has cut it on purpose."""
+        control.should_save |= self.saves
+        self.saves = False
         begun = self.pruner.progress * self.pruner.epochs > self.pruner.epoch
         if begun and (control.should_epoch_stop or not control.should_training_stop):
             self._end_epoch(others["model"], partial=control.should_epoch_stop)
