@@ -1,5 +1,5 @@
 # Every target installs what it needs into .venv first; a second run installs nothing.
-# Another interpreter: make test PYTHON=python3.12      Options of the command behind a target: make test ARGS="-k das -n auto"
+# Another interpreter: make test PYTHON=python3.12      Options of the command behind a target: make test ARGS="-k das -n 0"
 
 PYTHON ?= python3
 ARGS ?=
@@ -18,7 +18,7 @@ demo: .venv/.installed-demo ## train with label noise on a small data set, with 
 	$(BIN)/alignprune demo $(ARGS)
 
 test: .venv/.installed-dev ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: .venv/.installed-dev ## check format, style and types
 	$(BIN)/ruff format --check

@@ -55,7 +55,7 @@ def filled_bank(num_samples: int, missing: float) -> tuple[ap.TrajectoryBank, Te
         row = losses_of_epoch(epoch, pace, generator)
         if missing:
             row.masked_fill_(torch.rand(num_samples, generator=generator) < missing, torch.nan)
-        bank.write(epoch, row)
+        bank.store(epoch, row)
     reference = 4.6 * torch.exp(-0.05 * torch.arange(WINDOW + 1, dtype=torch.float64))
     return bank, reference
 

@@ -24,7 +24,8 @@ class RunningMean(ap.Memory):
     def __init__(self, num_samples: int) -> None:
         self.mean = torch.full((num_samples,), math.nan)
 
-    def write(self, epoch: int, losses: Tensor, selection: ap.Selection) -> None:
+    def write(self, observed: ap.Observed) -> None:
+        losses = observed.losses
         moved = torch.where(self.mean.isnan(), losses, self.mean + 0.2 * (losses - self.mean))
         self.mean = torch.where(losses.isnan(), self.mean, moved)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 import alignprune as ap
 
@@ -40,6 +40,18 @@ class BatchedSquares(Squares):
 class Stream(IterableDataset[int]):
     def __iter__(self) -> Iterator[int]:
         return iter(range(10))
+
+
+class LongStream(Stream):
+    def __len__(self) -> int:
+        return 10
+
+
+class BothWays(LongStream):
+    """As litdata's StreamingDataset is: an IterableDataset that can also be read by index."""
+
+    def __getitem__(self, i: int) -> int:
+        return i * i
 
 
 class WithoutLength:
@@ -87,10 +99,21 @@ def test_items_are_handed_on_as_they_are() -> None:
     assert ap.Indexed([item, None])[0][1] is item  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dataset", [Stream(), WithoutLength(), iter([1, 2]), 7], ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize(
+    "dataset", [Stream(), LongStream(), WithoutLength(), iter([1, 2]), 7], ids=lambda d: type(d).__name__
+)
 def test_a_data_set_without_index_or_length_is_refused(dataset: Any) -> None:
-    with pytest.raises(TypeError, match=rf"dataset is {type(dataset).__name__} without .*expected a map-style"):
+    with pytest.raises(
+        TypeError, match=rf"dataset is {type(dataset).__name__}, which is not read by .*see pruner.stream"
+    ):
         ap.Indexed(dataset)
+
+
+def test_a_stream_that_can_also_be_read_by_index_is_read_by_index() -> None:
+    pruner = ap.Pruner.from_preset("full", num_samples=10, epochs=1)
+    loader = DataLoader(ap.Indexed(BothWays()), sampler=pruner.sampler, batch_size=4)
+    pairs = [(int(i), int(item)) for index, items in loader for i, item in zip(index, items, strict=True)]
+    assert sorted(pairs) == [(i, i * i) for i in range(10)]
 
 
 def test_wrapping_twice_is_refused() -> None:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import subprocess
 import sys
-import time
-import warnings
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import alignprune as ap
+import launch
 
 # This file is also the program of the ranks (see the end): all that needs two processes runs in one start of them.
 
@@ -32,7 +27,6 @@ WORLD, N, EPOCHS, BATCH = 2, 43, 8, 4
 TABLE = torch.rand(EPOCHS, N, generator=torch.Generator().manual_seed(0)) + 0.1
 TABLE[2, 7] = TABLE[4, 20:26] = float("nan")
 COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_object", "broadcast", "barrier")
-PATIENCE = 600  # seconds after which ranks that take five are taken to hang, however busy the machine is
 STOP = (4, 2)  # a state is taken in this epoch, after as many batches of each rank
 
 METHODS: dict[str, Callable[[], ap.Pruner]] = {
@@ -199,12 +193,10 @@ def mapped(folder: Path, rank: int) -> dict[str, Any]:
 
 
 def rank_main(folder: Path, rank: int) -> None:
-    faulthandler.dump_traceback_later(PATIENCE, exit=True)  # a rank that hangs says where
     alone = {name: single(name) for name in METHODS}
-    torch.distributed.init_process_group(
-        "gloo", f"file://{folder / 'store'}", timedelta(seconds=PATIENCE), world_size=WORLD, rank=rank
-    )
-    out: dict[str, Any] = {}
+    early = METHODS["infobatch+das"]()  # as where a trainer sets up the ranks
+    launch.join(folder, rank, WORLD)
+    out: dict[str, Any] = {"made early": train(early, BATCH)["epochs"]}
     for name, make in METHODS.items():
         out[name] = train(make(), BATCH, STOP)
         resumed = make()
@@ -240,55 +232,16 @@ def rank_main(folder: Path, rank: int) -> None:
     model = nn.parallel.DistributedDataParallel(toy_model())
     out["model"] = train_a_model(model, 8)
     out["collectives"] = collectives_per_epoch()
-    torch.save(out, folder / f"writing{rank}")
-    (folder / f"writing{rank}").rename(folder / f"rank{rank}.pt")
-    # Gloo can wait for ever for a peer that has closed its end first: nobody leaves before everybody has finished, and
-    # nobody closes anything.
-    while not all((folder / f"rank{peer}.pt").exists() for peer in range(WORLD)):
-        time.sleep(0.01)
-    os._exit(0)
+    launch.write(folder, rank, WORLD, out)
 
 
 # -------------------------------------------------------------------------- the tests
 
 
-def started(folder: Path) -> tuple[list[int], str]:
-    """Runs the ranks to their end: what each returned, and what they printed."""
-    paths = [str(Path(ap.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    if sys.platform == "linux":
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    with (folder / "log").open("w+") as log:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, __file__, str(folder), str(rank)],
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-            for rank in range(WORLD)
-        ]
-        try:
-            codes = [process.wait(timeout=PATIENCE + 60) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        log.seek(0)
-        return codes, log.read()
-
-
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each rank found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    codes, said = started(folder)
-    if any(codes) and "Timeout (" in said:  # gloo of torch 2.4 was seen to hang once; what hangs twice is our fault
-        warnings.warn(f"the ranks hung and were started again:\n{said}", stacklevel=1)
-        folder = tmp_path_factory.mktemp("again")
-        codes, said = started(folder)
-    assert codes == [0] * WORLD, said
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    return launch.results(__file__, tmp_path_factory, WORLD)
 
 
 SHOWN = ("indices", "weights", "suspects", "scores", "nonfinite")
@@ -331,6 +284,11 @@ def test_batches_of_all_ranks_are_those_of_a_single_process_with_twice_the_size(
         elif padding:
             whole[-1] = whole[-1] + padding
         assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [sorted(part) for part in whole]
+
+
+def test_a_pruner_that_was_made_before_the_ranks_joined_trains_like_any(ranks: list[dict[str, Any]]) -> None:
+    for result in ranks:
+        assert result["made early"] == result["infobatch+das"]["epochs"]
 
 
 @every_method

@@ -85,6 +85,15 @@ def test_a_memory_of_ones_own_is_saved_and_loaded_with_the_pruner() -> None:
     assert found > 80
 
 
+def test_a_stream_of_tar_files_decodes_half_of_its_samples_and_finds_wrong_labels() -> None:
+    pytest.importorskip("webdataset", reason="needs the library webdataset")
+    printed = printed_by(EXAMPLES / "webdataset_digits.py")
+    accuracy, decoded, wrong = shares(r"([\d.]+)%", printed)
+    assert accuracy > 80
+    assert decoded <= 50
+    assert wrong > 80
+
+
 @pytest.mark.parametrize("example", OWN, ids=lambda example: example.stem)
 def test_a_part_of_ones_own_takes_at_most_15_lines(example: Path) -> None:
     lines = example.read_text().splitlines()

@@ -10,12 +10,24 @@ import pytest
 
 from alignprune import PRESETS, Pruner, errors, presets
 from alignprune.policies import IES, DivBS, DynamicRandom, Full, InfoBatch, Robust, SeTa
-from alignprune.scores import Alignment, ExposureLoss, Loss, SecondDifference
+from alignprune.scores import Alignment, BatchLoss, ExposureLoss, Loss, SecondDifference
 
-NAMES = ["full", "dynamic-random", "infobatch", "seta", "ies", "divbs", "infobatch+das", "seta+das", "robust"]
+NAMES = [
+    "full",
+    "dynamic-random",
+    "infobatch",
+    "seta",
+    "ies",
+    "divbs",
+    "infobatch+bls",
+    "seta+bls",
+    "infobatch+das",
+    "seta+das",
+    "robust",
+]
 
 
-def test_the_registry_has_the_nine_methods() -> None:
+def test_the_registry_has_every_method() -> None:
     assert sorted(PRESETS) == sorted(NAMES)
     for name in NAMES:
         assert presets.get(name) is PRESETS[name]
@@ -36,6 +48,8 @@ def test_the_registry_has_the_nine_methods() -> None:
             SeTa(prune_prob=0.1, groups=5, alpha=0.9, rounding="round"),
             0.875,
         ),
+        ("infobatch+bls", BatchLoss(decay=0.8), InfoBatch(prune_prob=0.5), 0.875),
+        ("seta+bls", BatchLoss(decay=0.8), SeTa(prune_prob=0.1, groups=5, alpha=0.9), 0.875),
         ("ies", SecondDifference(smoothing=3), IES(threshold=1e-3), 1.0),
         ("divbs", Loss(), DivBS(prune_ratio=0.3, pick="multinomial", trust=False), 1.0),
     ],

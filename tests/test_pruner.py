@@ -1075,7 +1075,9 @@ def test_a_loader_of_another_data_set_is_refused() -> None:
 
 def test_reading_past_a_small_data_set_names_the_remedy() -> None:
     loader = DataLoader(ap.Indexed(toy_set(50)), sampler=infobatch().sampler, batch_size=8)
-    with pytest.raises(IndexError, match=r"data set of 50: make the Pruner with num_samples=len\(dataset\)"):
+    with pytest.raises(
+        IndexError, match=r"expected an index below 50: make the Pruner with num_samples=len\(dataset\)"
+    ):
         list(loader)
 
 

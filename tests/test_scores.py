@@ -16,8 +16,8 @@ from torch import Tensor
 
 from alignprune import Ledger, TrajectoryBank, scores
 from alignprune.errors import CallMistake, TypeMistake
-from alignprune.memory import BankSpec, LedgerSpec, MemorySpec, Room
-from alignprune.scores import Alignment, ExposureLoss, History, Loss, Score, SecondDifference
+from alignprune.memory import AverageSpec, BankSpec, LedgerSpec, MemorySpec, Observed, Room
+from alignprune.scores import Alignment, BatchLoss, ExposureLoss, History, Loss, Score, SecondDifference
 from alignprune.selection import Onset, Selection
 
 NAN = math.nan
@@ -44,7 +44,7 @@ def scored(score: Score, losses: list[list[float]], reference: list[float]) -> T
     memories = tuple(spec.make(Room(SAMPLES, len(losses))) for spec in score.memories)
     for epoch, row in enumerate(losses):
         for memory in memories:
-            memory.write(epoch, torch.tensor(row), Selection.full(SAMPLES))
+            memory.write(Observed(epoch, torch.tensor(row), Selection.full(SAMPLES)))
     return score(History(torch.tensor(reference, dtype=torch.float64), memories))
 
 
@@ -258,7 +258,7 @@ def test_exposure_loss_is_its_formula(seed: int, exponent: float, epochs: int) -
         indices = torch.from_numpy(np.flatnonzero(~np.isnan(losses[t])))
         weights = torch.from_numpy(trained[t].astype(np.float32))[indices]
         said = Onset(onset) if t > onset else None
-        ledger.write(t, torch.from_numpy(losses[t]), Selection(indices, weights, SAMPLES, onset=said))
+        ledger.write(Observed(t, torch.from_numpy(losses[t]), Selection(indices, weights, SAMPLES, onset=said)))
     found = score(History(torch.empty(0), (ledger,)))
     expected = slow_exposure_loss(losses.tolist(), trained.tolist(), exponent, onset)
     assert found.dtype == torch.float32
@@ -280,11 +280,19 @@ def test_what_a_score_needs_is_said_by_its_class() -> None:
     assert SecondDifference(smoothing=2).memories == (BankSpec(5),)
     assert SecondDifference().needs_pruned
     assert (ExposureLoss(2.0).needs_reference, ExposureLoss(2.0).memories) == (False, (LedgerSpec(2.0),))
+    assert (BatchLoss(0.7).needs_batches, BatchLoss(0.7).memories) == (True, (AverageSpec(0.7),))
+    assert not Loss().needs_batches
 
 
 def test_wrong_labels_gather_at_low_alignment_and_at_the_high_end_of_the_others() -> None:
-    ends = {kind.__name__: kind.suspect for kind in (Loss, Alignment, SecondDifference, ExposureLoss)}
-    assert ends == {"Loss": "high", "Alignment": "low", "SecondDifference": "high", "ExposureLoss": "high"}
+    ends = {kind.__name__: kind.suspect for kind in (Loss, BatchLoss, Alignment, SecondDifference, ExposureLoss)}
+    assert ends == {
+        "Loss": "high",
+        "BatchLoss": "high",
+        "Alignment": "low",
+        "SecondDifference": "high",
+        "ExposureLoss": "high",
+    }
     assert set(ends) | {"History", "Score"} == set(scores.__all__)
 
 

@@ -268,6 +268,20 @@ def test_a_resumed_sampler_yields_the_rest_and_says_how_much() -> None:
     assert len(resumed.loader(data(), batch_size=BATCH)) == math.ceil((len(order) - BATCH) / BATCH)
 
 
+@pytest.mark.parametrize("settings", [{}, {"even_batches": True}, {"drop_last": True}])
+def test_a_resumed_sampler_counts_the_whole_epoch_where_it_is_told_to(settings: dict[str, bool]) -> None:
+    pruner = begun()
+    whole = pruner.loader(data(), batch_size=BATCH, **settings)
+    batches = [index.tolist() for index, _ in whole]
+    pruner.reduce(torch.tensor(batches[0]), torch.rand(len(batches[0])))
+    resumed = METHODS["infobatch+das, paired"]()
+    resumed.load_state_dict(pruner.state_dict())
+    resumed.sampler.counts_whole = True
+    loader = resumed.loader(data(), batch_size=BATCH, **settings)
+    assert len(loader) == len(batches)
+    assert [index.tolist() for index, _ in loader] == batches[1:]
+
+
 def data() -> TensorDataset:
     return TensorDataset(torch.arange(N) * 10)
 

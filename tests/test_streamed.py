@@ -44,7 +44,7 @@ def streamed(rows: Tensor, reference: Tensor, *, window: int | None = None, **se
     """The score of a bank that these rows were written to, computed in one pass over it."""
     bank = TrajectoryBank(rows.shape[1], window or len(rows))
     for epoch, losses in enumerate(rows):
-        bank.write(epoch, losses)
+        bank.store(epoch, losses)
     history = History(torch.cat([torch.tensor([NAN]), reference.double()]), (bank,))
     return Alignment(window=bank.window, **settings)(history)
 
@@ -240,7 +240,7 @@ def test_the_tables_of_a_bank_are_left_as_they_were() -> None:
     rows, reference = losses_like_training(0, 12, 300, 0.4)
     bank = TrajectoryBank(300, 12)
     for epoch, losses in enumerate(rows):
-        bank.write(epoch, losses)
+        bank.store(epoch, losses)
     before = [bank.rows.clone(), bank.squares.clone(), bank.seen.clone(), reference.clone()]
     for correlation in ("pearson", "cosine"):
         streamed_alignment_score(bank.rows, bank.squares, bank.seen, reference, correlation=correlation)  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the table below
     from alignprune.memory import Ledger as Ledger
     from alignprune.memory import Memory as Memory
     from alignprune.memory import MemorySpec as MemorySpec
+    from alignprune.memory import Observed as Observed
     from alignprune.memory import Room as Room
     from alignprune.memory import TrajectoryBank as TrajectoryBank
     from alignprune.policies import BatchEvidence as BatchEvidence
@@ -58,6 +59,7 @@ _HOME = {
     "Ledger": "memory",
     "Memory": "memory",
     "MemorySpec": "memory",
+    "Observed": "memory",
     "Onset": "selection",
     "PacedScheduler": "schedule",
     "Policy": "policies",

@@ -29,10 +29,12 @@ class Indexed(Dataset[tuple[int, Item]], Generic[Item]):
     """
 
     def __init__(self, dataset: Dataset[Item]) -> None:
-        if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        # Every data set of torch has a __getitem__: an IterableDataset the one that raises, unless it has its own too.
+        by_index = getattr(type(dataset), "__getitem__", None) not in (None, Dataset.__getitem__)
+        if not by_index or not hasattr(dataset, "__len__"):
             raise TypeMistake(
-                f"dataset is {type(dataset).__name__} without __getitem__ and __len__, expected a map-style data "
-                f"set: pruning reads samples by index"
+                f"dataset is {type(dataset).__name__}, which is not read by index, expected a map-style data set with "
+                f"__getitem__ and __len__: a stream is filtered instead, see pruner.stream"
             )
         if isinstance(dataset, Indexed):
             raise TypeMistake("dataset is Indexed already, expected one that is not: wrap it once")

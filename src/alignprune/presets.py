@@ -13,7 +13,7 @@ from typing import Any
 from alignprune._checks import choice
 from alignprune.errors import TypeMistake, ValueMistake
 from alignprune.policies import IES, DivBS, DynamicRandom, Full, InfoBatch, Policy, Robust, SeTa
-from alignprune.scores import Alignment, ExposureLoss, Loss, Score, SecondDifference
+from alignprune.scores import Alignment, BatchLoss, ExposureLoss, Loss, Score, SecondDifference
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,30 @@ _REGISTRY = (
         cost="a second forward pass and a greedy choice in every batch",
         source="Hong et al. 2024",
         title="DivBS",
+    ),
+    Preset(
+        name="infobatch+bls",
+        score=BatchLoss(decay=0.8),
+        policy=InfoBatch(prune_prob=0.5),
+        delta=0.875,
+        summary="InfoBatch by an average of the mean losses of a sample's batches",
+        use="clean labels, where the criterion gives no loss a sample: detection, captioning",
+        cost="nothing beside training; ranks less well than a loss a sample",
+        source="Zhou et al. 2026",
+        title="InfoBatch + BLS",
+        base="infobatch",
+    ),
+    Preset(
+        name="seta+bls",
+        score=BatchLoss(decay=0.8),
+        policy=SeTa(prune_prob=0.1, groups=5, alpha=0.9),
+        delta=0.875,
+        summary="SeTa by an average of the mean losses of a sample's batches",
+        use="clean labels, where the criterion gives no loss a sample: detection, captioning",
+        cost="a grouping per epoch; ranks less well than a loss a sample",
+        source="Zhou et al. 2026",
+        title="SeTa + BLS",
+        base="seta",
     ),
     Preset(
         name="infobatch+das",

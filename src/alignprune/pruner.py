@@ -28,12 +28,13 @@ from alignprune._state import STATE_VERSION, check_memories, check_state
 from alignprune._tensors import FULL_PRECISION, class_codes
 from alignprune.dataset import Indexed, IndexedCollate
 from alignprune.errors import CallMistake, TypeMistake, ValueMistake
-from alignprune.memory.contract import Kind, Memory, MemorySpec, Room, memory_of
+from alignprune.memory.contract import Kind, Memory, MemorySpec, Observed, Room, memory_of
 from alignprune.policies.contract import BatchEvidence, BatchPolicy, Evidence, Policy
-from alignprune.recorder import LEFT_OUT, Merged, Recorder
+from alignprune.recorder import LEFT_OUT, SELECTED, Merged, Recorder
 from alignprune.sampler import EpochSampler, EvenBatches
 from alignprune.scores import History, Score
 from alignprune.selection import Selection
+from alignprune.stream import StreamFilter
 
 _DELTA = "0.875 anneals in the last eighth of the epochs, 1 never"
 _PLACES = (
@@ -126,6 +127,7 @@ class Pruner:
         self._sampler = EpochSampler(self.seed)
         self._pruned_sampler = EpochSampler(self.seed, shuffle=False)
         self._reads_pruned = score.needs_pruned  # a large data set's complement is listed only where it is read
+        self._stream: StreamFilter | None = None
         self._plan(self._select())
 
     @classmethod
@@ -201,6 +203,35 @@ class Pruner:
         return self._pruned_sampler
 
     @property
+    def stream(self) -> StreamFilter:
+        """What lets this epoch's samples through, for data that comes as a stream; one object for the whole training.
+
+        To ask for it says that the epochs are read by it, in the stream's order, instead of by `sampler`: how many
+        samples a rank reads is then for its shards to say. Ask before the first step and before `load_state_dict`.
+
+        Raises:
+            CallMistake: when first asked for in the middle of an epoch.
+            ValueMistake: for a method that reads the samples that are left out: a stream passes but once.
+        """
+        if self._stream is None:
+            self._stream = self._make_stream()
+            self._plan(self._selection)
+        return self._stream
+
+    def _make_stream(self) -> StreamFilter:
+        if self._recorder.read:
+            raise CallMistake(
+                f"pruner.stream is first asked for in epoch {self.epoch}, after {self._recorder.read} samples were "
+                f"read, expected between epochs: ask for it before the first step, and before load_state_dict"
+            )
+        if self.score.needs_pruned:
+            raise ValueMistake(
+                f"score={self.score!r} needs the losses of pruned samples too, expected one that does not: a stream "
+                f"passes once an epoch; choose another method"
+            )
+        return StreamFilter(self.num_samples)
+
+    @property
     def selection(self) -> Selection:
         """The samples and weights of the current epoch; after the last one, what a further epoch would read."""
         return self._selection
@@ -243,7 +274,8 @@ class Pruner:
         """
         if self.epoch >= self.epochs:
             return Fraction(1)
-        within = Fraction(self._recorder.read, max(self._recorder.length, 1))
+        length = self._recorder.length  # of a stream under several ranks it is unknown, and their rates must not differ
+        within = Fraction(self._recorder.read, length) if length else Fraction(0)
         return (self.epoch + within) / self.epochs
 
     def planned_steps(self, batch_size: int, *, accumulate: int = 1, drop_last: bool = False) -> int:
@@ -359,6 +391,29 @@ class Pruner:
         self._recorder.write(index, ranked, labelled, checked=checked)
         return mean
 
+    def reduce_batch(self, index: Tensor, loss: Tensor, *, record: Tensor | None = None) -> Tensor:
+        """Record a batch's mean loss for each of its samples and return it, to be back-propagated.
+
+        For criteria that give no loss a sample, with a score that averages over batches (`scores.BatchLoss`). Weights
+        of single samples need their losses, so the mean loss is multiplied by the mean weight of the batch.
+
+        Args:
+            index: integers [B], as in `reduce`.
+            loss: scalar, any float dtype, with gradient: the mean over the batch.
+            record: scalar, the mean loss to rank by where it is not the one to learn from; needs no gradient.
+
+        Returns:
+            scalar, float32 (float64 for a float64 loss), on the loss' device.
+
+        Raises:
+            TypeMistake, ValueMistake, CallMistake: for losses that are not averaged, and as in `reduce`.
+        """
+        _check_scalar("loss", loss)
+        if record is not None:
+            _check_scalar("record", record)
+            record = record.expand(index.shape)
+        return self.reduce(index, loss.expand(index.shape), record=record)
+
     def _take(self, index: Tensor) -> Tensor:
         self._refuse_after_the_end()
         if not isinstance(self.policy, BatchPolicy):
@@ -463,15 +518,17 @@ class Pruner:
         """
         self._refuse_after_the_end()
         reference, complaint = self._reference_value(reference_loss)
+        if not partial:
+            self._recorder.warn_of_a_part()
         merged = self._merged(reference)  # a rank that complains takes part, or the others would wait for it
         if complaint or (self.needs_reference and math.isnan(merged.reference)):
             raise ValueMistake(complaint or "reference_loss is missing or not finite on another rank: see its error")
         self._refuse_incomplete(merged, partial)
         nonfinite = merged.nonfinite
         self._warn_of(nonfinite)
-        losses = merged.losses
+        observed = Observed(self.epoch, merged.losses, self._selection)
         for memory in self._memories.values():
-            memory.write(self.epoch, losses, self._selection)
+            memory.write(observed)
         self.reference[self.epoch + 1] = merged.reference
         self.nonfinite += nonfinite
         self.forward_passes += merged.total("read") + merged.total("refreshed")
@@ -521,11 +578,14 @@ class Pruner:
         """Begin an epoch, or go on in it: this rank has consumed ``start`` samples."""
         self._selection = selection
         over = self.epoch >= self.epochs
-        self._sampler.plan(self.epoch, selection.indices[:0] if over else selection.indices, start)
+        indices = selection.indices[:0] if over else selection.indices
+        self._sampler.plan(self.epoch, indices, start)
         if self._reads_pruned:
             self._plan_pruned()
-        whole = len(selection) == self.num_samples
-        self._recorder.start(self.epoch, None if whole else selection.mask(), self._sampler.epoch_length)
+        if self._stream is not None:
+            self._stream.plan(indices)
+        mask = None if len(selection) == self.num_samples else selection.mask()
+        self._recorder.start(self.epoch, mask, len(indices), streamed=self._stream is not None)
         self._cache: dict[tuple[object, torch.device], Tensor | None] = {}
         self._probed = None
 
@@ -589,7 +649,13 @@ class Pruner:
         self._plan(selection, start=read)
         if self._reads_pruned and refreshed:
             self._plan_pruned(refreshed)
-        self._recorder.resume(self._sampler, self._pruned_sampler, read, refreshed, state["largest"])
+        if self._stream is not None and state["losses"] is not None:
+            done = (~state["losses"].isnan()).nonzero().squeeze(1)
+            self._stream.leave_out(done)
+            consumed = {SELECTED: done}
+        else:
+            consumed = {SELECTED: self._sampler.consumed(read), LEFT_OUT: self._pruned_sampler.consumed(refreshed)}
+        self._recorder.resume(consumed, read, refreshed, state["largest"])
         if state["losses"] is not None and rank == 0:
             # One rank holds what all had recorded: merging adds what the others record from here on.
             self._recorder.restore(state["losses"], state["faults"])
@@ -678,12 +744,13 @@ class Pruner:
             )
 
     def _refuse_incomplete(self, merged: Merged, partial: bool) -> None:
-        if merged.total("read") == 0 and merged.total("length") > 0:
+        if merged.total("read") == 0 and len(self._selection) > 0:
             raise CallMistake(
                 f"no losses were recorded in epoch {self.epoch}: end_epoch was called twice, reduce was not called, or "
                 f"the loader dropped the only batch (drop_last)"
             )
         self._recorder.refuse_faults(merged)
+        self._recorder.refuse_shared(merged)
         if not partial:
             self._recorder.refuse_partly_read(merged, len(self._selection))
         pruned, refreshed = self.num_samples - len(self._selection), merged.total("refreshed")
@@ -711,6 +778,15 @@ def _fingerprint(content: bytes) -> int:
 def _share(done: int, total: int, world: int) -> int:
     """A rank's part of ``done`` samples of an epoch of ``total``; the end of the epoch stays the end on any world."""
     return -(-total // world) if done >= total else done // world
+
+
+def _check_scalar(name: str, value: object) -> None:
+    if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim:
+        given = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueMistake(
+            f"{name} is {given}, expected a float scalar, the mean over the batch: for one loss a sample call "
+            f"pruner.reduce"
+        )
 
 
 def _expect(name: str, value: object, kind: type, example: str) -> None:

@@ -9,6 +9,7 @@ stall it, so its faults are counted there and reported at the end of the epoch.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,14 +21,20 @@ from torch import Tensor
 from alignprune._ranks import rank_and_world
 from alignprune._tensors import INTEGERS
 from alignprune.errors import CallMistake, TypeMistake, ValueMistake
-from alignprune.sampler import EpochSampler
 
 SELECTED, LEFT_OUT = "selected", "left out"
 """The two parts of a data set in an epoch."""
 
 _FAULTS = ("outside", "unexpected")
 _BAD = 4096.0  # what a loss that is not finite adds to the number of ranks that saw a sample
+_UNKNOWN = -1  # the length of a rank's part of a stream
 _COUNTS = (*_FAULTS, "read", "refreshed", "length", "largest")
+_MENDED = "alignprune.integrations has the line that mends it, by trainer"
+_CAUSES = (
+    "The likely causes: reduce was not called for every batch; the trainer shards pruner.sampler once more, which "
+    f"shards by itself ({_MENDED}); the loader's length was cached from another epoch; the loop stopped early. If the "
+    "epoch was cut on purpose, close it with end_epoch(partial=True)"
+)
 
 
 @dataclass(frozen=True)
@@ -38,12 +45,14 @@ class Merged:
         row: float32 [N], losses, inf where one is not finite, NaN where no rank has seen a sample.
         reference: mean reference loss of the ranks, NaN where one has none.
         counts: by name, int64 [ranks]: indices outside of the data set, samples that were not expected, samples read,
-            refreshed, and to be read by the rank, and its largest batch.
+            refreshed, and to be read by the rank (-1 = unknown), and its largest batch.
+        shared: samples that more than one rank has seen.
     """
 
     row: Tensor
     reference: float
     counts: Mapping[str, NDArray[np.int64]]
+    shared: int = 0
 
     @property
     def losses(self) -> Tensor:
@@ -77,21 +86,31 @@ class Recorder:
         self._sent: tuple[Tensor, ...] = ()  # what `merge` gave to the other ranks at the last epoch's end
         self.start(0, np.zeros(num_samples, dtype=bool), 0)
 
-    def start(self, epoch: int, selected: NDArray[np.bool_] | None, length: int) -> None:
+    def start(self, epoch: int, selected: NDArray[np.bool_] | None, total: int, *, streamed: bool = False) -> None:
         """Begin an epoch.
 
         Args:
             epoch: its number, for messages.
             selected: which samples are to be read, bool [N]; None = all.
-            length: how many of them by this rank.
+            total: how many of them, by all ranks together.
+            streamed: a rank reads as many as its part of a stream holds, instead of an even share.
         """
-        self.epoch, self.length = epoch, length
+        self.epoch, self._total, self._streamed = epoch, total, streamed
         self.read = self.refreshed = self.largest = 0
         self._selected = selected
         self._expected: dict[str, NDArray[np.bool_]] = {}
         self._expected_there: dict[str, Tensor] = {}
         self._row: Tensor | None = None
         self._faults: Tensor | None = None
+
+    @property
+    def length(self) -> int | None:
+        """Samples that this rank is to read in the epoch; None = as many as its part of a stream holds.
+
+        Asked anew each time: a trainer may set up the ranks after the pruner was made.
+        """
+        _, world = rank_and_world()
+        return None if self._streamed and world > 1 else -(-self._total // world)
 
     # ------------------------------------------------------------------ every step
 
@@ -138,9 +157,11 @@ class Recorder:
         else:
             index = self._take_there(index, part)
         if part == SELECTED:
-            if self.read + size > self.length:
+            length = self.length
+            length = self.num_samples if length is None else length
+            if self.read + size > length:
                 raise CallMistake(
-                    f"epoch {self.epoch} has {self.length} samples on this rank, expected no more, and this batch "
+                    f"epoch {self.epoch} has {length} samples on this rank, expected no more, and this batch "
                     f"makes it {self.read + size}: call pruner.end_epoch() after every epoch, and give the "
                     "DataLoader sampler=pruner.sampler"
                 )
@@ -179,7 +200,8 @@ class Recorder:
             )
         raise CallMistake(
             f"index holds {samples[:5].tolist()}, which were read in epoch {self.epoch} already, expected every sample "
-            f"once an epoch: reduce each batch once, and call pruner.end_epoch() after every epoch"
+            f"once an epoch: reduce each batch once, call pruner.end_epoch() after every epoch, and let no trainer "
+            f"shard pruner.sampler once more ({_MENDED})"
         )
 
     def _take_there(self, index: Tensor, part: str) -> Tensor:
@@ -270,7 +292,9 @@ class Recorder:
             CallMistake: on every rank, if a fingerprint differs.
         """
         row, faults = self._row_on(self._row.device if self._row is not None else torch.device("cpu"))
-        counts = [*faults.tolist(), self.read, self.refreshed, self.length, self.largest]
+        length = self.length
+        length = _UNKNOWN if length is None else length
+        counts = [*faults.tolist(), self.read, self.refreshed, length, self.largest]
         _, world = rank_and_world()
         if world == 1:
             return Merged(row, reference, _named(np.array([counts])))
@@ -290,7 +314,8 @@ class Recorder:
         _refuse_different(table[:, len(counts) : -1].numpy(), list(fingerprints), self.epoch)
         mean_reference = float(table[:, -1].clone().view(torch.float64).mean())
         merged = (both[0] / both[1]).masked_fill_(both[1] >= _BAD, math.inf)  # 0 / 0 = NaN: seen by no rank
-        return Merged(merged, mean_reference, _named(table[:, : len(counts)].numpy()))
+        seen_twice = int((both[1] % _BAD + both[1].div(_BAD, rounding_mode="floor") > 1).sum())
+        return Merged(merged, mean_reference, _named(table[:, : len(counts)].numpy()), seen_twice)
 
     def refuse_faults(self, merged: Merged) -> None:
         """Raise ValueMistake for faults that were counted on an accelerator, on any rank."""
@@ -304,37 +329,58 @@ class Recorder:
 
     def refuse_partly_read(self, merged: Merged, selected: int) -> None:
         """Raise CallMistake if a rank read less than what was selected for it, but for a last batch that it dropped."""
-        missing = merged.counts["length"] - merged.counts["read"]
-        short = (missing > 0) & (missing >= np.maximum(merged.counts["largest"], 1))
-        if not short.any():
+        ranks, largest = len(merged.counts["read"]), np.maximum(merged.counts["largest"], 1)
+        if (merged.counts["length"] == _UNKNOWN).any():
+            missing = selected - merged.total("read")
+            short = missing > 0 and missing >= largest.sum()
+        else:
+            left = merged.counts["length"] - merged.counts["read"]
+            short = bool(((left > 0) & (left >= largest)).any())
+        if not short:
             return
-        ranks = len(missing)
         raise CallMistake(
             f"epoch {self.epoch} was read in part: {merged.total('read')} of {selected} selected samples, on {ranks} "
-            f"rank{'s' * (ranks > 1)}, expected all but a last batch that is dropped. The likely causes: reduce was "
-            "not called for every batch; the trainer shards pruner.sampler once more (turn that off: the sampler does "
-            "it by itself); the loader's length was cached from another epoch; the loop stopped early. If the epoch "
-            "was cut on purpose, close it with end_epoch(partial=True)"
+            f"rank{'s' * (ranks > 1)}, expected all but a last batch that is dropped. {_CAUSES}"
         )
+
+    def refuse_shared(self, merged: Merged) -> None:
+        """Raise CallMistake if ranks have read the same samples, but for those that even out their shares."""
+        ranks = len(merged.counts["read"])
+        if merged.shared >= ranks:
+            raise CallMistake(
+                f"in epoch {self.epoch}, {merged.shared} samples were read by more than one of {ranks} ranks, expected "
+                f"each by one: give every rank its own part of the data (pruner.sampler does it by itself; a stream is "
+                f"split by node first), and set up torch.distributed before the first batch is loaded"
+            )
+
+    def warn_of_a_part(self) -> None:
+        """Warn, before the ranks meet, if this one has read less than was selected for it.
+
+        Ranks that have read different numbers of batches do not meet: what the one sends when it ends the epoch, the
+        other takes for gradients, and both abort or wait for ever before `refuse_partly_read` can say why.
+        """
+        (rank, world), length = rank_and_world(), self.length
+        if world > 1 and length is not None and length - self.read >= max(self.largest, 1):
+            warnings.warn(
+                f"rank {rank} ends epoch {self.epoch} with {self.read} of its {length} samples read, expected all "
+                f"but a last batch that is dropped. {_CAUSES}",
+                stacklevel=3,
+            )
 
     # ------------------------------------------------------------------ state
 
-    def resume(
-        self, sampler: EpochSampler, pruned_sampler: EpochSampler, read: int, refreshed: int, largest: int
-    ) -> None:
-        """Go on in the middle of an epoch that was started: its samples are read in the samplers' orders.
+    def resume(self, consumed: Mapping[str, Tensor], read: int, refreshed: int, largest: int) -> None:
+        """Go on in the middle of an epoch that was started.
 
         Args:
-            sampler, pruned_sampler: of the two parts of the data set.
-            read, refreshed: how many samples of each this rank has consumed.
+            consumed: by part of the data set, int64 [k], samples that this rank is not to read any more.
+            read, refreshed: how many samples of each part this rank has consumed.
             largest: size of the largest batch so far.
         """
         self.read, self.refreshed, self.largest = read, refreshed, largest
-        rank, world = rank_and_world()
-        for part, of_part, done in ((SELECTED, sampler, read), (LEFT_OUT, pruned_sampler, refreshed)):
-            if done:
-                turns = (np.arange(done) * world + rank) % len(of_part.order)
-                self._expected_here(part)[of_part.order.numpy()[turns]] = False
+        for part, samples in consumed.items():
+            if len(samples):
+                self._expected_here(part)[samples.numpy()] = False
 
     def restore(self, row: Tensor, faults: list[int]) -> None:
         """Take over what all ranks had recorded, on one of them."""

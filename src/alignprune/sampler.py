@@ -38,9 +38,12 @@ class EpochSampler(DistributedSampler[int]):
     Attributes:
         epoch: the epoch that is planned.
         start: samples of this rank that were consumed before a resume; ``iter`` begins there.
+        counts_whole: after a resume ``len`` counts the whole epoch, for trainers that restore their own count of
+            batches; by default it counts what is left.
     """
 
     def __init__(self, seed: int, *, shuffle: bool = True) -> None:
+        self.counts_whole = False
         self.seed, self.shuffle, self.drop_last = seed, shuffle, False  # the base class wants a data set, to count it
         self.plan(0, torch.empty(0, dtype=torch.int64))
 
@@ -76,8 +79,15 @@ class EpochSampler(DistributedSampler[int]):
         """Samples that this rank reads in the whole epoch, consumed ones included."""
         return -(-len(self._indices) // rank_and_world()[1])
 
+    def consumed(self, count: int) -> Tensor:
+        """The first ``count`` samples that this rank reads in the epoch, int64 [count]."""
+        if not count:
+            return self._indices[:0]
+        rank, world = rank_and_world()
+        return self.order[(torch.arange(count) * world + rank) % len(self.order)]
+
     def __len__(self) -> int:
-        return self.epoch_length - self.start
+        return self.epoch_length - (0 if self.counts_whole else self.start)
 
     def __iter__(self) -> Iterator[int]:
         rank, world = rank_and_world()
@@ -140,19 +150,19 @@ class EvenBatches(Sampler[list[int]]):
         self.sampler, self.batch_size = sampler, integer("batch_size", batch_size, at_least=1, remedy="such as 128")
         self.accumulate = integer("accumulate", accumulate, at_least=1, remedy="1 takes a step every batch")
 
-    def _ends(self) -> list[int]:
-        """Positions in the epoch at which the batches end that are still to come: they do not depend on a resume."""
+    def _ends(self, start: int) -> list[int]:
+        """Positions in the epoch after ``start`` at which batches end: they do not depend on a resume."""
         length = self.sampler.epoch_length
         steps = -(-length // (self.batch_size * self.accumulate))
         batches = min(steps * self.accumulate, length)
         ends = [length * (batch + 1) // batches for batch in range(batches)]
-        return [end for end in ends if end > self.sampler.start]
+        return [end for end in ends if end > start]
 
     def __len__(self) -> int:
-        return len(self._ends())
+        return len(self._ends(0 if self.sampler.counts_whole else self.sampler.start))
 
     def __iter__(self) -> Iterator[list[int]]:
         indices, position = iter(self.sampler), self.sampler.start
-        for end in self._ends():
+        for end in self._ends(position):
             yield list(islice(indices, end - position))
             position = end

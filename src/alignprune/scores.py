@@ -18,7 +18,16 @@ from alignprune._checks import choice, integer, number
 from alignprune._streamed import streamed_alignment_score
 from alignprune.alignment import CorrelationName, FlatRule
 from alignprune.errors import TypeMistake
-from alignprune.memory import BankSpec, Gaps, Ledger, LedgerSpec, MemorySpec, TrajectoryBank
+from alignprune.memory import (
+    AverageSpec,
+    BankSpec,
+    Gaps,
+    Ledger,
+    LedgerSpec,
+    MemorySpec,
+    RunningAverage,
+    TrajectoryBank,
+)
 from alignprune.memory.contract import Kind, Memory, memory_of
 from alignprune.policies.contract import End, check_takes_one
 
@@ -54,6 +63,8 @@ class Score(ABC):
     """Whether `Pruner.end_epoch` must be given the reference loss."""
     needs_pruned: ClassVar[bool] = False
     """Whether the losses of pruned samples must be refreshed every epoch (`Pruner.record`)."""
+    needs_batches: ClassVar[bool] = False
+    """Whether it is made for the mean losses of batches (`Pruner.reduce_batch`)."""
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
@@ -89,6 +100,35 @@ class Loss(Score):
 
     def __call__(self, history: History) -> Tensor:
         return history.memory(TrajectoryBank).recent(1)[0]
+
+
+@dataclass(frozen=True)
+class BatchLoss(Score):
+    """The exponential average of the mean losses of the batches that a sample was in: no loss a sample is needed.
+
+    A batch's mean is a sample's share of it and the noise of its company, which differs from epoch to epoch; the
+    average lets the share remain. For criteria that return one number: `Pruner.reduce_batch`.
+
+    Attributes:
+        decay: share of the average that stays at every batch, in [0, 1); its authors' range is 0.7 to 0.9.
+
+    Source: Zhou et al. (CVPR 2026), Batch Loss Score.
+    """
+
+    suspect: ClassVar[End] = "high"
+    needs_batches: ClassVar[bool] = True
+
+    decay: float = 0.8
+
+    def __post_init__(self) -> None:
+        number("decay", self.decay, low=0, high=1, open_high=True, remedy="0.8 averages over five epochs or so")
+
+    @property
+    def memories(self) -> tuple[MemorySpec, ...]:
+        return (AverageSpec(self.decay),)
+
+    def __call__(self, history: History) -> Tensor:
+        return history.memory(RunningAverage).losses
 
 
 @dataclass(frozen=True)
@@ -219,4 +259,4 @@ class ExposureLoss(Score):
         return history.memory(Ledger).mean_loss()
 
 
-__all__ = ["Alignment", "ExposureLoss", "History", "Loss", "Score", "SecondDifference"]
+__all__ = ["Alignment", "BatchLoss", "ExposureLoss", "History", "Loss", "Score", "SecondDifference"]

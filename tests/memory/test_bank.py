@@ -17,7 +17,7 @@ from torch import Tensor
 
 from alignprune import TrajectoryBank
 from alignprune.errors import ValueMistake
-from alignprune.memory import BankSpec, Room
+from alignprune.memory import BankSpec, Observed, Room
 from alignprune.selection import Selection
 
 NAN = math.nan
@@ -35,7 +35,7 @@ def history(seed: int, epochs: int, samples: int, pruned: float = 0.4) -> list[T
 def filled_bank(losses: list[Tensor], window: int, **how: Any) -> TrajectoryBank:
     bank = TrajectoryBank(len(losses[0]), window, **how)
     for epoch, row in enumerate(losses):
-        bank.write(epoch, row)
+        bank.store(epoch, row)
     return bank
 
 
@@ -68,7 +68,7 @@ def test_before_the_window_is_full_recent_gives_the_rows_that_there_are(gaps: An
     bank = TrajectoryBank(6, 4, gaps=gaps)
     assert bank.recent(5).shape == (0, 6)
     for epoch in range(3):
-        bank.write(epoch, losses[epoch])
+        bank.store(epoch, losses[epoch])
         assert same(bank.recent(5), losses[: epoch + 1])
         assert same(bank.recent(1), losses[epoch : epoch + 1])
     assert bank.recent(0).shape == (0, 6)
@@ -83,7 +83,7 @@ def test_a_loss_is_one_whoever_learned_from_it() -> None:
     losses, looked = history(4, 3, 6), Selection(torch.arange(6), torch.zeros(6), 6)
     bank = TrajectoryBank(6, 4)
     for epoch, row in enumerate(losses):
-        bank.write(epoch, row, looked)
+        bank.write(Observed(epoch, row, looked))
     assert same(bank.losses, losses)
 
 
@@ -98,7 +98,7 @@ def test_a_gap_counts_as_long_as_it_is_in_the_window() -> None:
     bank = TrajectoryBank(2, 2)
     seen = []
     for epoch, gap in enumerate([False, True, False, False, True]):
-        bank.write(epoch, torch.tensor([1.0, NAN if gap else 2.0]))
+        bank.store(epoch, torch.tensor([1.0, NAN if gap else 2.0]))
         seen.append(bank.has_gaps)
     assert seen == [False, True, True, False, True]
 
@@ -106,7 +106,7 @@ def test_a_gap_counts_as_long_as_it_is_in_the_window() -> None:
 def test_a_true_loss_of_minus_zero_is_no_gap() -> None:
     for gaps in GAPS:
         bank = TrajectoryBank(3, 2, gaps=gaps)
-        bank.write(0, torch.tensor([-0.0, NAN, 0.0]))
+        bank.store(0, torch.tensor([-0.0, NAN, 0.0]))
         assert bank.losses.isnan().tolist() == [[False, True, False]]
         assert bank.losses.nan_to_num(nan=-1).tolist() == [[0.0, -1.0, 0.0]]
 
@@ -166,7 +166,7 @@ def test_running_squares_forget_a_huge_loss_once_it_left_the_window(spike: float
         losses = torch.rand(300, generator=generator) * 1e-2
         if epoch % 60 == 3:
             losses *= spike / 1e-2
-        bank.write(epoch, losses)
+        bank.store(epoch, losses)
     np.testing.assert_allclose(bank.squares.numpy(), true_squares(bank), rtol=1e-6)
 
 
@@ -174,7 +174,7 @@ def test_running_squares_follow_losses_that_fall_by_orders_of_magnitude() -> Non
     generator = torch.Generator().manual_seed(0)
     bank = TrajectoryBank(300, 10)
     for epoch in range(60):
-        bank.write(epoch, (0.5 + torch.rand(300, generator=generator)) * 10.0 ** (3 - epoch / 9))
+        bank.store(epoch, (0.5 + torch.rand(300, generator=generator)) * 10.0 ** (3 - epoch / 9))
     np.testing.assert_allclose(bank.squares.numpy(), true_squares(bank), rtol=1e-6)
 
 
@@ -220,7 +220,7 @@ def test_the_state_of_a_mapped_bank_hands_its_losses_on_as_they_lie_in_the_file(
     loaded = TrajectoryBank(50, 4, gaps=gaps)
     loaded.load_state_dict(state)
     assert same_state(loaded.state_dict(), state)
-    loaded.write(9, torch.zeros(50))  # what was loaded is no longer the file's
+    loaded.store(9, torch.zeros(50))  # what was loaded is no longer the file's
     assert same_state(mapped.state_dict(), plain.state_dict())
 
 
@@ -234,7 +234,7 @@ def test_two_banks_cannot_use_one_path(tmp_path: Path) -> None:
             TrajectoryBank(20, 4, path=other)
     assert same(first.losses, losses)  # untouched by the attempt
     second = TrajectoryBank(20, 4, path=tmp_path / "other.f32")
-    second.write(0, losses[0])
+    second.store(0, losses[0])
     assert same(first.losses, losses)
 
 
@@ -263,8 +263,8 @@ def test_a_restored_bank_goes_on_bit_for_bit(gaps: Any, epochs: int, mapped: boo
         assert same(other.losses, list(bank.losses))
         assert other.has_gaps == bank.has_gaps
         assert same(other.reference_of(reference, everyone).unsqueeze(0), [bank.reference_of(reference, everyone)])
-        bank.write(epoch, losses[epoch])
-        other.write(epoch, losses[epoch])
+        bank.store(epoch, losses[epoch])
+        other.store(epoch, losses[epoch])
 
 
 def test_a_saved_state_does_not_change_with_the_training() -> None:
@@ -273,7 +273,7 @@ def test_a_saved_state_does_not_change_with_the_training() -> None:
         bank, twin = (filled_bank(losses[:6], 4, gaps=gaps) for _ in range(2))
         state = bank.state_dict()
         for epoch in (6, 7):
-            bank.write(epoch, losses[epoch])
+            bank.store(epoch, losses[epoch])
         assert same_state(state, twin.state_dict())
         assert not same_state(state, bank.state_dict())
 
@@ -293,7 +293,7 @@ def test_the_state_of_another_bank_is_refused_and_changes_nothing(gaps: Any, oth
     bank = filled_bank(history(0, 9, 30), 4, gaps=gaps)
     theirs = OTHERS[other](gaps)
     for epoch, losses in enumerate(history(1, 9, theirs.num_samples)):
-        theirs.write(epoch, losses)
+        theirs.store(epoch, losses)
     before = bank.state_dict()
     with pytest.raises(ValueMistake, match="bank.* does not fit, expected|gaps"):
         bank.check_state_dict(theirs.state_dict())
@@ -342,8 +342,8 @@ def test_the_written_losses_are_left_as_they_were_whatever_their_dtype() -> None
         for gaps in GAPS:
             losses = torch.tensor([0.5, NAN, -0.0], dtype=dtype)
             bank = TrajectoryBank(3, 2, gaps=gaps)
-            bank.write(0, losses)
-            bank.write(1, torch.tensor([2.0, 2.0, 2.0], dtype=dtype))
+            bank.store(0, losses)
+            bank.store(1, torch.tensor([2.0, 2.0, 2.0], dtype=dtype))
             assert losses.isnan().tolist() == [False, True, False]
             assert losses.signbit().tolist()[2]
             assert losses[0] == 0.5
@@ -353,7 +353,7 @@ def test_the_written_losses_are_left_as_they_were_whatever_their_dtype() -> None
 def test_an_epoch_needs_one_loss_a_sample(shape: tuple[int, ...]) -> None:
     bank = TrajectoryBank(5, 3)
     with pytest.raises(ValueError, match=r"losses has shape .*, expected \(5,\): one loss a sample, NaN where"):
-        bank.write(0, torch.zeros(shape))
+        bank.store(0, torch.zeros(shape))
     assert bank.written == 0
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import alignprune as ap
 from alignprune.errors import CallMistake, ValueMistake
-from alignprune.memory import BankSpec, Ledger, LedgerSpec, Memory, MemorySpec, Room, TrajectoryBank
+from alignprune.memory import BankSpec, Ledger, LedgerSpec, Memory, MemorySpec, Room, RunningAverage, TrajectoryBank
 from alignprune.policies import Evidence, Full, InfoBatch, Policy, Robust
 from alignprune.scores import Alignment, ExposureLoss, History, Loss, Score
 from alignprune.selection import Selection
@@ -68,9 +68,8 @@ def test_the_ledger_of_robust_is_the_one_that_exposure_loss_asks_for() -> None:
 
 @pytest.mark.parametrize("name", list(ap.PRESETS))
 def test_no_named_method_keeps_a_memory_that_nobody_reads(name: str) -> None:
-    assert kinds(ap.Pruner.from_preset(name, num_samples=N, epochs=5)) == (
-        [Ledger] if name == "robust" else [TrajectoryBank]
-    )
+    own = {"robust": Ledger, "infobatch+bls": RunningAverage, "seta+bls": RunningAverage}
+    assert kinds(ap.Pruner.from_preset(name, num_samples=N, epochs=5)) == [own.get(name, TrajectoryBank)]
 
 
 def test_the_bank_is_as_long_as_its_score_says() -> None:
@@ -108,9 +107,9 @@ class Counts(Memory):
     def __init__(self, size: int, step: int) -> None:
         self.seen, self.step, self.epochs = torch.zeros(size, dtype=torch.int64), step, []
 
-    def write(self, epoch: int, losses: Tensor, selection: Selection) -> None:
-        self.seen += self.step * ~losses.isnan()
-        self.epochs.append([epoch, len(selection)])
+    def write(self, observed: ap.Observed) -> None:
+        self.seen += self.step * ~observed.losses.isnan()
+        self.epochs.append([observed.epoch, len(observed.selection)])
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": self.seen.clone(), "epochs": [list(pair) for pair in self.epochs]}

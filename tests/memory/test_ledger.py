@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alignprune.errors import ValueMistake
-from alignprune.memory import Ledger, LedgerSpec, Room
+from alignprune.memory import Ledger, LedgerSpec, Observed, Room
 from alignprune.selection import Onset, Selection
 
 NAN = math.nan
@@ -114,7 +114,7 @@ def enter(ledger: Ledger, t: int, epoch: Epoch, since: int | None = None) -> Non
     """Enter an epoch; its selection says of an onset after that one's epoch."""
     losses, trained = torch.tensor(epoch.losses), torch.tensor(epoch.trained)
     known = since if since is not None and t > since else None
-    ledger.write(t, losses, selected(trained, ~losses.isnan(), uniform=epoch.uniform, since=known))
+    ledger.write(Observed(t, losses, selected(trained, ~losses.isnan(), uniform=epoch.uniform, since=known)))
 
 
 def random_epochs(seed: int, samples: int, count: int, uniform: bool = True) -> list[Epoch]:
@@ -183,8 +183,8 @@ def test_an_epoch_in_which_nothing_was_trained_on_leaves_no_trace() -> None:
     ledger = Ledger(4)
     enter(ledger, 0, Epoch([1.0, 2.0, 3.0, NAN], [True, True, False, False], uniform=False))
     before = {name: value.clone() for name, value in ledger.state_dict().items() if isinstance(value, Tensor)}
-    ledger.write(1, torch.full((4,), NAN), selected(everyone))
-    ledger.write(2, torch.ones(4), selected(~everyone, everyone, uniform=False))
+    ledger.write(Observed(1, torch.full((4,), NAN), selected(everyone)))
+    ledger.write(Observed(2, torch.ones(4), selected(~everyone, everyone, uniform=False)))
     for name, value in before.items():
         torch.testing.assert_close(ledger.state_dict()[name], value, rtol=0, atol=0, equal_nan=True)
 
@@ -196,16 +196,16 @@ def test_a_ledger_keeps_the_onset_that_a_selection_carries_and_decides_none_itse
     parts, ledger = halves(2, 9), Ledger(N)
     for t in range(9):
         since = None if t < 6 else 5
-        ledger.write(t, losses_by(2, t, parts, 0.6), selected(parts[t], since=since))  # it memorises strongly
+        ledger.write(Observed(t, losses_by(2, t, parts, 0.6), selected(parts[t], since=since)))  # it memorises strongly
         assert ledger.onset == (None if t < 6 else Onset(5, 5.0))
-    ledger.write(9, losses_by(2, 8, parts, 0.6), selected(parts[8], since=8))
+    ledger.write(Observed(9, losses_by(2, 8, parts, 0.6), selected(parts[8], since=8)))
     assert ledger.onset == Onset(5, 5.0)  # the first one stays
 
 
 def test_exposures_begin_with_the_onsets_own_epoch() -> None:
     parts, ledger = halves(1, 8), Ledger(N)
     for t in range(8):
-        ledger.write(t, losses_by(1, t, parts, 0.0), selected(parts[t], since=4 if t > 4 else None))
+        ledger.write(Observed(t, losses_by(1, t, parts, 0.0), selected(parts[t], since=4 if t > 4 else None)))
         counted = parts[4 : t + 1] if t > 4 else []
         assert torch.equal(ledger.exposures, sum((part.int() for part in counted), torch.zeros(N, dtype=torch.int32)))
 
@@ -274,7 +274,7 @@ def test_memorisation_is_a_running_mean_of_the_log_ratio_of_the_two_parts() -> N
     shares, before = [], NAN
     for t, gain in enumerate(gains):
         losses, prior = losses_by(0, t, parts, gain), slow.mean_loss()
-        ledger.write(t, losses, selected(parts[t]))
+        ledger.write(Observed(t, losses, selected(parts[t])))
         slow.write(t, Epoch(losses.tolist(), parts[t].tolist()))
         if t < 2:
             assert math.isnan(ledger.memorisation)  # nobody has rested for an epoch
@@ -298,7 +298,7 @@ def test_what_chance_has_made_of_the_two_parts_is_taken_out(gain: float) -> None
         hardness = (2 + torch.randn(N, generator=torch.Generator().manual_seed(1_000 + seed))).clamp_min(0.1)
         for t, part in enumerate(parts):
             losses = hardness * math.exp(-gain) ** parts[t - 1].float() if t else hardness
-            ledger.write(t, losses.masked_fill(~part, NAN), selected(part))
+            ledger.write(Observed(t, losses.masked_fill(~part, NAN), selected(part)))
         found.append(ledger.memorisation)
         plain.append(math.log(float(losses[part & ~parts[4]].mean() / losses[part & parts[4]].mean())))
     assert np.mean(found) == pytest.approx(gain, abs=0.005)
@@ -310,7 +310,9 @@ def after_three_epochs(gain: float = 0.6, uniform: bool = True, only: int = N) -
     parts, ledger, inside = halves(2, 3), Ledger(N), torch.arange(N) < only
     for t in range(3):
         ledger.write(
-            t, losses_by(2, t, parts, gain).masked_fill(~inside, NAN), selected(parts[t] & inside, uniform=uniform)
+            Observed(
+                t, losses_by(2, t, parts, gain).masked_fill(~inside, NAN), selected(parts[t] & inside, uniform=uniform)
+            )
         )
     return ledger
 
@@ -327,7 +329,7 @@ def test_memorisation_is_measured_until_the_onset() -> None:
     parts, ledger = halves(4, 9), Ledger(N)
     values = []
     for t in range(9):
-        ledger.write(t, losses_by(4, t, parts, 0.1 * t), selected(parts[t], since=5 if t > 5 else None))
+        ledger.write(Observed(t, losses_by(4, t, parts, 0.1 * t), selected(parts[t], since=5 if t > 5 else None)))
         values.append(ledger.memorisation)
     assert len(set(values[2:6])) == 4
     assert set(values[6:]) == {values[5]}
@@ -337,7 +339,7 @@ def test_training_on_all_samples_tells_nothing() -> None:
     ledger = Ledger(N)
     for t in range(5):
         losses = torch.rand(N, generator=torch.Generator().manual_seed(t)) * 0.2**t
-        ledger.write(t, losses, Selection.full(N))
+        ledger.write(Observed(t, losses, Selection.full(N)))
     assert math.isnan(ledger.memorisation)
 
 
@@ -345,8 +347,10 @@ def test_samples_that_are_only_looked_at_are_not_compared() -> None:
     parts, one, other = halves(3, 3), Ledger(N), Ledger(N)
     for t in range(3):
         losses = losses_by(3, t, parts, 0.05)
-        one.write(t, losses, selected(parts[t]))
-        other.write(t, losses if t < 2 else torch.where(parts[t], losses, 50.0), selected(parts[t], ~parts[t]))
+        one.write(Observed(t, losses, selected(parts[t])))
+        other.write(
+            Observed(t, losses if t < 2 else torch.where(parts[t], losses, 50.0), selected(parts[t], ~parts[t]))
+        )
     assert other.memorisation == pytest.approx(one.memorisation, abs=1e-6)
 
 
@@ -355,7 +359,9 @@ def test_an_epoch_after_one_that_was_not_uniform_tells_nothing_of_memorisation()
     for before in (True, False):
         ledger = Ledger(N)
         for t in range(3):
-            ledger.write(t, losses_by(9, t, parts, 0.05), selected(parts[t], uniform=before if t == 1 else True))
+            ledger.write(
+                Observed(t, losses_by(9, t, parts, 0.05), selected(parts[t], uniform=before if t == 1 else True))
+            )
         assert math.isnan(ledger.memorisation) is not before
 
 
@@ -383,7 +389,7 @@ def test_a_saved_ledger_goes_on_bit_for_bit() -> None:
         resumed.load_state_dict(stored(whole))
         assert same(resumed, whole)
         for ledger in (whole, resumed):
-            ledger.write(t, losses_by(5, t, parts, 0.05 * t), selected(parts[t], since=4 if t > 4 else None))
+            ledger.write(Observed(t, losses_by(5, t, parts, 0.05 * t), selected(parts[t], since=4 if t > 4 else None)))
         assert same(resumed, whole)
     assert whole.onset is not None
     assert int(whole.exposures.sum()) > 0
@@ -391,13 +397,13 @@ def test_a_saved_ledger_goes_on_bit_for_bit() -> None:
 
 def test_a_state_is_not_changed_by_more_epochs() -> None:
     parts, ledger = halves(6, 2), Ledger(N)
-    ledger.write(0, losses_by(6, 0, parts, 0.0), selected(parts[0]))
+    ledger.write(Observed(0, losses_by(6, 0, parts, 0.0), selected(parts[0])))
     state = ledger.state_dict()
     loaded = Ledger(N)
     loaded.load_state_dict(state)
     seen = state["last_seen"].clone()
     for each in (ledger, loaded):
-        each.write(1, losses_by(6, 1, parts, 0.0), selected(parts[1]))
+        each.write(Observed(1, losses_by(6, 1, parts, 0.0), selected(parts[1])))
     assert torch.equal(state["last_seen"], seen)
 
 

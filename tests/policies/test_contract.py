@@ -18,7 +18,7 @@ from torch import Tensor
 import alignprune as ap
 from alignprune import errors
 from alignprune._ranks import Draws
-from alignprune.memory import LedgerSpec, Room
+from alignprune.memory import LedgerSpec, Observed, Room
 from alignprune.policies import (
     IES,
     BatchEvidence,
@@ -157,7 +157,7 @@ def scores_after(score: Score, epochs: int) -> Tensor:
         losses = torch.rand(60, generator=generator(epoch)) * (1 - epoch / 20)
         losses[torch.rand(60, generator=generator(100 + epoch)) < 0.2] = NAN
         for memory in memories:
-            memory.write(epoch, losses, Selection.full(60))
+            memory.write(Observed(epoch, losses, Selection.full(60)))
     return score(History(3 - torch.arange(EPOCHS + 1).double().sqrt(), memories))
 
 

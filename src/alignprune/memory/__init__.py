@@ -1,7 +1,23 @@
 """Memories: what happened. Losses go in, epoch by epoch, and stay as plain facts."""
 
+from alignprune.memory.average import AverageSpec, RunningAverage
 from alignprune.memory.bank import BankSpec, Gaps, TrajectoryBank
-from alignprune.memory.contract import Memory, MemorySpec, Room
+from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
+from alignprune.memory.journal import Journal, JournalSpec
 from alignprune.memory.ledger import Ledger, LedgerSpec
 
-__all__ = ["BankSpec", "Gaps", "Ledger", "LedgerSpec", "Memory", "MemorySpec", "Room", "TrajectoryBank"]
+__all__ = [
+    "AverageSpec",
+    "BankSpec",
+    "Gaps",
+    "Journal",
+    "JournalSpec",
+    "Ledger",
+    "LedgerSpec",
+    "Memory",
+    "MemorySpec",
+    "Observed",
+    "Room",
+    "RunningAverage",
+    "TrajectoryBank",
+]

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from alignprune._tensors import check_tensors
 from alignprune.errors import ValueMistake
-from alignprune.memory.contract import Memory, MemorySpec, Room
+from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
 from alignprune.memory.packing import packed_words, set_packed, uninitialised, unpacked
-from alignprune.selection import Selection
 
 try:
     import fcntl
@@ -121,14 +120,17 @@ class TrajectoryBank(Memory):
     def _by_age(self, epochs: int) -> list[int]:
         return [(self.written - age) % self.window for age in range(epochs, 0, -1)]
 
+    def write(self, observed: Observed) -> None:
+        """Store one epoch's losses, whoever learned from them, dropping the oldest when the window is full."""
+        self.store(observed.epoch, observed.losses)
+
     @torch.no_grad()
-    def write(self, epoch: int, losses: Tensor, selection: Selection | None = None) -> None:
-        """Store one epoch, dropping the oldest when the window is full.
+    def store(self, epoch: int, losses: Tensor) -> None:
+        """Store losses without more of an epoch.
 
         Args:
             epoch: the epoch's number, for pairing with the reference.
             losses: float [num_samples], NaN where a sample was not seen.
-            selection: not looked at; a loss is one whoever learned from it.
         """
         if losses.shape != (self.num_samples,):
             raise ValueMistake(

@@ -28,6 +28,7 @@ class Room:
         num_samples: size N of the data set.
         epochs: of the whole training.
         labels: int32 [N], class codes 0 to C - 1, -1 = unlabelled; None = unknown.
+        given: int32 [N], the same as the class ids that predictions are made in; None = unknown.
         device: where it shall live.
         path: a file to map what is large into; None = in memory.
     """
@@ -37,20 +38,32 @@ class Room:
     labels: Tensor | None = None
     device: torch.device = torch.device("cpu")  # noqa: RUF009  # immutable
     path: str | None = None
+    given: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What an epoch showed of the samples; it may grow without breaking anyone's memory.
+
+    Attributes:
+        epoch: its number, from 0.
+        losses: float32 [N], NaN where a sample was not seen.
+        selection: what was selected for the epoch.
+        predicted: int32 [N], the class that the network predicted, -1 where it said none; None = nowhere.
+    """
+
+    epoch: int
+    losses: Tensor
+    selection: Selection
+    predicted: Tensor | None = None
 
 
 class Memory(ABC):
     """What every memory offers."""
 
     @abstractmethod
-    def write(self, epoch: int, losses: Tensor, selection: Selection) -> None:
-        """Enter one epoch.
-
-        Args:
-            epoch: its number, from 0.
-            losses: float32 [N], NaN where a sample was not seen.
-            selection: what was selected for the epoch.
-        """
+    def write(self, observed: Observed) -> None:
+        """Enter one epoch."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from alignprune._tensors import check_tensors
-from alignprune.memory.contract import Memory, MemorySpec, Room
-from alignprune.selection import Onset, Selection
+from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
+from alignprune.selection import Onset
 
 _FEWEST_COMPARED = 20  # samples in each of two parts of an epoch, below which their losses are not compared
 _SMOOTHING = 0.5  # weight of the newest number in a running one
@@ -61,13 +61,14 @@ class Ledger(Memory):
         self._was_uniform = False
 
     @torch.no_grad()
-    def write(self, epoch: int, losses: Tensor, selection: Selection) -> None:
-        """Enter one epoch; arguments as in `Memory.write`.
+    def write(self, observed: Observed) -> None:
+        """Enter one epoch.
 
         Where this epoch and the one before were drawn uniformly, those that the one before trained on differ from the
         others by nothing else, so that memorisation can be measured.
         """
-        losses = losses.to(self.total.device, torch.float32)
+        epoch, selection = observed.epoch, observed.selection
+        losses = observed.losses.to(self.total.device, torch.float32)
         seen = ~losses.isnan()
         learned = selection.trained.to(seen.device)
         trained = torch.zeros_like(seen).index_fill_(0, learned, True).logical_and_(seen)

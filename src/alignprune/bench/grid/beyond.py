@@ -19,6 +19,7 @@ _HALF = {"prune_ratio": 0.5, "budget": "equal"}
 _TRACED = {"trace": True, "reference": "clean"}  # with the reference that the paper's score needs
 _EXPLAINED = ("sym_0.5", "real")  # columns whose full training is traced
 _CHOSEN_ON = ("sym_0.2", "sym_0.5", "real")
+_QUICK = ("NEWS, 20 groups, word vectors", "CIFAR-100N, features", "CIFAR-100N, images")
 _RATES = {"clean": 0.0, "real": 0.402, "sym_0.2": 0.2, "sym_0.5": 0.5, "pairflip_0.45": 0.45}
 
 _REAL: dict[str, Settings] = {"real": {"noise": "real"}, "clean": {"noise": "clean"}}
@@ -289,6 +290,18 @@ def batches(protocol: Protocol) -> tuple[Cell, ...]:
     """Halves of the clean images, in even batches and with a short last one."""
     clean = (place for place in _places(protocol, (_PHOTOS,)) if not place.has_wrong_labels)
     return _cells(clean, lambda data: [way for row in _at_half(data) for way in (_even(row), _uneven(row))])
+
+
+def batch_losses(protocol: Protocol) -> tuple[Cell, ...]:
+    """What a score costs that has the mean losses of batches only, as in its paper each method with its own share."""
+    unpruned = Row(title_of("full"), lambda place: {**place.plain, "method": "full"})
+    rows = [unpruned, *map(_by_loss, ("infobatch", "infobatch+bls", "seta", "seta+bls"))]
+    places = (place for place in _places(protocol) if place.column in ("clean", "real", "sym_0.5"))
+    return _cells((place for place in places if place.data.block in _QUICK), lambda _: rows)
+
+
+def _by_loss(name: str) -> Row:
+    return Row(title_of(name), lambda place: {**place.plain, "method": name})
 
 
 def traces(protocol: Protocol) -> tuple[Cell, ...]:

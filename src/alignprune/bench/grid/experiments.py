@@ -496,6 +496,12 @@ _REGISTRY = (
         block_title="data",
         row_title="change",
     ),
+    Experiment(
+        "beyond-batch-losses",
+        "Scores by a sample's losses and by those of its batches",
+        beyond.batch_losses,
+        block_title="data",
+    ),
     Experiment("beyond-batches", "Even batches and a short last one", beyond.batches, block_title="data"),
     Experiment(
         "beyond-traces", "How statistics of the losses find wrong labels", beyond.traces, "suspicion", row_title="data"

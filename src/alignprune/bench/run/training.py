@@ -232,7 +232,7 @@ class _Run:
     def _step(self, index: Tensor, batch: Batch) -> Tensor:
         """Forward, backward, update; returns the loss that was minimised."""
         out = self.objective(index, batch)
-        loss = self.pruner.reduce(index, out.losses, record=out.record) + out.extra
+        loss = self._reduce(index, out.losses, out.record) + out.extra
         self._observe(index, out.recorded, out.logits, batch.y)
         self.optimizer.zero_grad()
         self.objective.zero_grad()
@@ -242,6 +242,11 @@ class _Run:
         self.optimizer.step()
         self.objective.step()
         return loss.detach()
+
+    def _reduce(self, index: Tensor, losses: Tensor, record: Tensor | None) -> Tensor:
+        if not self.pruner.score.needs_batches:
+            return self.pruner.reduce(index, losses, record=record)
+        return self.pruner.reduce_batch(index, losses.mean(), record=None if record is None else record.mean())
 
     @torch.no_grad()
     def _refresh(self, loader: DataLoader[Any]) -> None:

@@ -1,0 +1,84 @@
+"""Starts the ranks of a distributed test: every rank is a process that runs the test module as a program.
+
+The module calls `write` at the end of its ``main``, and reads what its ranks wrote through `results`.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import subprocess
+import sys
+import time
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import alignprune as ap
+
+PATIENCE = 600  # seconds after which ranks that take five are taken to hang, however busy the machine is
+
+
+def join(folder: Path, rank: int, world: int) -> None:
+    """Join the group of the ranks, on gloo."""
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)  # a rank that hangs says where
+    torch.distributed.init_process_group(
+        "gloo", f"file://{folder / 'store'}", timedelta(seconds=PATIENCE), world_size=world, rank=rank
+    )
+
+
+def write(folder: Path, rank: int, world: int, found: dict[str, Any]) -> None:
+    """Leave what a rank found for `results`, and end its process."""
+    torch.save(found, folder / f"writing{rank}")
+    (folder / f"writing{rank}").rename(folder / f"rank{rank}.pt")
+    # Gloo can wait for ever for a peer that has closed its end first: nobody leaves before everybody has finished, and
+    # nobody closes anything.
+    while not all((folder / f"rank{peer}.pt").exists() for peer in range(world)):
+        time.sleep(0.01)
+    os._exit(0)
+
+
+def results(module: str, folders: pytest.TempPathFactory, world: int) -> list[dict[str, Any]]:
+    """Run a test module as ``python MODULE FOLDER RANK`` on every rank; what each wrote."""
+    folder = folders.mktemp("ranks")
+    codes, said = _started(module, folder, world)
+    if any(codes) and "Timeout (" in said:  # gloo of torch 2.4 was seen to hang once; what hangs twice is our fault
+        warnings.warn(f"the ranks hung and were started again:\n{said}", stacklevel=2)
+        folder = folders.mktemp("again")
+        codes, said = _started(module, folder, world)
+    assert codes == [0] * world, said
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def _started(module: str, folder: Path, world: int) -> tuple[list[int], str]:
+    """Runs the ranks to their end: what each returned, and what they printed."""
+    paths = [
+        str(Path(ap.__file__).parents[1]),
+        str(Path(__file__).parent),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    if sys.platform == "linux":
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    with (folder / "log").open("w+") as log:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, module, str(folder), str(rank)],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            for rank in range(world)
+        ]
+        try:
+            codes = [process.wait(timeout=PATIENCE + 60) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        log.seek(0)
+        return codes, log.read()
