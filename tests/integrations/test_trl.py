@@ -228,8 +228,7 @@ def test_what_trl_logs_of_a_training_stays(tmp_path: Path) -> None:
     for entry in logged:
         assert 0 <= entry["mean_token_accuracy"] <= 1
         assert entry["entropy"] > 0
-    counts = [sum(len(tokens(index)[0]) for index in range(N))]
-    assert logged[0]["num_tokens"] == counts[0]  # nothing is pruned yet
+    assert logged[0]["num_tokens"] == sum(len(tokens(index)[0]) for index in range(N))  # nothing is pruned yet
     evaluated = [entry for entry in done.state.log_history if "eval_clean_loss" in entry]
     assert len(evaluated) == EPOCHS
 
