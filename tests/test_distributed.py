@@ -192,6 +192,30 @@ def mapped(folder: Path, rank: int) -> dict[str, Any]:
     return {"selections": selections, "own": Path(f"{path}.rank{rank}").exists()}
 
 
+def journalled(size: int, stop: tuple[int, int] | None = None) -> dict[str, Any]:
+    """The journal of a run with labels and predictions, and of one that is resumed in the middle of an epoch."""
+
+    def make() -> ap.Pruner:
+        return ap.Pruner.from_preset("infobatch", num_samples=N, epochs=EPOCHS, labels=[i % 5 for i in range(N)])
+
+    def go(pruner: ap.Pruner) -> dict[str, Any]:
+        state: dict[str, Any] = {}
+        for epoch in range(pruner.epoch, EPOCHS):
+            for done, index in enumerate(batches(list(pruner.sampler), size), 1):
+                pruner.reduce(index, TABLE[epoch, index], predictions=(index * 3 + epoch // 3) % 5)
+                if (epoch, done) == stop:
+                    state = pruner.state_dict()
+            pruner.end_epoch()
+        return {"journal": pruner.memory(ap.memory.Journal).state_dict(), "state": state}
+
+    out = go(make())
+    if stop:
+        resumed = make()
+        resumed.load_state_dict(out.pop("state"))
+        out["resumed"] = go(resumed)["journal"]
+    return out
+
+
 def rank_main(folder: Path, rank: int) -> None:
     alone = {name: single(name) for name in METHODS}
     early = METHODS["infobatch+das"]()  # as where a trainer sets up the ranks
@@ -229,6 +253,7 @@ def rank_main(folder: Path, rank: int) -> None:
         lambda: an_epoch(ap.Pruner.from_preset("full", num_samples=N, epochs=3), last=False)
     )
     out["bank files"] = mapped(folder, rank)
+    out["journalled"] = journalled(BATCH, STOP)
     model = nn.parallel.DistributedDataParallel(toy_model())
     out["model"] = train_a_model(model, 8)
     out["collectives"] = collectives_per_epoch()
@@ -457,6 +482,16 @@ def test_collectives_are_a_fixed_few_per_epoch_and_none_per_step(ranks: list[dic
         assert result["collectives"]["state"] == [0] * 5  # between epochs
         assert len(set(result["collectives"]["end_epoch"])) == 1
         assert 1 <= result["collectives"]["end_epoch"][0] <= 2
+
+
+def test_every_rank_has_the_journal_of_the_whole_run_also_after_a_resume(ranks: list[dict[str, Any]]) -> None:
+    alone = journalled(WORLD * BATCH)["journal"]
+    assert alone["predictions"].max() == EPOCHS
+    assert 0 < alone["agreeing"].sum() < alone["predictions"].sum()
+    for rank in ranks:
+        for which in ("journal", "resumed"):
+            for name, values in alone.items():
+                assert torch.equal(rank["journalled"][which][name].nan_to_num(-1), values.nan_to_num(-1)), (which, name)
 
 
 if __name__ == "__main__":

@@ -749,9 +749,9 @@ OTHER_STATES: list[tuple[Callable[[], dict[str, Any]], str]] = [
     (lambda: state_of(infobatch(seed=5)), r"seed=5, expected seed=0"),
     (lambda: state_of(infobatch(epochs=11)), r"epochs=11, expected epochs=10"),
     (lambda: state_of(infobatch(delta=0.5)), r"delta=0.5, expected delta=0.875"),
-    (lambda: state_of(infobatch(), version=0), r"format version 0, expected 3"),
-    (lambda: {"version": 3}, r"lacks num_samples, method"),
-    (lambda: {"version": 2}, r"format version 2, expected 3"),
+    (lambda: state_of(infobatch(), version=0), r"format version 0, expected 4"),
+    (lambda: {"version": 4}, r"lacks num_samples, method"),
+    (lambda: {"version": 2}, r"format version 2, expected 4"),
     (lambda: {}, r"state=\{\} is no state of a Pruner"),
     (lambda: [], r"state=\[\] is no state of a Pruner"),  # type: ignore[return-value, arg-type]
     (lambda: None, r"state=None is no state of a Pruner"),  # type: ignore[return-value, arg-type]
@@ -1071,6 +1071,41 @@ def test_robust_keeps_no_bank_that_nobody_reads() -> None:
 def test_a_loader_of_another_data_set_is_refused() -> None:
     with pytest.raises(ValueError, match=rf"dataset has 70 samples, expected num_samples={N}"):
         infobatch().loader(toy_set(70))
+
+
+# The journal.
+
+
+def test_what_is_predicted_of_a_sample_is_journalled_in_the_ids_of_its_labels() -> None:
+    for labels, ids in ((["b", "a", "c", None], [1, 0, 2, -1]), ([30, 10, 77, -100], [30, 10, 77, -1])):
+        pruner = ap.Pruner.from_preset("full", num_samples=4, epochs=3, labels=labels)
+        given = torch.tensor(ids)
+        for said in (given, given, torch.full((4,), 5)):
+            pruner.reduce(torch.arange(4), torch.ones(4), predictions=said)
+            pruner.end_epoch()
+        journal = pruner.memory(ap.memory.Journal)
+        assert journal.predictions.tolist() == [3, 3, 3, 1]  # -1 is no class, so of the last sample nothing was said
+        assert journal.agreeing.tolist() == [2, 2, 2, 0]
+        assert journal.alternative.tolist() == [5] * 4
+
+
+def test_the_journal_is_kept_where_labels_are_given_or_where_it_is_asked_for() -> None:
+    def has(**how: Any) -> bool:
+        memories = ap.Pruner.from_preset("full", num_samples=4, epochs=2, **how).memories
+        return any(isinstance(memory, ap.memory.Journal) for memory in memories)
+
+    assert has(labels=[0, 1, 0, 1])
+    assert has(journal=True)
+    assert not has()
+    assert not has(labels=[0, 1, 0, 1], journal=False)
+
+
+@pytest.mark.parametrize("predictions", [torch.ones(4), torch.ones(3).long(), torch.ones(4, 2).long()])
+def test_predictions_that_are_no_classes_of_the_batch_are_refused(predictions: torch.Tensor) -> None:
+    pruner = ap.Pruner.from_preset("full", num_samples=4, epochs=2, labels=[0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"predictions is .*expected integers \[4\], one class a sample"):
+        pruner.reduce(torch.arange(4), torch.ones(4), predictions=predictions)
+    pruner.reduce(torch.arange(4), torch.ones(4))  # nothing was taken
 
 
 def test_reading_past_a_small_data_set_names_the_remedy() -> None:

@@ -12,10 +12,22 @@ from alignprune._tensors import check_tensors
 from alignprune.errors import TypeMistake, ValueMistake
 from alignprune.memory.contract import Memory
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 
 _NAMES = (
-    *("num_samples", "method", "labels", "epoch", "read", "refreshed", "largest", "selection", "losses", "faults"),
+    *(
+        "num_samples",
+        "method",
+        "labels",
+        "epoch",
+        "read",
+        "refreshed",
+        "largest",
+        "selection",
+        "losses",
+        "faults",
+        "predicted",
+    ),
     *("memories", "reference", "scores", "nonfinite", "forward_passes"),
 )
 
@@ -78,6 +90,8 @@ def check_state(state: Any, num_samples: int, epochs: int, method: Mapping[str, 
     check_tensors("state", state, {"reference": torch.empty(epochs + 1, dtype=torch.float64), "scores": by_sample})
     if state["losses"] is not None:
         check_tensors("state", state, {"losses": by_sample})
+    if state["predicted"] is not None:
+        check_tensors("state", state, {"predicted": by_sample.to(torch.int32)})
 
 
 def check_memories(state: Mapping[str, Any], memories: Sequence[Memory]) -> None:

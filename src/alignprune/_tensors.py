@@ -21,8 +21,11 @@ UNLABELLED = -100
 """The class id of a sample without a label: torch's default for ``ignore_index``."""
 
 
-def class_codes(labels: Any, num_samples: int) -> Tensor:
+def class_codes(labels: Any, num_samples: int) -> tuple[Tensor, Tensor]:
     """Labels as codes 0 to C - 1 in the order of the names, so that nothing depends on what the classes are called.
+
+    Predictions name classes otherwise: as the labels do where these are integers, and by the place of the name among
+    all names in order, as folders are numbered, where they are strings.
 
     Args:
         labels: [N], integers of any width, strings or booleans: a tensor, an array, a list or a pandas Series, in its
@@ -30,7 +33,7 @@ def class_codes(labels: Any, num_samples: int) -> Tensor:
         num_samples: size N of the data set.
 
     Returns:
-        int32 [N], -1 = unlabelled.
+        int32 [N], the codes, and int32 [N], the class ids that predictions are made in; -1 = unlabelled in both.
 
     Raises:
         TypeMistake, ValueMistake: for labels of another kind or number.
@@ -55,8 +58,12 @@ def class_codes(labels: Any, num_samples: int) -> Tensor:
     known = names[~missing]
     if known.dtype.kind == "O":
         known = known.astype(str) if kinds == ["str"] else known.astype(np.int64)
-    codes[~missing] = np.unique(known, return_inverse=True)[1].reshape(-1)
-    return torch.from_numpy(codes)
+    classes, inverse = np.unique(known, return_inverse=True)
+    codes[~missing] = inverse.reshape(-1)
+    ids = codes.copy()
+    if classes.dtype.kind in "iu":
+        ids[~missing] = known
+    return torch.from_numpy(codes), torch.from_numpy(ids)
 
 
 def _names(labels: Any) -> np.ndarray[Any, Any]:

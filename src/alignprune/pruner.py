@@ -25,10 +25,11 @@ from alignprune import presets
 from alignprune._checks import floor, integer, number
 from alignprune._ranks import Draws, keyed_generator, rank_and_world
 from alignprune._state import STATE_VERSION, check_memories, check_state
-from alignprune._tensors import FULL_PRECISION, class_codes
+from alignprune._tensors import FULL_PRECISION, INTEGERS, class_codes
 from alignprune.dataset import Indexed, IndexedCollate
 from alignprune.errors import CallMistake, TypeMistake, ValueMistake
 from alignprune.memory.contract import Kind, Memory, MemorySpec, Observed, Room, memory_of
+from alignprune.memory.journal import JournalSpec
 from alignprune.policies.contract import BatchEvidence, BatchPolicy, Evidence, Policy
 from alignprune.recorder import LEFT_OUT, SELECTED, Merged, Recorder
 from alignprune.sampler import EpochSampler, EvenBatches
@@ -43,6 +44,7 @@ _PLACES = (
     "labels",
     "device",
     "bank_path",
+    "journal",
 )  # arguments of `from_preset` that are no settings of a method
 
 
@@ -63,6 +65,8 @@ class Pruner:
         device: where memories are kept and scored; the default spares the accelerator's memory.
         bank_path: a file to memory-map the trajectories in, for data sets past the RAM; under several ranks each adds
             its number to the name.
+        journal: whether to keep what a label report prints of every sample (`memory.Journal`, 36 bytes a sample); None
+            = where labels are given.
 
     Attributes:
         epoch: the epoch that is trained on now, from 0; `epochs` after the last one.
@@ -100,6 +104,7 @@ class Pruner:
         labels: Any = None,
         device: torch.device | str = "cpu",
         bank_path: str | None = None,
+        journal: bool | None = None,
     ) -> None:
         self.num_samples = integer("num_samples", num_samples, at_least=1, remedy="len(train_set)")
         self.epochs = integer("epochs", epochs, at_least=1, remedy="the epochs of the whole training")
@@ -111,11 +116,15 @@ class Pruner:
         self.delta = number("delta", policy.annealing if delta is None else delta, low=0, high=1, remedy=_DELTA)
         self.annealing_start = floor(self.delta * self.epochs)
         self.device = torch.device(device)
-        self._labels = None if labels is None else class_codes(labels, self.num_samples)
+        self._labels: Tensor | None = None
+        self._given: Tensor | None = None
+        if labels is not None:
+            self._labels, self._given = class_codes(labels, self.num_samples)
         unlabelled = None if self._labels is None else self._labels < 0
         self._unlabelled = unlabelled if unlabelled is not None and bool(unlabelled.any()) else None
         self._label_print = 0 if self._labels is None else _fingerprint(self._labels.numpy().tobytes())
 
+        self._keeps_journal = labels is not None if journal is None else journal
         self._memories = self._make_memories(bank_path)
         self.reference = torch.full((self.epochs + 1,), math.nan, dtype=torch.float64)
         self.scores = torch.full((self.num_samples,), math.nan)
@@ -142,13 +151,14 @@ class Pruner:
         labels: Any = None,
         device: torch.device | str = "cpu",
         bank_path: str | None = None,
+        journal: bool | None = None,
         **knobs: Any,
     ) -> Pruner:
         """Make a pruner of a named method.
 
         Args:
             name: one of `alignprune.PRESETS`, such as "infobatch+das".
-            num_samples, epochs, seed, labels, device, bank_path: as in the class.
+            num_samples, epochs, seed, labels, device, bank_path, journal: as in the class.
             delta: as in the class; None = the method's.
             knobs: settings of the method's score or policy to replace, such as ``window=10`` or ``prune_prob=0.75``.
 
@@ -168,13 +178,15 @@ class Pruner:
             labels=labels,
             device=device,
             bank_path=bank_path,
+            journal=journal,
         )
 
     def _make_memories(self, path: str | None) -> dict[MemorySpec, Memory]:
         rank, world = rank_and_world()
         own = path if path is None or world == 1 else f"{path}.rank{rank}"
-        room = Room(self.num_samples, self.epochs, self._labels, self.device, own)
-        specs = dict.fromkeys((*self.score.memories, *self.policy.memories))
+        room = Room(self.num_samples, self.epochs, self._labels, self.device, own, self._given)
+        kept = (JournalSpec(),) if self._keeps_journal else ()
+        specs = dict.fromkeys((*self.score.memories, *self.policy.memories, *kept))
         made: dict[MemorySpec, Memory] = {}
         # The most demanding first: the memory that they get may serve the others too.
         for spec in sorted(specs, key=lambda spec: sum(spec.met_by(other) for other in specs)):
@@ -341,7 +353,13 @@ class Pruner:
     # ------------------------------------------------------------------ every step
 
     def reduce(
-        self, index: Tensor, losses: Tensor, *, record: Tensor | None = None, labelled: Tensor | None = None
+        self,
+        index: Tensor,
+        losses: Tensor,
+        *,
+        record: Tensor | None = None,
+        labelled: Tensor | None = None,
+        predictions: Tensor | None = None,
     ) -> Tensor:
         """Record a batch's losses and return their weighted mean, to be back-propagated.
 
@@ -357,6 +375,9 @@ class Pruner:
             labelled: bool [B], false for samples without a label, whose loss means nothing (torch's ``ignore_index``):
                 they count neither in the mean, as in torch, nor in any score. Not needed where the pruner was made with
                 labels that say so.
+            predictions: integers [B], the classes that the network says, ``logits.argmax(1)``: what a label report
+                suggests instead of a wrong label. The ids are those of the labels, or the places of their names in
+                order.
 
         Returns:
             scalar, float32 (float64 for float64 losses), on the losses' device.
@@ -373,10 +394,17 @@ class Pruner:
                 f"record is {record.dtype} of shape {tuple(record.shape)}, expected float [{count}] like losses: one "
                 f"loss a sample, of the same batch"
             )
+        if predictions is not None and (predictions.dtype not in INTEGERS or predictions.shape != losses.shape):
+            raise ValueMistake(
+                f"predictions is {predictions.dtype} of shape {tuple(predictions.shape)}, expected integers [{count}], "
+                f"one class a sample: logits.argmax(1)"
+            )
         checked = index.is_cpu
         index = self._take(index)
         if index.device != losses.device:
             index = index.to(losses.device, non_blocking=True)
+        if predictions is not None:
+            self._recorder.write_predicted(index, predictions)
         if labelled is not None or self._unlabelled is not None:
             labelled = self._labelled(index, labelled)
         losses = losses if losses.dtype in FULL_PRECISION else losses.float()
@@ -526,7 +554,7 @@ class Pruner:
         self._refuse_incomplete(merged, partial)
         nonfinite = merged.nonfinite
         self._warn_of(nonfinite)
-        observed = Observed(self.epoch, merged.losses, self._selection)
+        observed = Observed(self.epoch, merged.losses, self._selection, merged.predicted)
         for memory in self._memories.values():
             memory.write(observed)
         self.reference[self.epoch + 1] = merged.reference
@@ -601,11 +629,12 @@ class Pruner:
         Under DDP, in the middle of an epoch, every rank must call it, since it merges the ranks' losses; between
         epochs it is the same on every rank and needs no other.
         """
-        losses, faults = None, None
+        losses, faults, predicted = None, None, None
         if not self._recorder.is_empty:
             merged = self._merged(math.nan)
             self._recorder.refuse_faults(merged)
             losses, faults = merged.row.cpu().clone(), self._recorder.faults(merged)
+            predicted = None if merged.predicted is None else merged.predicted.cpu().clone()
         world = rank_and_world()[1]
         return {
             "version": STATE_VERSION,
@@ -619,6 +648,7 @@ class Pruner:
             "selection": self._selection.state_dict(),
             "losses": losses,
             "faults": faults,
+            "predicted": predicted,
             "memories": [memory.state_dict() for memory in self._memories.values()],
             "reference": self.reference.clone(),
             "scores": self.scores.clone(),
@@ -658,7 +688,7 @@ class Pruner:
         self._recorder.resume(consumed, read, refreshed, state["largest"])
         if state["losses"] is not None and rank == 0:
             # One rank holds what all had recorded: merging adds what the others record from here on.
-            self._recorder.restore(state["losses"], state["faults"])
+            self._recorder.restore(state["losses"], state["faults"], state["predicted"])
         elif state["losses"] is not None:
             self._recorder.restore(torch.full_like(self.scores, math.nan), [0] * len(state["faults"]))
 

@@ -47,12 +47,14 @@ class Merged:
         counts: by name, int64 [ranks]: indices outside of the data set, samples that were not expected, samples read,
             refreshed, and to be read by the rank (-1 = unknown), and its largest batch.
         shared: samples that more than one rank has seen.
+        predicted: int32 [N], the class that was predicted, -1 where none was; None = nowhere.
     """
 
     row: Tensor
     reference: float
     counts: Mapping[str, NDArray[np.int64]]
     shared: int = 0
+    predicted: Tensor | None = None
 
     @property
     def losses(self) -> Tensor:
@@ -102,6 +104,7 @@ class Recorder:
         self._expected_there: dict[str, Tensor] = {}
         self._row: Tensor | None = None
         self._faults: Tensor | None = None
+        self._predicted: Tensor | None = None
 
     @property
     def length(self) -> int | None:
@@ -258,6 +261,14 @@ class Recorder:
         row = self._row_on(losses.device)[0].numpy()  # whose assignment takes a third of the time of index_copy_
         row[index.numpy()] = losses.numpy()
 
+    def write_predicted(self, index: Tensor, predicted: Tensor) -> None:
+        """Enter the classes that were predicted, integers [B]; ``index`` as in `write`."""
+        if self._predicted is None:
+            self._predicted = torch.full((self.num_samples,), -1, dtype=torch.int32, device=index.device)
+        elif self._predicted.device != index.device:
+            self._predicted = self._predicted.to(index.device)
+        self._predicted.index_copy_(0, index, predicted.detach().to(index.device, torch.int32))
+
     def _mask(self, part: str) -> NDArray[np.bool_]:
         if self._selected is None:
             return np.full(self.num_samples, part == SELECTED)
@@ -297,13 +308,14 @@ class Recorder:
         counts = [*faults.tolist(), self.read, self.refreshed, length, self.largest]
         _, world = rank_and_world()
         if world == 1:
-            return Merged(row, reference, _named(np.array([counts])))
+            return Merged(row, reference, _named(np.array([counts])), predicted=self._predicted)
         if torch.distributed.get_backend() == "nccl":  # which cannot carry host memory
             row = row.cuda()
         finite = row.isfinite()
         both = torch.stack([row.masked_fill(~finite, 0.0), finite + _BAD * row.isinf()])
         bits = torch.tensor([reference], dtype=torch.float64).view(torch.int64)
-        own = torch.cat([torch.tensor([*counts, *fingerprints.values()]), bits]).to(row.device)
+        said = [int(self._predicted is not None)]
+        own = torch.cat([torch.tensor([*counts, *fingerprints.values(), *said]), bits]).to(row.device)
         every = [torch.empty_like(own) for _ in range(world)]
         torch.distributed.all_reduce(both)
         torch.distributed.all_gather(every, own)
@@ -311,11 +323,22 @@ class Recorder:
         # would need its lock to free the tensors, and torch 2.4 hangs or aborts when the training ends at that moment.
         self._sent = (both, own, *every)
         table = torch.stack(every).cpu()
-        _refuse_different(table[:, len(counts) : -1].numpy(), list(fingerprints), self.epoch)
+        _refuse_different(table[:, len(counts) : -2].numpy(), list(fingerprints), self.epoch)
+        predicted = self._merged_predictions(row.device) if bool(table[:, -2].any()) else None
         mean_reference = float(table[:, -1].clone().view(torch.float64).mean())
         merged = (both[0] / both[1]).masked_fill_(both[1] >= _BAD, math.inf)  # 0 / 0 = NaN: seen by no rank
         seen_twice = int((both[1] % _BAD + both[1].div(_BAD, rounding_mode="floor") > 1).sum())
-        return Merged(merged, mean_reference, _named(table[:, : len(counts)].numpy()), seen_twice)
+        return Merged(merged, mean_reference, _named(table[:, : len(counts)].numpy()), seen_twice, predicted)
+
+    def _merged_predictions(self, device: torch.device) -> Tensor:
+        """What any rank has predicted, by a collective; a sample has one prediction in an epoch."""
+        if self._predicted is None:
+            predicted = torch.full((self.num_samples,), -1, dtype=torch.int32, device=device)
+        else:
+            predicted = self._predicted.to(device, copy=True)
+        torch.distributed.all_reduce(predicted, torch.distributed.ReduceOp.MAX)
+        self._sent = (*self._sent, predicted)
+        return predicted
 
     def refuse_faults(self, merged: Merged) -> None:
         """Raise ValueMistake for faults that were counted on an accelerator, on any rank."""
@@ -382,10 +405,11 @@ class Recorder:
             if len(samples):
                 self._expected_here(part)[samples.numpy()] = False
 
-    def restore(self, row: Tensor, faults: list[int]) -> None:
+    def restore(self, row: Tensor, faults: list[int], predicted: Tensor | None = None) -> None:
         """Take over what all ranks had recorded, on one of them."""
         self._row_on(torch.device("cpu"))
         self._row, self._faults = row.clone(), torch.tensor(faults, dtype=torch.int64)
+        self._predicted = None if predicted is None else predicted.clone()
 
     @property
     def is_empty(self) -> bool:

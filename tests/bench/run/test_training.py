@@ -98,6 +98,20 @@ def test_every_method_trains_and_reports(method: str, images: str, tmp_path: Pat
     assert (tmp_path / "run/noise.npz").exists()
 
 
+def test_a_run_journals_what_its_network_predicts_of_every_sample(images: str, tmp_path: Path) -> None:
+    run = config(images, "infobatch", tmp_path / "run", epochs=8)
+    train(run)
+    memories = load_checkpoint(tmp_path / "run")["pruner"]["memories"]
+    (journal,) = (memory for memory in memories if "predictions" in memory)
+    assert (journal["predictions"] == journal["trained"]).all()
+    assert journal["trained"].max() == 8
+    right = torch.from_numpy(np.load(images)["y_train"])
+    given = torch.from_numpy(np.load(tmp_path / "run" / "noise.npz")["labels"])
+    wrong = given != right
+    says_the_right_one = journal["alternative"][wrong] == right[wrong]
+    assert says_the_right_one.float().mean() > 0.5
+
+
 def test_reference_by_indices_and_noisy_control(images: str, tmp_path: Path) -> None:
     np.save(tmp_path / "trusted.npy", np.arange(12))
     by_index = train(config(images, "infobatch+das", tmp_path / "a", reference=str(tmp_path / "trusted.npy"), epochs=2))

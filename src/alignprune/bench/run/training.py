@@ -26,7 +26,7 @@ from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.diagnosis import Diagnosis, memorisation
 from alignprune.bench.run.evaluation import BATCH_SIZE, evaluate
 from alignprune.bench.run.folder import RunFolder, load_checkpoint
-from alignprune.bench.run.objective import CrossEntropy, Relabelling
+from alignprune.bench.run.objective import CrossEntropy, Outcome, Relabelling
 from alignprune.bench.run.observers import EndOfEpoch, Observer
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.record import EpochRecord, RunRecord, device_name, summary
@@ -232,7 +232,7 @@ class _Run:
     def _step(self, index: Tensor, batch: Batch) -> Tensor:
         """Forward, backward, update; returns the loss that was minimised."""
         out = self.objective(index, batch)
-        loss = self._reduce(index, out.losses, out.record) + out.extra
+        loss = self._reduce(index, out) + out.extra
         self._observe(index, out.recorded, out.logits, batch.y)
         self.optimizer.zero_grad()
         self.objective.zero_grad()
@@ -243,10 +243,12 @@ class _Run:
         self.objective.step()
         return loss.detach()
 
-    def _reduce(self, index: Tensor, losses: Tensor, record: Tensor | None) -> Tensor:
-        if not self.pruner.score.needs_batches:
-            return self.pruner.reduce(index, losses, record=record)
-        return self.pruner.reduce_batch(index, losses.mean(), record=None if record is None else record.mean())
+    def _reduce(self, index: Tensor, out: Outcome) -> Tensor:
+        if self.pruner.score.needs_batches:
+            record = None if out.record is None else out.record.mean()
+            return self.pruner.reduce_batch(index, out.losses.mean(), record=record)
+        predictions = out.logits.detach().argmax(1) if self.config.pruning.give_labels else None
+        return self.pruner.reduce(index, out.losses, record=out.record, predictions=predictions)
 
     @torch.no_grad()
     def _refresh(self, loader: DataLoader[Any]) -> None:
