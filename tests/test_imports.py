@@ -49,10 +49,11 @@ def imported_by_main(*words: str, code: int) -> set[str]:
 
 
 def core_modules() -> list[str]:
-    """All modules but those of the experiments and the command line."""
+    """All modules but those of the experiments, the command line and the trainers."""
     files = [file.relative_to(PACKAGE.parent).with_suffix("") for file in sorted(PACKAGE.rglob("*.py"))]
     names = [".".join(file.parts).removesuffix(".__init__") for file in files]
-    return [name for name in names if not name.startswith(("alignprune.bench", "alignprune.cli"))]
+    others = ("alignprune.bench", "alignprune.cli", "alignprune.integrations")
+    return [name for name in names if not name.startswith(others)]
 
 
 # -- the package --------------------------------------------------------------------------------------------

@@ -37,7 +37,9 @@ try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 except ImportError as error:
-    raise MissingExtra("the Trainer needs transformers and accelerate: pip install alignprune[transformers]") from error
+    raise MissingExtra(
+        "transformers or accelerate is not installed, expected both: pip install 'alignprune[transformers]'"
+    ) from error
 
 INDEX = "sample_index"
 """The key of a batch that holds the indices of its samples."""

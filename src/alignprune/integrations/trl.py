@@ -21,7 +21,7 @@ from alignprune.integrations.transformers import SETTINGS, PruningMixin
 try:
     from trl import SFTTrainer
 except ImportError as error:
-    raise MissingExtra("SFTTrainer needs trl: pip install alignprune[trl]") from error
+    raise MissingExtra("trl is not installed, expected it here: pip install 'alignprune[trl]'") from error
 
 _ONE_ROW = "a row has to be one sample, and packed rows are parts of many"
 
