@@ -76,7 +76,7 @@ trainer = PrunedTrainer(  # pruning
     TrainingArguments(
         tempfile.mkdtemp(),
         num_train_epochs=EPOCHS,
-        per_device_train_batch_size=32,
+        per_device_train_batch_size=16,
         learning_rate=3e-3,
         report_to="none",
         save_strategy="no",

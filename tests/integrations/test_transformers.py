@@ -134,6 +134,16 @@ class Watch(TrainerCallback):
         self.selected[self.pruner.epoch] = self.pruner.selection.indices.tolist()
 
 
+class Rates(TrainerCallback):
+    """Notes the learning rate after every step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_step_end(self, *_: Any, **others: Any) -> None:
+        self.rates += others["lr_scheduler"].get_last_lr()[:1]
+
+
 class Watched(PrunedTrainer):
     """Notes what each epoch reads, by the samples' content."""
 
@@ -229,7 +239,7 @@ def test_the_training_ends_with_the_pruners_epochs_and_its_length_is_the_planned
 
 
 def by_hand(accumulate: int) -> tuple[dict[str, Tensor], list[float], list[float]]:
-    """The same training by a plain loop: weights, the loss and the learning rate of every step."""
+    """The same training by a plain loop: weights, the loss of every step, and the learning rate after it."""
     model, pruner = bert(dropout=0.0), a_pruner()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     losses, rates, data = [], [], Sentences()
@@ -237,7 +247,6 @@ def by_hand(accumulate: int) -> tuple[dict[str, Tensor], list[float], list[float
         order, done = list(pruner.sampler), 0
         whole = math.ceil(len(order) / (BATCH * accumulate)) * accumulate
         for step in range(whole // accumulate):
-            rates.append(optimizer.param_groups[0]["lr"])
             total = 0.0
             for batch in range(step * accumulate, (step + 1) * accumulate):
                 index = order[len(order) * batch // whole : len(order) * (batch + 1) // whole]
@@ -257,6 +266,7 @@ def by_hand(accumulate: int) -> tuple[dict[str, Tensor], list[float], list[float
             planned = EPOCHS * math.ceil(N / (BATCH * accumulate))
             optimizer.param_groups[0]["lr"] = 1e-2 * (1 - int(part * planned + 1e-9) / planned)
             losses.append(total)
+            rates.append(optimizer.param_groups[0]["lr"])
         pruner.end_epoch()
     return model.state_dict(), losses, rates
 
@@ -267,10 +277,11 @@ def test_weights_and_logged_losses_are_those_of_a_plain_loop(tmp_path: Path, acc
     settings = {"logging_strategy": "steps", "logging_steps": 1, "gradient_accumulation_steps": accumulate}
     args = arguments(tmp_path, optim="sgd", max_grad_norm=0.0, **settings)
     trainer = PrunedTrainer(bert(dropout=0.0), args, train_dataset=Sentences(), pruner=a_pruner())
+    trainer.add_callback(seen := Rates())
     found = trainer.train()
-    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert [entry["loss"] for entry in logged] == pytest.approx(losses, rel=1e-4)
-    assert [entry["learning_rate"] for entry in logged][1:] == pytest.approx(rates[1:], rel=1e-6)
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert logged == pytest.approx(losses, abs=1e-4)  # older versions round it
+    assert seen.rates == pytest.approx(rates, rel=1e-6)
     assert found.training_loss == pytest.approx(mean(losses), rel=1e-4)
     for name, tensor in trainer.model.state_dict().items():
         torch.testing.assert_close(tensor, weights[name], rtol=1e-4, atol=1e-6)
@@ -280,14 +291,9 @@ def test_a_schedule_with_a_warm_up_ends_with_the_training_and_one_that_waits_for
     tmp_path: Path,
 ) -> None:
     trainer, _ = watched(tmp_path, Contents(), lr_scheduler_type="cosine", warmup_steps=10)
-    rates: list[float] = []
-
-    class Rates(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            rates.append(trainer.lr_scheduler.get_last_lr()[0])
-
-    trainer.add_callback(Rates())
+    trainer.add_callback(seen := Rates())
     trainer.train()
+    rates = seen.rates
     assert max(rates) == pytest.approx(1e-2, rel=0.05)
     assert rates.index(max(rates)) < 15
     assert rates[-1] == pytest.approx(0.0, abs=1e-12)
@@ -312,7 +318,7 @@ def test_samples_without_a_label_and_smoothed_labels_count_as_in_torch(tmp_path:
     logits = model(torch.stack([item["input_ids"] for item in items])).logits
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1, ignore_index=-100).item()
     (logged,) = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert logged == pytest.approx(expected, rel=1e-5)
+    assert logged == pytest.approx(expected, abs=1e-4)
     assert float(pruner.reference[1]) == pytest.approx(expected, rel=1e-5)
 
 
@@ -470,6 +476,8 @@ def test_an_epoch_resumed_with_an_accumulation_that_does_not_fit_is_refused(tmp_
     ],
 )
 def test_a_setting_that_breaks_the_pruning_is_refused_at_the_start(tmp_path: Path, name: str, value: Any) -> None:
+    if name not in TrainingArguments.__dataclass_fields__:
+        pytest.skip(f"this version has no {name}")
     (named, given), *_ = value.items() if isinstance(value, dict) else [(name, value)]
     with pytest.raises(ValueError, match=rf"{named}={given!r}.*expected .*: "):
         PrunedTrainer(Echo(), arguments(tmp_path, **{name: value}), train_dataset=Contents(), pruner=a_pruner())

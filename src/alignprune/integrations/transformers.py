@@ -231,12 +231,13 @@ class PruningMixin(_Trainer):
                 given = getattr(given, part, expected)  # other versions have other arguments
             if given != expected and (given or expected):  # None is as good as False
                 raise ValueMistake(f"{name}={given!r} cannot be used here, expected {expected!r}: {reason}")
-        world, data_parallel = rank_and_world()[1], self.get_total_train_batch_size(self.args)
-        data_parallel //= self.args.train_batch_size * self.args.gradient_accumulation_steps
-        if data_parallel != world:
+        layout = getattr(self.accelerator, "parallelism_config", None)
+        readers = self.accelerator.num_processes // (layout.non_data_parallel_size if layout else 1)
+        _, world = rank_and_world()
+        if readers != world:
             raise ValueMistake(
-                f"{data_parallel} processes read batches of their own and torch.distributed has {world}, expected as "
-                "many: pruner.sampler shards over all of them, so leave out tensor, context and sequence parallelism"
+                f"the Trainer has {readers} processes that read data of their own, expected {world}, the ranks of "
+                "torch.distributed: train without tensor, context or sequence parallelism, and not on TPUs"
             )
 
     def _refuse_methods(self, reference: object) -> None:
