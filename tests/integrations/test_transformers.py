@@ -438,6 +438,8 @@ def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
     trainer.train()
     with pytest.raises(RuntimeError, match="the pruner has done 100% of its training, expected one that begins"):
         trainer.train()
+    with pytest.raises(RuntimeError, match="expected one a pruner: search with a function that makes a Trainer"):
+        trainer.train(trial={})
     first = checkpoints(tmp_path)[0]
     with pytest.raises(ValueError, match="seed"):
         sentences(tmp_path, a_pruner(seed=1)).train(resume_from_checkpoint=first)

@@ -173,13 +173,20 @@ class PruningMixin(_Trainer):
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.args.label_smoothing_factor)
         return losses, labels != UNLABELLED
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **settings: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args: Any, **settings: Any
+    ) -> Any:
         """Train as the Trainer does; a checkpoint is gone on from at its very step.
 
         Raises:
             MissingFile: if the checkpoint holds no pruner.
-            CallMistake: if the pruner has begun and no checkpoint is given.
+            CallMistake: if the pruner has begun and no checkpoint is given, and for a trial of a search.
         """
+        if trial is not None:
+            raise CallMistake(
+                f"trial={trial!r} is one of several trainings, expected one a pruner: search with a function that "
+                "makes a Trainer and a pruner for every trial"
+            )
         if resume_from_checkpoint is True:
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True  # type: ignore[no-untyped-call]
         if isinstance(resume_from_checkpoint, str):
@@ -189,7 +196,7 @@ class PruningMixin(_Trainer):
                 f"the pruner has done {float(self.pruner.progress):.0%} of its training, expected one that begins: "
                 "pass resume_from_checkpoint, or make a Trainer with a new pruner for every training"
             )
-        return super().train(resume_from_checkpoint, *args, **settings)
+        return super().train(resume_from_checkpoint, None, *args, **settings)
 
     def _load_pruner(self, file: Path) -> None:
         if not file.exists():

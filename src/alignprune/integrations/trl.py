@@ -42,8 +42,8 @@ class SFTPruningMixin(PruningMixin):
         "packing": (False, _ONE_ROW),
         "padding_free": (False, _ONE_ROW),
         "shuffle_dataset": (False, "indices are those of the data set that you gave, and pruner.sampler shuffles"),
-        "loss_type": ("nll", "samples are ranked by their plain loss"),
-        "label_smoothing_factor": (0, "samples are ranked by their plain loss"),
+        "loss_type": ("nll", "samples are ranked by the plain losses of their tokens"),
+        "label_smoothing_factor": (0, "samples are ranked by the plain losses of their tokens"),
     }
 
     def __init__(self, *args: Any, **settings: Any) -> None:
