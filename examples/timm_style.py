@@ -1,4 +1,4 @@
-"""A loop in timm's manner: without pruning it differs in the lines that end in "# pruning", and in that of its schedule.
+"""A loop in timm's manner: without pruning it differs in the lines that end in "# pruning" and in its schedule's.
 
 python examples/timm_style.py
 """
@@ -7,6 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
+from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import AverageMeter, ModelEmaV3
 from torch.utils.data import TensorDataset
@@ -26,7 +27,7 @@ def train_one_epoch(model, loader, optimizer, lr_scheduler, model_ema):
         optimizer.step()
         model_ema.update(model)
         losses_m.update(loss.item(), input.size(0))
-        lr_scheduler.step_update(int(pruner.progress * EPOCHS * updates_per_epoch))  # was num_updates, which it counted
+        lr_scheduler.step_update(int(pruner.progress * EPOCHS * updates_per_epoch))  # was: num_updates
     return losses_m.avg
 
 
@@ -35,13 +36,11 @@ x, y = torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16, torch.from_numpy
 train_set = TensorDataset(x[:1200], y[:1200])
 
 torch.manual_seed(0)
-model = timm.create_model(
-    "vit_tiny_patch16_224", img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=32, depth=2, num_heads=2
-)
+model = timm.create_model("test_efficientnet", in_chans=1, num_classes=10)
 model_ema = ModelEmaV3(model, decay=0.9)
-optimizer = timm.optim.create_optimizer_v2(model, opt="adamw", lr=5e-3)
+optimizer = create_optimizer_v2(model, opt="adamw", lr=2e-3)
 pruner = ap.Pruner.from_preset("infobatch", num_samples=len(train_set), epochs=EPOCHS)  # pruning
-loader = pruner.loader(train_set, batch_size=32)  # pruning
+loader = pruner.loader(train_set, batch_size=32, even_batches=True)  # pruning
 updates_per_epoch = len(loader)
 lr_scheduler, _ = create_scheduler_v2(
     optimizer, num_epochs=EPOCHS, warmup_epochs=1, step_on_epochs=False, updates_per_epoch=updates_per_epoch

@@ -45,17 +45,17 @@ def write(folder: Path, rank: int, world: int, found: dict[str, Any]) -> None:
 def results(module: str, folders: pytest.TempPathFactory, world: int) -> list[dict[str, Any]]:
     """Run a test module as ``python MODULE FOLDER RANK`` on every rank; what each wrote."""
     folder = folders.mktemp("ranks")
-    codes, said = _started(module, folder, world)
+    codes, said = started(module, folder, world)
     if any(codes) and "Timeout (" in said:  # gloo of torch 2.4 was seen to hang once; what hangs twice is our fault
         warnings.warn(f"the ranks hung and were started again:\n{said}", stacklevel=2)
         folder = folders.mktemp("again")
-        codes, said = _started(module, folder, world)
+        codes, said = started(module, folder, world)
     assert codes == [0] * world, said
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
 
 
-def _started(module: str, folder: Path, world: int) -> tuple[list[int], str]:
-    """Runs the ranks to their end: what each returned, and what they printed."""
+def started(module: str, folder: Path, world: int, *words: str) -> tuple[list[int], str]:
+    """Runs ``python MODULE FOLDER RANK WORDS`` on every rank to its end: what each returned, and what they printed."""
     paths = [
         str(Path(ap.__file__).parents[1]),
         str(Path(__file__).parent),
@@ -67,7 +67,7 @@ def _started(module: str, folder: Path, world: int) -> tuple[list[int], str]:
     with (folder / "log").open("w+") as log:
         processes = [
             subprocess.Popen(
-                [sys.executable, module, str(folder), str(rank)],
+                [sys.executable, module, str(folder), str(rank), *words],
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,10 @@ def rank_main(folder: Path, rank: int) -> None:
     )
     out["other states"] = error_of(lambda: an_epoch(with_other_scores(rank)))
     out["sharded once more"] = error_of(lambda: an_epoch(ap.Pruner.from_preset("full", num_samples=N, epochs=3), rank))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        error_of(lambda: an_epoch(ap.Pruner.from_preset("full", num_samples=N, epochs=3), rank))
+    out["said before the ranks meet"] = [str(warning.message) for warning in caught]
     out["one rank reads nothing"] = error_of(lambda: an_epoch_of_one(rank))
     out["a dropped batch"] = error_of(
         lambda: an_epoch(ap.Pruner.from_preset("full", num_samples=N, epochs=3), last=False)
@@ -432,6 +437,13 @@ def test_ranks_that_differ_are_reported_on_every_rank_in_that_epoch(
 ) -> None:
     for result in ranks:
         assert f"the ranks hold different {what}" in result[case], result[case]
+
+
+def test_a_rank_that_ends_an_epoch_in_part_says_so_before_the_ranks_meet(ranks: list[dict[str, Any]]) -> None:
+    for rank, result in enumerate(ranks):
+        (said,) = result["said before the ranks meet"]
+        assert f"rank {rank} ends epoch 0 with 11 of its 22 samples read" in said, said
+        assert "alignprune.integrations has the line that mends it" in said
 
 
 def test_an_epoch_that_is_sharded_once_more_is_refused_on_every_rank(ranks: list[dict[str, Any]]) -> None:

@@ -37,13 +37,17 @@ def test_the_plain_loop_prunes_more_wrong_than_right_labels() -> None:
     assert accuracy > 60
 
 
-def test_ranks_end_with_the_same_scores() -> None:
-    words = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", EXAMPLES / "distributed.py")
+def printed_by_two_ranks(example: Path) -> str:
+    words = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", example)
     try:
-        printed = printed_by(*words, patience=600)
+        return printed_by(*words, patience=600)
     except subprocess.TimeoutExpired as hung:  # gloo of torch 2.4 was seen to hang once; what hangs twice is our fault
-        warnings.warn(f"the ranks hung and were started again: {hung}", stacklevel=1)
-        printed = printed_by(*words, patience=600)
+        warnings.warn(f"the ranks hung and were started again: {hung}", stacklevel=2)
+        return printed_by(*words, patience=600)
+
+
+def test_ranks_end_with_the_same_scores() -> None:
+    printed = printed_by_two_ranks(EXAMPLES / "distributed.py")
     ends = re.findall(r"rank (\d): (\d+)% of the forward passes, last scores sum to ([\d.-]+)", printed)
     assert sorted(rank for rank, _, _ in ends) == ["0", "1"]
     assert ends[0][1:] == ends[1][1:]
@@ -85,6 +89,16 @@ def test_a_memory_of_ones_own_is_saved_and_loaded_with_the_pruner() -> None:
     assert found > 80
 
 
+def test_a_lightning_training_saves_half_of_the_passes_and_finds_wrong_labels_for_five_lines() -> None:
+    pytest.importorskip("lightning", reason="the extra of Lightning is not installed")
+    example = EXAMPLES / "lightning_digits.py"
+    passes, accuracy, wrong = shares(r"([\d.]+)%", printed_by(example))
+    assert passes <= 50
+    assert accuracy > 80
+    assert wrong > 80
+    assert example.read_text().count("  # pruning\n") == 5
+
+
 def test_a_stream_of_tar_files_decodes_half_of_its_samples_and_finds_wrong_labels() -> None:
     pytest.importorskip("webdataset", reason="needs the library webdataset")
     printed = printed_by(EXAMPLES / "webdataset_digits.py")
@@ -108,6 +122,43 @@ def test_a_trainer_of_transformers_saves_half_of_the_passes_and_finds_wrong_samp
     assert passes <= 50
     assert wrong > 60
     assert example.read_text().count("  # pruning\n") == 5
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_accelerate_prunes_and_accumulates_on_one_rank_and_on_two(ranks: int) -> None:
+    pytest.importorskip("accelerate", reason="the extra of Accelerate is not installed")
+    example = EXAMPLES / "accelerate_digits.py"
+    printed = printed_by(example) if ranks == 1 else printed_by_two_ranks(example)
+    epochs = [(int(kept), int(steps)) for kept, steps in re.findall(r"(\d+) samples in (\d+) steps", printed)]
+    assert [steps for _, steps in epochs] == [-(-kept // (ranks * 32)) for kept, _ in epochs]
+    assert min(epochs)[0] < 1200
+    accuracy, passes = shares(r"([\d.]+)%", printed)
+    assert accuracy > 80
+    assert passes < 90
+
+
+def test_skorch_prunes() -> None:
+    pytest.importorskip("skorch", reason="skorch is not installed")
+    accuracy, passes = shares(r"([\d.]+)%", printed_by(EXAMPLES / "skorch_digits.py"))
+    assert accuracy > 80
+    assert passes < 90
+
+
+def test_a_loop_in_timms_manner_prunes_and_its_schedule_ends() -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    printed = printed_by(EXAMPLES / "timm_style.py")
+    updates = [int(number) for number in re.findall(r"(\d+) updates", printed)]
+    assert (updates[0], len(updates)) == (38, 8)
+    assert min(updates) < 38
+    assert printed.count("learning rate 0.000000") == 1
+    accuracy, passes = shares(r"([\d.]+)%", printed)
+    assert accuracy > 80
+    assert passes < 90
+
+
+@pytest.mark.parametrize("name", ["accelerate_digits", "skorch_digits", "timm_style"])
+def test_pruning_takes_at_most_five_lines(name: str) -> None:
+    assert 1 <= (EXAMPLES / f"{name}.py").read_text().count("  # pruning") <= 5
 
 
 @pytest.mark.parametrize("example", OWN, ids=lambda example: example.stem)

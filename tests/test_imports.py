@@ -49,10 +49,10 @@ def imported_by_main(*words: str, code: int) -> set[str]:
 
 
 def core_modules() -> list[str]:
-    """All modules but those of the experiments, the command line and the trainers."""
+    """All modules but those of the experiments, the trainers and the command line."""
     files = [file.relative_to(PACKAGE.parent).with_suffix("") for file in sorted(PACKAGE.rglob("*.py"))]
     names = [".".join(file.parts).removesuffix(".__init__") for file in files]
-    others = ("alignprune.bench", "alignprune.cli", "alignprune.integrations")
+    others = ("alignprune.bench", "alignprune.integrations", "alignprune.cli")
     return [name for name in names if not name.startswith(others)]
 
 

@@ -332,6 +332,30 @@ def test_losses_of_any_float_dtype_enter_the_score(dtype: torch.dtype) -> None:
     assert torch.equal(pruner.scores, losses.float())
 
 
+@pytest.mark.parametrize("preset", ["infobatch", "seta", "robust"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_default_dtype_that_a_trainer_sets_for_its_steps_changes_nothing(preset: str, dtype: torch.dtype) -> None:
+    def trained(default: torch.dtype) -> ap.Pruner:
+        pruner = ap.Pruner.from_preset(preset, num_samples=N, epochs=8)
+        for epoch in range(6):
+            for index in batches(pruner):
+                torch.set_default_dtype(default)
+                pruner.reduce(index, table[epoch, index])
+                torch.set_default_dtype(torch.float32)
+            pruner.end_epoch()
+        return pruner
+
+    table = loss_table(8)
+    try:
+        found = trained(dtype)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    expected = trained(torch.float32)
+    assert len(expected.selection) < N
+    assert torch.equal(found.selection.indices, expected.selection.indices)
+    assert torch.equal(found.scores, expected.scores)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
 def test_indices_of_any_integer_dtype_mean_the_same(dtype: torch.dtype) -> None:
     pruner, other = pruning(), pruning()

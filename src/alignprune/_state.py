@@ -86,7 +86,7 @@ def check_state(state: Any, num_samples: int, epochs: int, method: Mapping[str, 
             f"the state is of epoch {state['epoch']!r}, expected one of 0 to {epochs}: it is damaged, load another "
             f"checkpoint"
         )
-    by_sample = torch.full((num_samples,), math.nan)
+    by_sample = torch.full((num_samples,), math.nan, dtype=torch.float32)
     check_tensors("state", state, {"reference": torch.empty(epochs + 1, dtype=torch.float64), "scores": by_sample})
     if state["losses"] is not None:
         check_tensors("state", state, {"losses": by_sample})

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
@@ -127,10 +128,11 @@ class Pruner:
         self._keeps_journal = labels is not None if journal is None else journal
         self._memories = self._make_memories(bank_path)
         self.reference = torch.full((self.epochs + 1,), math.nan, dtype=torch.float64)
-        self.scores = torch.full((self.num_samples,), math.nan)
+        self.scores = torch.full((self.num_samples,), math.nan, dtype=torch.float32)
         self.epoch = 0
         self.nonfinite = 0
         self.forward_passes = 0
+        self._seconds = 0.0
         self._recorder = Recorder(self.num_samples)
         self._probed: Tensor | None = None  # the batch that `choose` was last asked about
         self._sampler = EpochSampler(self.seed)
@@ -262,6 +264,33 @@ class Pruner:
     def suspicion(self) -> Tensor:
         """The scores, turned so that higher = more probably wrong, float32 [N]; NaN = no score yet."""
         return self._evidence().suspicion
+
+    def metrics(self) -> dict[str, float]:
+        """What there is to watch after an epoch, a number a name, for any logger.
+
+        ``epoch`` and ``progress``; of the coming epoch ``selected``, ``pruned_share``, the number of ``suspects``, the
+        estimated ``noise_rate``, and the score(s) that decided: ``threshold``, or ``threshold_low`` and
+        ``threshold_high``; since the start ``forward_passes`` and ``nonfinite`` losses; ``overhead_seconds`` in
+        `end_epoch` since the pruner was made, on this rank; and what the memories report, such as ``memorisation``. A
+        name is missing where there is no such number.
+        """
+        selection = self._selection
+        found: dict[str, float | None] = {
+            "epoch": self.epoch,
+            "progress": float(self.progress),
+            "selected": len(selection),
+            "pruned_share": selection.pruned_share,
+            "suspects": None if selection.suspects is None else len(selection.suspects),
+            "noise_rate": selection.noise_rate,
+            "forward_passes": self.forward_passes,
+            "nonfinite": self.nonfinite,
+            "overhead_seconds": self._seconds,
+        }
+        names = ("threshold",) if len(selection.thresholds) == 1 else ("threshold_low", "threshold_high")
+        found |= dict(zip(names, selection.thresholds, strict=False))
+        for memory in self._memories.values():
+            found |= memory.metrics()
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     def memories(self) -> tuple[Memory, ...]:
@@ -545,6 +574,7 @@ class Pruner:
                 needs were not recorded.
         """
         self._refuse_after_the_end()
+        started = time.perf_counter()
         reference, complaint = self._reference_value(reference_loss)
         if not partial:
             self._recorder.warn_of_a_part()
@@ -563,6 +593,7 @@ class Pruner:
         self.scores = self._score()
         self.epoch += 1
         self._plan(self._select())
+        self._seconds += time.perf_counter() - started
 
     def _score(self) -> Tensor:
         scores = self.score(History(self.reference, self._memories_of(self.score)))
@@ -722,7 +753,7 @@ class Pruner:
         """Share of the scored samples that are more suspicious, float32 [N]; 1 where there is no score."""
         trusted = -self.suspicion
         known = (~trusted.isnan()).nonzero().squeeze(1)
-        trust = torch.ones(self.num_samples)
+        trust = torch.ones(self.num_samples, dtype=torch.float32)
         if len(known):
             values = trusted[known]
             trust[known] = torch.searchsorted(values.sort().values, values).float() / len(known)

@@ -224,7 +224,7 @@ class SecondDifference(Score):
     def __call__(self, history: History) -> Tensor:
         bank = history.memory(TrajectoryBank)
         if bank.written < self.smoothing + 3:  # one second difference more than are averaged, as in the authors' code
-            return torch.full((bank.num_samples,), torch.nan, device=bank.device)
+            return torch.full((bank.num_samples,), torch.nan, dtype=torch.float32, device=bank.device)
         losses = bank.recent(self.smoothing + 2)
         return (losses[2:] - 2 * losses[1:-1] + losses[:-2]).abs_().mean(0)
 

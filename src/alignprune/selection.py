@@ -44,6 +44,8 @@ class Selection:
             or cannot.
         uniform: whether the samples were drawn without regard to anything known of them but when they were seen.
         onset: from when on the policy flags suspects; None = not yet, or never.
+        thresholds: the scores at which the policy has decided, ascending: one, or the two ends of a window; empty where
+            it did not decide by a score.
 
     Raises:
         TypeMistake, ValueMistake: for tensors that are not as described.
@@ -56,6 +58,7 @@ class Selection:
     noise_rate: float | None = None
     uniform: bool = False
     onset: Onset | None = None
+    thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         _check_indices("indices", self.indices, self.num_samples)
@@ -81,9 +84,12 @@ class Selection:
         return cls(torch.arange(num_samples), None, num_samples, uniform=True)
 
     @classmethod
-    def of_mask(cls, keep: NDArray[np.bool_], *, uniform: bool = False) -> Selection:
+    def of_mask(
+        cls, keep: NDArray[np.bool_], *, uniform: bool = False, thresholds: tuple[float, ...] = ()
+    ) -> Selection:
         """The samples whose entry in a boolean array [N] is true, weight 1."""
-        return cls(torch.from_numpy(np.flatnonzero(keep)), None, len(keep), uniform=uniform)
+        chosen = torch.from_numpy(np.flatnonzero(keep))
+        return cls(chosen, None, len(keep), uniform=uniform, thresholds=thresholds)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -113,7 +119,7 @@ class Selection:
         """Loss weights by sample, float32 [N], 1 for samples left out; None where all are 1."""
         if self.weights is None:
             return None
-        return torch.ones(self.num_samples).index_copy_(0, self.indices, self.weights)
+        return torch.ones(self.num_samples, dtype=torch.float32).index_copy_(0, self.indices, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only; the whole data set is stored as None."""
@@ -126,6 +132,7 @@ class Selection:
             "noise_rate": self.noise_rate,
             "uniform": self.uniform,
             "onset": None if self.onset is None else [self.onset.epoch, self.onset.separation],
+            "thresholds": list(self.thresholds),
         }
 
     @classmethod
@@ -140,6 +147,7 @@ class Selection:
             noise_rate=state["noise_rate"],
             uniform=state["uniform"],
             onset=None if onset is None else Onset(*onset),
+            thresholds=tuple(state["thresholds"]),
         )
 
 

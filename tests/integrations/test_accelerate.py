@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import faulthandler
 import math
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, TensorDataset
 
 import alignprune as ap
+import launch
 
 pytest.importorskip("accelerate", reason="the extra of Accelerate is not installed")
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -30,11 +27,11 @@ from accelerate.state import AcceleratorState, GradientState
 
 from alignprune.integrations.accelerate import prepare
 
-# This file is also the program of the ranks (see the end): all that needs two processes runs in one start of them.
+# This file is also the program of the ranks (see the end): they are started once for all that needs two of them, and
+# once for what ends them.
 
 WORLD, N, EPOCHS, BATCH = 2, 77, 3, 8
 EVEN = 72
-PATIENCE = 600  # seconds after which ranks that take ten are taken to hang, however busy the machine is
 X = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(N) % 3
 MISTAKES: dict[str, dict[str, Any]] = {
@@ -216,12 +213,11 @@ def shown(training: Training) -> dict[str, Any]:
     return {"weights": training.weights, "kept": training.kept, "read": training.read, "rates": training.rates}
 
 
-def rank_main(folder: Path, rank: int) -> None:
-    faulthandler.dump_traceback_later(PATIENCE, exit=True)  # a rank that hangs says where
+def main(folder: Path, rank: int, *words: str) -> None:
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{WORLD}", "LOCAL_WORLD_SIZE": f"{WORLD}"}
-    torch.distributed.init_process_group(
-        "gloo", f"file://{folder / 'store'}", timedelta(seconds=PATIENCE), world_size=WORLD, rank=rank
-    )
+    launch.join(folder, rank, WORLD)
+    if words:
+        mistaken({"even_batches": False}, N)
     out: dict[str, Any] = {"processes": Accelerator(cpu=True).num_processes, "content": content_losses()}
     out["accumulated"] = shown(Training(EVEN, accumulate=2).train())
     every = resumed(folder, [(0, 2), (1, 1), (1, 3), (1, "end")])
@@ -230,54 +226,13 @@ def rank_main(folder: Path, rank: int) -> None:
     out["mistakes"] = {name: error_of(lambda s=settings: mistaken(s, 64)) for name, settings in MISTAKES.items()}
     out["mistakes"]["default, read again"] = error_of(lambda: mistaken({}, N - 1))
     out["mistakes"]["prepared twice"] = error_of(prepared_twice)
-    torch.save(out, folder / f"writing{rank}")
-    (folder / f"writing{rank}").rename(folder / f"rank{rank}.pt")
-    # Gloo can wait for ever for a peer that has closed its end first: nobody leaves before everybody has finished.
-    while not all((folder / f"rank{peer}.pt").exists() for peer in range(WORLD)):
-        time.sleep(0.01)
-    mistaken({"even_batches": False}, N)  # which ends both
-
-
-def started(folder: Path) -> tuple[list[int], str]:
-    """Runs the ranks to their end: what each returned, and what they printed."""
-    paths = [str(Path(ap.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    if sys.platform == "linux":
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    with (folder / "log").open("w+") as log:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, __file__, str(folder), str(rank)],
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-            for rank in range(WORLD)
-        ]
-        try:
-            codes = [process.wait(timeout=PATIENCE + 60) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        log.seek(0)
-        return codes, log.read()
+    launch.write(folder, rank, WORLD, out)
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int], str]:
-    """Two ranks that have run to their end: the folder of what they found, what they returned and what they printed."""
-    folder = tmp_path_factory.mktemp("ranks")
-    return folder, *started(folder)
-
-
-@pytest.fixture(scope="module")
-def ranks(ended: tuple[Path, list[int], str]) -> list[dict[str, Any]]:
-    """What each of the two found."""
-    folder, _, said = ended
-    files = [folder / f"rank{rank}.pt" for rank in range(WORLD)]
-    assert all(file.exists() for file in files), said
-    return [torch.load(file, weights_only=True) for file in files]
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks found."""
+    return launch.results(__file__, tmp_path_factory, WORLD)
 
 
 @pytest.fixture(autouse=True)
@@ -432,10 +387,8 @@ def test_samples_that_accelerate_reads_again_to_fill_a_batch_are_reported(ranks:
         assert MENDS in said
 
 
-def test_ranks_that_read_different_numbers_of_batches_say_so_before_they_abort(
-    ranks: list[dict[str, Any]], ended: tuple[Path, list[int], str]
-) -> None:
-    _, codes, said = ended
+def test_ranks_that_read_different_numbers_of_batches_say_so_before_they_abort(tmp_path: Path) -> None:
+    codes, said = launch.started(__file__, tmp_path, WORLD, "uneven")
     assert all(codes)
     assert "UserWarning: rank 1 ends epoch 0 with 16 of its 39 samples read" in said, said
     assert MENDS in said
@@ -478,4 +431,4 @@ def test_batches_that_are_skipped_by_hand_after_load_state_are_reported(tmp_path
 
 
 if __name__ == "__main__":
-    rank_main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -69,7 +69,7 @@ def _refuse_other_dealing(accelerator: Accelerator) -> None:
                 f"accelerator has {setting}=True, expected False: with a pruner every process reads batches of its "
                 f"own. Make it without, and give the loader the batch size of one process"
             )
-    layout = getattr(accelerator, "parallelism_config", None)
+    layout = accelerator.parallelism_config
     readers = accelerator.num_processes // (layout.non_data_parallel_size if layout else 1)
     _, world = rank_and_world()
     if readers != world:

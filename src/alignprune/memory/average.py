@@ -28,7 +28,7 @@ class RunningAverage(Memory):
 
     def __init__(self, num_samples: int, decay: float, device: torch.device | str = "cpu") -> None:
         self.decay = decay
-        self.losses = torch.full((num_samples,), math.nan, device=device)
+        self.losses = torch.full((num_samples,), math.nan, dtype=torch.float32, device=device)
 
     @torch.no_grad()
     def write(self, observed: Observed) -> None:

@@ -73,6 +73,10 @@ class Memory(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of `state_dict`, bit for bit."""
 
+    def metrics(self) -> dict[str, float]:
+        """Numbers about the whole run that `Pruner.metrics` reports; none by default."""
+        return {}
+
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Raise ValueMistake for a state that does not fit, and change nothing."""
         return None

@@ -54,7 +54,7 @@ class Journal(Memory):
 
         self.given = None if given is None else given.to(device)
         self.trained, self.held_out, self.first_flagged = counts(), counts(), counts(-1)
-        self.mean_loss = torch.full((num_samples,), math.nan, device=device)
+        self.mean_loss = torch.full((num_samples,), math.nan, dtype=torch.float32, device=device)
         self.held_out_loss = self.mean_loss.clone()
         self.predictions, self.agreeing, self.alternative, self.lead = counts(), counts(), counts(-1), counts()
 

@@ -50,12 +50,12 @@ class Ledger(Memory):
 
     def __init__(self, num_samples: int, *, exponent: float = 0.5, device: torch.device | str = "cpu") -> None:
         self.exponent = exponent
-        self.total = torch.zeros(num_samples, device=device)
-        self.weight = torch.zeros(num_samples, device=device)
+        self.total = torch.zeros(num_samples, dtype=torch.float32, device=device)
+        self.weight = torch.zeros(num_samples, dtype=torch.float32, device=device)
         self.exposures = torch.zeros(num_samples, dtype=torch.int32, device=device)
         self.last_seen = torch.full((num_samples,), -1, dtype=torch.int32, device=device)
         self.last_trained = torch.full((num_samples,), -1, dtype=torch.int32, device=device)
-        self.held_out = torch.full((num_samples,), math.nan, device=device)
+        self.held_out = torch.full((num_samples,), math.nan, dtype=torch.float32, device=device)
         self.memorisation = math.nan
         self.onset: Onset | None = None
         self._was_uniform = False
@@ -117,6 +117,10 @@ class Ledger(Memory):
     def mean_loss(self) -> Tensor:
         """Weighted mean of the centred losses, float32 [N], NaN where a sample was never seen."""
         return self.total / self.weight.masked_fill(self.weight == 0, math.nan)
+
+    def metrics(self) -> dict[str, float]:
+        """How far the network has memorised, where that could be measured."""
+        return {} if math.isnan(self.memorisation) else {"memorisation": self.memorisation}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later epochs depend on: tensors and plain values only."""

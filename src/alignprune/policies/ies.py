@@ -30,4 +30,4 @@ class IES(Policy):
         number("threshold", self.threshold, low=-np.inf, high=np.inf, remedy="IES uses 1e-3 on CIFAR-10")
 
     def select(self, evidence: Evidence) -> Selection:
-        return Selection.of_mask(~(evidence.score.numpy() < self.threshold))
+        return Selection.of_mask(~(evidence.score.numpy() < self.threshold), thresholds=(self.threshold,))

@@ -39,14 +39,16 @@ class InfoBatch(Policy):
 
     def select(self, evidence: Evidence) -> Selection:
         values = evidence.score.numpy()
-        low = values < known_mean(values)
+        mean = known_mean(values)
+        low = values < mean
         candidates = np.flatnonzero(low)
         kept = evidence.draws.choose("select", candidates, floor((1 - self.prune_prob) * len(candidates)))
         keep = ~low
         keep[kept] = True
-        selection = Selection.of_mask(keep)
+        thresholds = () if np.isnan(mean) else (float(mean),)
+        selection = Selection.of_mask(keep, thresholds=thresholds)
         if not self.rescale or not 0 < len(kept) < len(candidates):
             return selection
         weight = np.float32(len(candidates) / len(kept))
         weights = np.where(low[selection.indices.numpy()], weight, np.float32(1))
-        return Selection(selection.indices, torch.from_numpy(weights), len(values))
+        return Selection(selection.indices, torch.from_numpy(weights), len(values), thresholds=thresholds)

@@ -111,6 +111,7 @@ class Robust(Policy):
             suspects=torch.from_numpy(np.flatnonzero(suspect)),
             noise_rate=noise_rate,
             onset=began,
+            thresholds=_least_suspicious(evidence, suspect),
         )
 
     def anneal(self, evidence: Evidence) -> Selection:
@@ -121,6 +122,7 @@ class Robust(Policy):
             suspects=judged.suspects,
             noise_rate=judged.noise_rate,
             onset=judged.onset,
+            thresholds=judged.thresholds,
         )
 
     def _flag(self, evidence: Evidence, ledger: Ledger, began: Onset) -> tuple[_Mask, float | None]:
@@ -160,6 +162,14 @@ class Robust(Policy):
             weights = weights[np.searchsorted(others, chosen)]
             others = chosen
         return others, weights.astype(np.float32)
+
+
+def _least_suspicious(evidence: Evidence, suspect: _Mask) -> tuple[float, ...]:
+    """The score of the suspect that is least suspicious; empty without suspects."""
+    if not suspect.any():
+        return ()
+    flagged = np.flatnonzero(suspect)
+    return (float(evidence.score.numpy()[flagged[evidence.suspicion.numpy()[flagged].argmin()]]),)
 
 
 def log_odds_of_wrong(losses: _Array, labels: _Array, confused: float = 0.25) -> _Array:

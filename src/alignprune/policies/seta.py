@@ -67,14 +67,18 @@ class SeTa(Policy):
         ranked = drawn[scored]
         keep = np.zeros(len(values), dtype=bool)
         keep[drawn[~scored]] = True  # no score yet: not pruned by rank
+        thresholds: tuple[float, ...] = ()
         if evidence.epoch == 0 or not len(ranked):
             keep[ranked] = True
         else:
             group, count = self._group(values[ranked], ranked, evidence.draws)
             window = max(1, self._window(count))
             start = evidence.epoch % (count - window + 1)
-            keep[ranked[(group >= start) & (group < start + window)]] = True
-        return Selection.of_mask(keep)
+            inside = ranked[(group >= start) & (group < start + window)]
+            keep[inside] = True
+            ends = evidence.score.numpy()[inside]
+            thresholds = (float(ends.min()), float(ends.max()))
+        return Selection.of_mask(keep, thresholds=thresholds)
 
     def anneal(self, evidence: Evidence) -> Selection:
         return uniform(evidence, self.prune_prob)
