@@ -14,7 +14,7 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 OWN = sorted(EXAMPLES.glob("own_*.py"))
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def printed_by(*words: str | Path, patience: float | None = None) -> str:
@@ -106,6 +106,22 @@ def test_a_stream_of_tar_files_decodes_half_of_its_samples_and_finds_wrong_label
     assert accuracy > 80
     assert decoded <= 50
     assert wrong > 80
+
+
+@pytest.mark.parametrize(
+    "library, name", [("transformers", "transformers_topics"), ("trl", "trl_sums")], ids=["Trainer", "SFTTrainer"]
+)
+def test_a_trainer_of_transformers_saves_half_of_the_passes_and_finds_wrong_samples_for_five_lines(
+    library: str, name: str
+) -> None:
+    pytest.importorskip(library, reason=f"the extra of {library} is not installed")
+    example = EXAMPLES / f"{name}.py"
+    printed = printed_by(example).splitlines()[-1]
+    (passes,) = shares(r"(\d+)% of the forward passes", printed)
+    (wrong,) = shares(r"([\d.]+)% of the suspects", printed)
+    assert passes <= 50
+    assert wrong > 60
+    assert example.read_text().count("  # pruning\n") == 5
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
