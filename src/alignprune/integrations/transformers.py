@@ -80,6 +80,8 @@ class PruningMixin(_Trainer):
     Attributes:
         pruner: as given.
         reference: an `alignprune.Reference`, or None.
+        prunes: the class whose ``compute_loss`` is stood in for; another one's would be lost, and is refused.
+        settings: training arguments that are checked, each with the value that it has to have and why.
 
     Raises:
         TypeMistake, ValueMistake: for settings that break the pruning, each with what to set instead.
@@ -104,9 +106,11 @@ class PruningMixin(_Trainer):
         self._refuse_settings()
         self._refuse_methods(reference)
         self._refuse_other_losses()
-        self.args.ignore_data_skip = True  # the pruner's state says where to go on, not the number of steps
-        self.model_accepts_loss_kwargs = False  # a loss is the mean of its batch, which the Trainer divides by the
-        self.reference = self._as_reference(reference)  # number of batches that are accumulated
+        # The pruner's state says where to go on, not the number of steps.
+        self.args.ignore_data_skip = True
+        # A loss is the mean of its batch alone: the Trainer has to divide it by the number of accumulated batches.
+        self.model_accepts_loss_kwargs = False
+        self.reference = self._as_reference(reference)
         self.add_callback(PruningCallback(pruner, self.reference))
 
     # ------------------------------------------------------------------ what the Trainer asks for
