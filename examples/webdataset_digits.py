@@ -1,5 +1,7 @@
 """A stream that is pruned before it is decoded: scikit-learn's digits in tar shards, 40 % wrong labels, webdataset.
 
+A script without pruning differs in the lines that end in "# pruning".
+
 python examples/webdataset_digits.py
 """
 
@@ -16,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import alignprune as ap
-from alignprune.integrations.streams import Selected
+from alignprune.integrations.streams import SelectedStream
 
 EPOCHS, SHARDS = 24, 8
 
@@ -41,8 +43,8 @@ def number(sample: dict) -> int:
     return int(sample["__key__"])
 
 
-def decode(sample: dict) -> tuple[int, torch.Tensor, int]:
-    return number(sample), torch.frombuffer(bytearray(sample["img"]), dtype=torch.float32), int(sample["cls"])
+def decode(sample: dict) -> tuple[torch.Tensor, int]:
+    return torch.frombuffer(bytearray(sample["img"]), dtype=torch.float32), int(sample["cls"])
 
 
 with tempfile.TemporaryDirectory() as folder:
@@ -50,18 +52,18 @@ with tempfile.TemporaryDirectory() as folder:
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
-    pruner = ap.Pruner.from_preset("robust", num_samples=1200, epochs=EPOCHS, labels=noisy.labels)
-    data = wds.WebDataset(write_shards(Path(folder)), shardshuffle=SHARDS)
-    data = data.select(Selected(pruner.stream, number)).map(decode).shuffle(600)
+    data = wds.WebDataset(write_shards(Path(folder)), shardshuffle=SHARDS).shuffle(600)
+    pruner = ap.Pruner.from_preset("robust", num_samples=1200, epochs=EPOCHS, labels=noisy.labels)  # pruning
+    data = SelectedStream(data, pruner.stream, number, decode)  # pruning: was data.map(decode)
     loader = DataLoader(data, batch_size=32, num_workers=2, persistent_workers=True)
 
     for _ in range(pruner.epochs):
-        for index, inputs, targets in loader:
+        for index, (inputs, targets) in loader:  # pruning
             losses = F.cross_entropy(model(inputs), targets, reduction="none")
             optimizer.zero_grad()
-            pruner.reduce(index, losses).backward()
+            pruner.reduce(index, losses).backward()  # pruning
             optimizer.step()
-        pruner.end_epoch()
+        pruner.end_epoch()  # pruning
 
 accuracy = (model(x[1300:]).argmax(1) == y[1300:]).float().mean()
 print(f"accuracy {accuracy:.1%} with {pruner.forward_passes / (EPOCHS * 1200):.0%} of the samples decoded")

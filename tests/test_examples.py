@@ -156,7 +156,7 @@ def test_a_loop_in_timms_manner_prunes_and_its_schedule_ends() -> None:
     assert passes < 90
 
 
-@pytest.mark.parametrize("name", ["accelerate_digits", "skorch_digits", "timm_style"])
+@pytest.mark.parametrize("name", ["accelerate_digits", "skorch_digits", "timm_style", "webdataset_digits"])
 def test_pruning_takes_at_most_five_lines(name: str) -> None:
     assert 1 <= (EXAMPLES / f"{name}.py").read_text().count("  # pruning") <= 5
 
