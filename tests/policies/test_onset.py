@@ -96,13 +96,14 @@ def test_equal_scores_are_no_two_groups() -> None:
 @pytest.mark.parametrize("upper", [0.2, 0.4, 0.6])
 @pytest.mark.parametrize("waited", [1, 3, 30])
 def test_suspects_are_the_upper_group_where_the_groups_were_apart(upper: float, waited: int) -> None:
-    share, rate = onset.share_of_suspects(two_groups(8, 1_000, upper), 1_000, Onset(2, 5.0), waited, ramp=5)
+    share, rate, few = onset.share_of_suspects(two_groups(8, 1_000, upper), 1_000, Onset(2, 5.0), waited, ramp=5)
+    assert not few
     assert share == pytest.approx(upper)
     assert rate == pytest.approx(upper, abs=0.01)
 
 
 def test_samples_without_a_score_are_part_of_the_data_set_that_the_share_is_of() -> None:
-    share, rate = onset.share_of_suspects(two_groups(8, 1_000, 0.4), 2_000, Onset(2, 5.0), 3, ramp=5)
+    share, rate, _ = onset.share_of_suspects(two_groups(8, 1_000, 0.4), 2_000, Onset(2, 5.0), 3, ramp=5)
     assert share == pytest.approx(0.2)
     assert rate == pytest.approx(0.4, abs=0.01)  # of those that are known
 
@@ -114,9 +115,9 @@ def test_where_no_groups_were_apart_half_are_suspects_until_the_losses_have_move
         for waited in range(20):
             found = onset.share_of_suspects(known, 1_000, Onset(2, separation), waited, ramp)
             if waited < ramp + 4:
-                assert found == (0.5, None)
+                assert found == (0.5, None, False)
             else:
-                assert found == (pytest.approx(0.1), pytest.approx(0.1, abs=0.01))
+                assert found == (pytest.approx(0.1), pytest.approx(0.1, abs=0.01), False)
 
 
 @pytest.mark.parametrize("separation", [0.5, 1.5, 1.99, 2.01, 4.0])
@@ -128,12 +129,13 @@ def test_a_small_group_that_is_not_clearly_apart_is_the_tail_of_the_hard_samples
     fitted = onset.mixture.Mixture((0.0, separation), (1.0, 1.0), upper)
     monkeypatch.setattr(onset.mixture, "fit", lambda values: fitted)
     known = np.linspace(-3, 6, 900)
-    share, rate = onset.share_of_suspects(known, 1_000, Onset(2, apart), 9, ramp=5)
+    share, rate, few = onset.share_of_suspects(known, 1_000, Onset(2, apart), 9, ramp=5)
     if upper < 0.15 and separation < 2 and apart is not None:  # without groups at the onset, the wait has moved them
-        assert (share, rate) == (0.0, 0.0)
+        assert (share, rate, few) == (0.0, 0.0, True)
     else:
+        assert not few
         assert (share, rate) == (np.count_nonzero(known > fitted.cut) / 1_000, upper)
 
 
 def test_equal_scores_have_no_suspects() -> None:
-    assert onset.share_of_suspects(np.ones(100), 100, Onset(2, 5.0), 9, ramp=5) == (0.0, 0.0)
+    assert onset.share_of_suspects(np.ones(100), 100, Onset(2, 5.0), 9, ramp=5) == (0.0, 0.0, False)

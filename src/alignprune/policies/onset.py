@@ -8,7 +8,7 @@ Source: this library; `docs/beyond.md` has the measurements behind the threshold
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -29,6 +29,21 @@ _FEWEST = 40  # scores, below which no two groups are looked for
 # those left out, for some epochs more than the ramp, have moved the two groups apart.
 _ASSUMED, _PATIENCE = 0.5, 4
 _TAIL = 0.15  # an upper group smaller than this, and not clearly apart, is the tail of the hard samples
+
+
+class Share(NamedTuple):
+    """How many samples to flag.
+
+    Attributes:
+        flagged: share of the data set.
+        noise_rate: share of wrong labels; None = it cannot be said yet.
+        few: whether that is none because the upper group is the tail of the hard samples, in which a few wrong labels
+            may lie.
+    """
+
+    flagged: float
+    noise_rate: float | None
+    few: bool = False
 
 
 def sensed(evidence: Evidence, known: NDArray[Any], memorisation: float) -> Onset | None:
@@ -53,10 +68,8 @@ def sensed(evidence: Evidence, known: NDArray[Any], memorisation: float) -> Onse
     return None
 
 
-def share_of_suspects(
-    known: NDArray[Any], num_samples: int, onset: Onset, waited: int, ramp: int
-) -> tuple[float, float | None]:
-    """Share of the data set to flag, and the noise rate, or None where it cannot be said yet.
+def share_of_suspects(known: NDArray[Any], num_samples: int, onset: Onset, waited: int, ramp: int) -> Share:
+    """How many samples to flag.
 
     Args:
         known: float [n], the suspicions that there are.
@@ -67,8 +80,10 @@ def share_of_suspects(
     """
     undecided = (onset.separation or 0.0) < APART
     if undecided and waited < ramp + _PATIENCE:
-        return _ASSUMED, None
+        return Share(_ASSUMED, None)
     fitted = mixture.fit(known)
-    if fitted is None or (fitted.share < _TAIL and fitted.separation < CLEAR and not undecided):
-        return 0.0, 0.0
-    return float((known > fitted.cut).sum()) / num_samples, fitted.share
+    if fitted is None:
+        return Share(0.0, 0.0)
+    if fitted.share < _TAIL and fitted.separation < CLEAR and not undecided:
+        return Share(0.0, 0.0, few=True)
+    return Share(float((known > fitted.cut).sum()) / num_samples, fitted.share)

@@ -19,6 +19,7 @@ from alignprune.memory.contract import MemorySpec
 from alignprune.memory.ledger import Ledger, LedgerSpec
 from alignprune.policies import mixture, onset
 from alignprune.policies.contract import Evidence, Policy, known_mean, refuse_empty
+from alignprune.policies.probe import FEWEST, Probed, probe
 from alignprune.selection import Onset, Selection
 
 Thinning = Literal["random", "easy"]
@@ -28,7 +29,6 @@ _Mask = NDArray[np.bool_]
 
 # A class may lose this many times the share of all: a rare one is hard, and would be left out as a whole.
 _CLASS_LIMIT = 2.0
-_FEWEST_HELD_OUT = 20  # suspects with a held-out loss, below which none is re-admitted
 _EASIEST = 0.9  # largest share of the easy samples that is thinned out
 _JITTER = 1.7  # epochs by which chance may overtake the order of age
 
@@ -96,9 +96,10 @@ class Robust(Policy):
             began = onset.sensed(evidence, suspicion[~np.isnan(suspicion)], ledger.memorisation)
             chosen = _longest_unseen("others", np.arange(size), age, budget, evidence.draws)
             return Selection(torch.from_numpy(chosen), None, size, uniform=True, onset=began)
-        suspect, noise_rate = self._flag(evidence, ledger, began)
-        looked = _longest_unseen("suspects", np.flatnonzero(suspect), age, floor(self.refresh * budget), evidence.draws)
-        trained, weights = self._thin(np.flatnonzero(~suspect), suspicion, age, budget - len(looked), evidence.draws)
+        probed = self._flag(evidence, ledger, began)
+        suspect, left_out = probed.suspects, probed.suspects | probed.held_out
+        looked = self._look(probed, age, floor(self.refresh * budget), evidence.draws)
+        trained, weights = self._thin(np.flatnonzero(~left_out), suspicion, age, budget - len(looked), evidence.draws)
         # The step divides by all samples of a batch, those only looked at included: the others make up for them.
         dense = np.zeros(size, dtype=np.float32)
         dense[trained] = weights * ((len(trained) + len(looked)) / max(1, len(trained)))
@@ -109,7 +110,7 @@ class Robust(Policy):
             weights=None if (weights == 1).all() else torch.from_numpy(weights),
             num_samples=size,
             suspects=torch.from_numpy(np.flatnonzero(suspect)),
-            noise_rate=noise_rate,
+            noise_rate=probed.noise_rate,
             onset=began,
             thresholds=_least_suspicious(evidence, suspect),
         )
@@ -125,24 +126,34 @@ class Robust(Policy):
             thresholds=judged.thresholds,
         )
 
-    def _flag(self, evidence: Evidence, ledger: Ledger, began: Onset) -> tuple[_Mask, float | None]:
-        """Which samples are suspects, bool [N], and the noise rate, None where it cannot be said yet."""
+    def _flag(self, evidence: Evidence, ledger: Ledger, began: Onset) -> Probed:
+        """Which samples are suspects, which others are held out, and the noise rate."""
         suspicion = evidence.suspicion.numpy()
         waited = evidence.epoch - began.epoch - 1
         if self.noise_rate is None:
             known = suspicion[~np.isnan(suspicion)]
-            share, noise_rate = onset.share_of_suspects(known, len(suspicion), began, waited, self.ramp)
+            share, noise_rate, few = onset.share_of_suspects(known, len(suspicion), began, waited, self.ramp)
         else:
-            share, noise_rate = self.noise_rate, self.noise_rate
+            share, noise_rate, few = self.noise_rate, self.noise_rate, False
         suspect = _highest(suspicion, floor(min(1.0, waited / self.ramp) * share * len(suspicion)))
         if evidence.labels is not None:
             labels = evidence.labels.numpy()
+            odds = log_odds_of_wrong(ledger.held_out.cpu().numpy(), labels, self.confused)
+            if few and self.refresh > 0:
+                probed = probe(suspicion, odds)
+                _spare_classes(probed.suspects, suspicion, labels, _CLASS_LIMIT * probed.suspects.mean())
+                return probed
             _spare_classes(suspect, suspicion, labels, _CLASS_LIMIT * share)
             if self.noise_rate is None:
-                odds = log_odds_of_wrong(ledger.held_out.cpu().numpy(), labels, self.confused)
                 wrong = _readmit(suspect, odds)
                 noise_rate = None if noise_rate is None else wrong * noise_rate
-        return suspect, noise_rate
+        return Probed(suspect, np.zeros_like(suspect), noise_rate)
+
+    def _look(self, probed: Probed, age: _Array, count: int, draws: Draws) -> _Array:
+        """At most ``count`` samples to look at, those first of which nothing is known; ascending."""
+        first = _longest_unseen("held out", np.flatnonzero(probed.held_out), age, count, draws)
+        rest = _longest_unseen("suspects", np.flatnonzero(probed.suspects), age, count - len(first), draws)
+        return np.sort(np.concatenate([first, rest]))
 
     def _thin(self, others: _Array, suspicion: _Array, age: _Array, count: int, draws: Draws) -> tuple[_Array, _Array]:
         """``count`` of the samples that are no suspects, or all there are, and their weights."""
@@ -218,7 +229,7 @@ def _readmit(suspect: _Mask, odds: _Array) -> float:
         odds: `log_odds_of_wrong`, float32 [N].
     """
     looked = np.flatnonzero(suspect & ~np.isnan(odds))
-    if len(looked) < _FEWEST_HELD_OUT:
+    if len(looked) < FEWEST:
         return 1.0
     wrong = mixture.share(odds[looked])
     suspect[looked[odds[looked] < math.log((1 - wrong) / wrong)]] = False

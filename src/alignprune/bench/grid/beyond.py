@@ -143,6 +143,18 @@ _UNSEEN = (
 )
 
 
+_FEW = _Data(
+    block="NEWS, 20 groups, word vectors",
+    noises={
+        "clean": {"noise": "clean"},
+        "sym_0.05": {"noise": "symmetric", "noise_rate": 0.05},
+        "sym_0.1": {"noise": "symmetric", "noise_rate": 0.1},
+    },
+    settings={"cpu": _FEATURES | {"dataset": "news20-document"}},
+    methods=(),
+)
+
+
 @dataclass(frozen=True)
 class _Place:
     """A data set under one noise.
@@ -302,6 +314,11 @@ def batch_losses(protocol: Protocol) -> tuple[Cell, ...]:
 
 def _by_loss(name: str) -> Row:
     return Row(title_of(name), lambda place: {**place.plain, "method": name})
+
+
+def few(protocol: Protocol) -> tuple[Cell, ...]:
+    """Halves of data with few wrong labels, or none."""
+    return _cells(_places(protocol, (_FEW,)), _at_half)
 
 
 def traces(protocol: Protocol) -> tuple[Cell, ...]:

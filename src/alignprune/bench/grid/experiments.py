@@ -496,6 +496,7 @@ _REGISTRY = (
         block_title="data",
         row_title="change",
     ),
+    Experiment("beyond-few", "Few wrong labels, or none", beyond.few, block_title="data"),
     Experiment(
         "beyond-batch-losses",
         "Scores by a sample's losses and by those of its batches",
