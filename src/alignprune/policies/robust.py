@@ -42,7 +42,8 @@ class Robust(Policy):
     looked at in every epoch, in the same batches, with weight 0. These losses are of samples held out, and where the
     labels are known they tell hard from wrong: a suspect found as probable as a right label should be, by Bayes' rule
     and the odds that explain all of them best, is re-admitted; and no class loses more than twice the share of all.
-    Without labels a suspect comes back only by a falling score. The other samples take turns, those first that were not
+    Without labels a suspect comes back only by a falling score. A few wrong labels in the tail of the hard samples are
+    looked for among the most suspicious (`alignprune.policies.probe`). The other samples take turns, those first that were not
     seen for longest, and never do all come back for an annealing.
 
     Attributes:

@@ -143,15 +143,24 @@ _UNSEEN = (
 )
 
 
-_FEW = _Data(
-    block="NEWS, 20 groups, word vectors",
-    noises={
-        "clean": {"noise": "clean"},
-        "sym_0.05": {"noise": "symmetric", "noise_rate": 0.05},
-        "sym_0.1": {"noise": "symmetric", "noise_rate": 0.1},
-    },
-    settings={"cpu": _FEATURES | {"dataset": "news20-document"}},
-    methods=(),
+_FEW_WRONG: dict[str, Settings] = {
+    "clean": {"noise": "clean"},
+    "sym_0.05": {"noise": "symmetric", "noise_rate": 0.05},
+    "sym_0.1": {"noise": "symmetric", "noise_rate": 0.1},
+}
+_FEW = (
+    _Data(
+        block="NEWS, 20 groups, word vectors",
+        noises=_FEW_WRONG,
+        settings={"cpu": _FEATURES | {"dataset": "news20-document"}},
+        methods=(),
+    ),
+    _Data(
+        block="CIFAR-100, images",
+        noises=_FEW_WRONG,
+        settings={name: _BY_PROTOCOL[name] for name in ("short", "paper")},
+        methods=(),
+    ),
 )
 
 
@@ -318,7 +327,7 @@ def _by_loss(name: str) -> Row:
 
 def few(protocol: Protocol) -> tuple[Cell, ...]:
     """Halves of data with few wrong labels, or none."""
-    return _cells(_places(protocol, (_FEW,)), _at_half)
+    return _cells(_places(protocol, _FEW), _at_half)
 
 
 def traces(protocol: Protocol) -> tuple[Cell, ...]:
