@@ -43,8 +43,8 @@ class Robust(Policy):
     labels are known they tell hard from wrong: a suspect found as probable as a right label should be, by Bayes' rule
     and the odds that explain all of them best, is re-admitted; and no class loses more than twice the share of all.
     Without labels a suspect comes back only by a falling score. A few wrong labels in the tail of the hard samples are
-    looked for among the most suspicious (`alignprune.policies.probe`). The other samples take turns, those first that were not
-    seen for longest, and never do all come back for an annealing.
+    looked for among the most suspicious (`alignprune.policies.probe`). The other samples take turns, those first that
+    were not seen for longest, and never do all come back for an annealing.
 
     Attributes:
         prune_ratio: share of the data set left out of every epoch, in [0, 1): the share of forward passes saved. With 0
