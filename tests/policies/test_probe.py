@@ -96,7 +96,9 @@ def trained(rate: float, seed: int, **settings: Any) -> tuple[ap.Pruner, torch.T
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    pruner = ap.Pruner.from_preset("robust", num_samples=1400, epochs=40, labels=noisy.labels, seed=seed, **settings)
+    pruner = ap.Pruner.from_preset(
+        "robust", num_samples=1400, epochs=40, seed=seed, **{"labels": noisy.labels, **settings}
+    )
     selections = []
     for _ in range(40):
         selections.append(pruner.selection)
@@ -136,8 +138,9 @@ def test_right_labels_are_looked_at_and_come_back(seed: int) -> None:
             assert chosen.weights.double().mean() == pytest.approx(1.0, rel=1e-6)
 
 
-def test_without_a_second_look_or_without_labels_there_is_no_probe() -> None:
-    pruner, _, selections = trained(0.05, 5, refresh=0.0)
+@pytest.mark.parametrize("settings", [{"refresh": 0.0}, {"labels": None}], ids=["no second look", "no labels"])
+def test_without_a_second_look_or_without_labels_there_is_no_probe(settings: dict[str, Any]) -> None:
+    pruner, _, selections = trained(0.05, 5, **settings)
     assert pruner.suspects is not None
     assert len(pruner.suspects) == 0
     assert all(chosen.weights is None for chosen in selections)

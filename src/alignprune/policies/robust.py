@@ -129,26 +129,29 @@ class Robust(Policy):
 
     def _flag(self, evidence: Evidence, ledger: Ledger, began: Onset) -> Probed:
         """Which samples are suspects, which others are held out, and the noise rate."""
-        suspicion = evidence.suspicion.numpy()
+        suspicion, labels = evidence.suspicion.numpy(), None if evidence.labels is None else evidence.labels.numpy()
         waited = evidence.epoch - began.epoch - 1
-        if self.noise_rate is None:
-            known = suspicion[~np.isnan(suspicion)]
-            share, noise_rate, few = onset.share_of_suspects(known, len(suspicion), began, waited, self.ramp)
-        else:
-            share, noise_rate, few = self.noise_rate, self.noise_rate, False
+        share, noise_rate, few = self._share(suspicion, began, waited)
         suspect = _highest(suspicion, floor(min(1.0, waited / self.ramp) * share * len(suspicion)))
-        if evidence.labels is not None:
-            labels = evidence.labels.numpy()
+        odds = None
+        if labels is not None and self.noise_rate is None:
             odds = log_odds_of_wrong(ledger.held_out.cpu().numpy(), labels, self.confused)
             if few and self.refresh > 0:
                 probed = probe(suspicion, odds)
                 _spare_classes(probed.suspects, suspicion, labels, _CLASS_LIMIT * probed.suspects.mean())
                 return probed
+        if labels is not None:
             _spare_classes(suspect, suspicion, labels, _CLASS_LIMIT * share)
-            if self.noise_rate is None:
-                wrong = _readmit(suspect, odds)
-                noise_rate = None if noise_rate is None else wrong * noise_rate
+        if odds is not None:
+            wrong = _readmit(suspect, odds)
+            noise_rate = None if noise_rate is None else wrong * noise_rate
         return Probed(suspect, np.zeros_like(suspect), noise_rate)
+
+    def _share(self, suspicion: _Array, began: Onset, waited: int) -> onset.Share:
+        """How many samples to flag, as it is given or as it is estimated."""
+        if self.noise_rate is not None:
+            return onset.Share(self.noise_rate, self.noise_rate)
+        return onset.share_of_suspects(suspicion[~np.isnan(suspicion)], len(suspicion), began, waited, self.ramp)
 
     def _look(self, probed: Probed, age: _Array, count: int, draws: Draws) -> _Array:
         """At most ``count`` samples to look at, those first of which nothing is known; ascending."""
