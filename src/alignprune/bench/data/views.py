@@ -168,6 +168,8 @@ class ClassificationData:
         num_classes: number of classes C.
         input_shape: shape of one sample after the transform, (channels, height, width) or (features,).
         noise: noisy and clean labels with the kind of noise; None where no noise is known.
+        class_names: C names, in the order of the class ids.
+        ids: what the user calls the training samples, N file names or keys; None = their positions.
     """
 
     name: str
@@ -183,6 +185,8 @@ class ClassificationData:
     num_classes: int
     input_shape: tuple[int, ...]
     noise: NoisyLabels | None
+    class_names: tuple[str, ...]
+    ids: Sequence[str] | None = None
 
 
 def refuse_overlap(reference: TensorData | ImageFiles | None, test: TensorData | ImageFiles) -> None:
@@ -234,6 +238,8 @@ def assemble(
     reference: Samples | None,
     num_classes: int,
     input_shape: tuple[int, ...],
+    class_names: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
 ) -> ClassificationData:
     """Make all views of the training samples.
 
@@ -248,6 +254,8 @@ def assemble(
         reference: as in `ClassificationData`.
         num_classes: as in `ClassificationData`.
         input_shape: as in `ClassificationData`.
+        class_names: as in `ClassificationData`; None names the classes by their ids.
+        ids: as in `ClassificationData`.
 
     Returns:
         the data.
@@ -267,6 +275,8 @@ def assemble(
         num_classes=num_classes,
         input_shape=input_shape,
         noise=noise,
+        class_names=tuple(map(str, range(num_classes) if class_names is None else class_names)),
+        ids=ids,
     )
 
 
@@ -343,6 +353,7 @@ def subset(data: ClassificationData, indices: Tensor) -> ClassificationData:
         labels=data.labels[indices],
         clean_labels=None if data.clean_labels is None else data.clean_labels[indices],
         noise=None if noise is None else replace(noise, labels=noise.labels[indices], clean=noise.clean[indices]),
+        ids=None if data.ids is None else [data.ids[i] for i in where],
     )
 
 
