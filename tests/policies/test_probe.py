@@ -34,7 +34,7 @@ def looked_at(wrong: np.ndarray[Any, Any], samples: np.ndarray[Any, Any]) -> np.
 def test_first_the_most_suspicious_fortieth_is_held_out_and_nothing_is_said() -> None:
     values, order = suspicions(0)
     found = probe(values, np.full(N, np.nan, dtype=np.float32))
-    assert sorted(np.flatnonzero(found.held_out)) == sorted(order[:SLICE])
+    assert sorted(np.flatnonzero(found.unknown)) == sorted(order[:SLICE])
     assert not found.suspects.any()
     assert found.noise_rate is None
 
@@ -50,9 +50,9 @@ def test_epoch_by_epoch_the_probe_finds_the_wrong_labels_and_stops_behind_them(c
     seen = np.zeros(0, dtype=np.int64)
     for _ in range(60):  # each epoch looks at what is held out and not known
         found = probe(values, looked_at(wrong, seen))
-        seen = np.union1d(seen, np.flatnonzero(found.held_out | found.suspects))
+        seen = np.union1d(seen, np.flatnonzero(found.unknown | found.suspects))
     assert np.array_equal(found.suspects, wrong)
-    assert not found.held_out.any()
+    assert not found.unknown.any()
     assert found.noise_rate == pytest.approx(wrong.mean(), abs=0.005)
     assert len(seen) <= count + 2 * SLICE  # right labels are not held out without need
 
@@ -62,7 +62,7 @@ def test_of_a_slice_that_was_looked_at_in_part_the_rest_goes_with_most_of_it() -
     for wrong, suspects, held_out in ((order[:24], order[:SLICE], []), (order[:5], order[:5], order[24:SLICE])):
         found = probe(values, looked_at(np.isin(np.arange(N), wrong), order[:24]))
         assert np.array_equal(np.flatnonzero(found.suspects), np.sort(suspects))
-        assert np.array_equal(np.flatnonzero(found.held_out), np.sort(held_out))
+        assert np.array_equal(np.flatnonzero(found.unknown), np.sort(held_out))
 
 
 def test_the_prior_of_a_slice_decides_where_the_network_does_not() -> None:
@@ -79,9 +79,9 @@ def test_samples_without_a_score_are_left_alone() -> None:
     values, order = suspicions(4)
     values[order[:10]] = math.nan
     found = probe(values, np.full(N, np.nan, dtype=np.float32))
-    assert sorted(np.flatnonzero(found.held_out)) == sorted(order[10 : 10 + SLICE])
+    assert sorted(np.flatnonzero(found.unknown)) == sorted(order[10 : 10 + SLICE])
     empty = probe(np.full(N, np.nan, dtype=np.float32), np.full(N, np.nan, dtype=np.float32))
-    assert (empty.held_out.sum(), empty.suspects.sum(), empty.noise_rate) == (0, 0, None)
+    assert (empty.unknown.sum(), empty.suspects.sum(), empty.noise_rate) == (0, 0, None)
 
 
 # In training.

@@ -20,6 +20,7 @@ from alignprune._ranks import Draws
 from alignprune.errors import CallMistake
 from alignprune.memory import Ledger
 from alignprune.policies import Evidence, Robust
+from alignprune.policies.posterior import posterior
 from alignprune.policies.robust import log_odds_of_wrong
 from alignprune.selection import Onset
 
@@ -68,6 +69,11 @@ def select(policy: Robust, score: Tensor, *args: Any, **more: Any) -> ap.Selecti
 def suspects_of(selection: ap.Selection) -> list[int]:
     assert selection.suspects is not None
     return selection.suspects.tolist()
+
+
+def left_out_of(selection: ap.Selection) -> list[int]:
+    """Who is not trained on, which with a prune ratio of 0 are those that are flagged, suspects or not."""
+    return sorted(set(range(selection.num_samples)) - set(selection.trained.tolist()))
 
 
 def parts(selection: ap.Selection) -> tuple[dict[int, float], list[int]]:
@@ -569,7 +575,7 @@ def looked_at(n: int, seed: int) -> Ledger:
 @given(classes=st.integers(2, 8), seed=st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
 def test_a_suspect_is_readmitted_by_bayes_rule_under_the_most_likely_odds(classes: int, seed: int) -> None:
-    n, policy = 400, Robust(ramp=1)
+    n, policy = 400, Robust(ramp=1, prune_ratio=0.0)
     score, ledger, labels = scores_of(n, seed=seed), looked_at(n, seed), labels_of(n, classes, seed)
     before = select(policy, score, labels=labels)
     suspects = suspects_of(before)
@@ -585,9 +591,8 @@ def test_a_suspect_is_readmitted_by_bayes_rule_under_the_most_likely_odds(classe
     after = select(policy, score, ledger=ledger, labels=labels)
     close = {i for i in right if 0.9 < odds[i] < 1.1}  # the grid is not exact
     expected = {i for i in suspects if odds.get(i, 2.0) >= 1}
-    assert set(suspects_of(after)) ^ expected <= close
-    assert before.noise_rate is not None
-    assert after.noise_rate == pytest.approx(before.noise_rate * share, rel=0.1, abs=0.01)
+    assert set(left_out_of(after)) ^ expected <= close
+    assert set(suspects_of(after)) <= set(left_out_of(after))
 
 
 def test_nobody_is_readmitted_where_the_rate_is_known_or_few_were_looked_at() -> None:
@@ -606,10 +611,11 @@ def test_nobody_is_readmitted_where_the_rate_is_known_or_few_were_looked_at() ->
 def test_a_suspect_without_a_label_is_not_readmitted() -> None:
     score, ledger, labels = scores_of(400), ledger_of(400), labels_of(400, 4, 0)
     labels[::2] = -1
-    before = suspects_of(select(Robust(ramp=1), score, labels=labels))
+    policy = Robust(ramp=1, prune_ratio=0.0)
+    before = left_out_of(select(policy, score, labels=labels))
     assert set(range(80)) < set(before)
     ledger.held_out[:80] = 0.0
-    after = suspects_of(select(Robust(ramp=1), score, ledger=ledger, labels=labels))
+    after = left_out_of(select(policy, score, ledger=ledger, labels=labels))
     assert after == [i for i in before if i >= 80 or i % 2 == 0]
 
 
@@ -628,20 +634,38 @@ def test_no_class_loses_more_than_twice_the_share_of_all(seed: int, classes: int
     assert suspects == expected
 
 
+def test_of_those_left_out_the_suspects_and_the_noise_rate_are_what_the_posterior_says() -> None:
+    n = 400
+    score, ledger, labels = scores_of(n), looked_at(n, 0), labels_of(n, 4, 0)
+    ledger.held_out[100:] *= 0.2
+    found = select(Robust(ramp=1, prune_ratio=0.0), score, ledger=ledger, labels=labels)
+    odds = log_odds_of_wrong(ledger.held_out.numpy(), labels.to(torch.int32).numpy())
+    judged = posterior(score.numpy(), odds)
+    assert judged is not None
+    assert found.noise_rate == judged.noise_rate
+    assert suspects_of(found) == [i for i in left_out_of(found) if judged.p_wrong[i] > 0.5]
+    assert 0 < len(suspects_of(found)) < len(left_out_of(found))
+
+
 def test_with_labels_hard_samples_come_back_and_wrong_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     hard = (torch.arange(N) % 10 == 0) & ~WRONG  # as high as the wrong ones at first, and learned from the others later
     monkeypatch.setitem(globals(), "START", START + torch.where(hard, 1.8, 0.0))
     monkeypatch.setitem(globals(), "HARD", hard)
-    suspected = {}
+    suspected, trained = {}, {}
     for name, labels in (("without", None), ("with", torch.arange(N) % 3)):
-        last = Training(40, fit=0.25, labels=labels).run().selections[-1]
-        mask = torch.zeros(N, dtype=torch.bool)
+        training = Training(40, fit=0.25, labels=labels).run()
+        last, mask = training.selections[-1], torch.zeros(N, dtype=torch.bool)
         mask[suspects_of(last)] = True
         suspected[name] = float(mask[hard].float().mean())
-        assert float(mask[WRONG].float().mean()) > 0.95
+        trained[name] = torch.stack(training.trained[-12:]).any(0)
+        assert float(trained[name][WRONG].float().mean()) < 0.01
     assert suspected["without"] > 0.9
     assert suspected["with"] < 0.1
-    assert last.noise_rate == pytest.approx(float(WRONG.float().mean()), abs=0.05)
+    assert float(trained["without"][hard].float().mean()) < 0.1
+    assert float(trained["with"][hard].float().mean()) > 0.9
+    # A third of the probability is what chance gives one of three classes: such labels are suspects with reserve.
+    assert WRONG[last.suspects].float().mean() > 0.95
+    assert last.noise_rate == pytest.approx(float(WRONG.float().mean()), abs=0.1)
 
 
 def test_what_the_classes_are_called_changes_nothing() -> None:

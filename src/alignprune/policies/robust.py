@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from alignprune.memory.contract import MemorySpec
 from alignprune.memory.ledger import Ledger, LedgerSpec
 from alignprune.policies import mixture, onset
 from alignprune.policies.contract import Evidence, Policy, known_mean, refuse_empty
-from alignprune.policies.probe import FEWEST, Probed, probe
+from alignprune.policies.posterior import FEWEST, posterior
+from alignprune.policies.probe import probe
 from alignprune.selection import Onset, Selection
 
 Thinning = Literal["random", "easy"]
@@ -31,6 +32,22 @@ _Mask = NDArray[np.bool_]
 _CLASS_LIMIT = 2.0
 _EASIEST = 0.9  # largest share of the easy samples that is thinned out
 _JITTER = 1.7  # epochs by which chance may overtake the order of age
+
+
+class _Flagged(NamedTuple):
+    """What becomes of the samples of an epoch.
+
+    Attributes:
+        left_out: bool [N], those that are not trained on.
+        suspects: bool [N], those of them whose label is probably wrong.
+        unknown: bool [N], those of them of which nothing is known before they have been looked at.
+        noise_rate: share of wrong labels in the data set; None = it cannot be said yet.
+    """
+
+    left_out: _Mask
+    suspects: _Mask
+    unknown: _Mask
+    noise_rate: float | None
 
 
 @dataclass(frozen=True)
@@ -97,10 +114,11 @@ class Robust(Policy):
             began = onset.sensed(evidence, suspicion[~np.isnan(suspicion)], ledger.memorisation)
             chosen = _longest_unseen("others", np.arange(size), age, budget, evidence.draws)
             return Selection(torch.from_numpy(chosen), None, size, uniform=True, onset=began)
-        probed = self._flag(evidence, ledger, began)
-        suspect, left_out = probed.suspects, probed.suspects | probed.held_out
-        looked = self._look(probed, age, floor(self.refresh * budget), evidence.draws)
-        trained, weights = self._thin(np.flatnonzero(~left_out), suspicion, age, budget - len(looked), evidence.draws)
+        flagged = self._flag(evidence, ledger, began)
+        looked = self._look(flagged, age, floor(self.refresh * budget), evidence.draws)
+        trained, weights = self._thin(
+            np.flatnonzero(~flagged.left_out), suspicion, age, budget - len(looked), evidence.draws
+        )
         # The step divides by all samples of a batch, those only looked at included: the others make up for them.
         dense = np.zeros(size, dtype=np.float32)
         dense[trained] = weights * ((len(trained) + len(looked)) / max(1, len(trained)))
@@ -110,10 +128,10 @@ class Robust(Policy):
             indices=torch.from_numpy(indices),
             weights=None if (weights == 1).all() else torch.from_numpy(weights),
             num_samples=size,
-            suspects=torch.from_numpy(np.flatnonzero(suspect)),
-            noise_rate=probed.noise_rate,
+            suspects=torch.from_numpy(np.flatnonzero(flagged.suspects)),
+            noise_rate=flagged.noise_rate,
             onset=began,
-            thresholds=_least_suspicious(evidence, suspect),
+            thresholds=_least_suspicious(evidence, flagged.suspects),
         )
 
     def anneal(self, evidence: Evidence) -> Selection:
@@ -127,25 +145,32 @@ class Robust(Policy):
             thresholds=judged.thresholds,
         )
 
-    def _flag(self, evidence: Evidence, ledger: Ledger, began: Onset) -> Probed:
-        """Which samples are suspects, which others are held out, and the noise rate."""
+    def _flag(self, evidence: Evidence, ledger: Ledger, began: Onset) -> _Flagged:
+        """Which samples are left out, which of these are suspects, and the noise rate."""
         suspicion, labels = evidence.suspicion.numpy(), None if evidence.labels is None else evidence.labels.numpy()
         waited = evidence.epoch - began.epoch - 1
         share, noise_rate, few = self._share(suspicion, began, waited)
-        suspect = _highest(suspicion, floor(min(1.0, waited / self.ramp) * share * len(suspicion)))
-        odds = None
-        if labels is not None and self.noise_rate is None:
-            odds = log_odds_of_wrong(ledger.held_out.cpu().numpy(), labels, self.confused)
-            if few and self.refresh > 0:
-                probed = probe(suspicion, odds)
-                _spare_classes(probed.suspects, suspicion, labels, _CLASS_LIMIT * probed.suspects.mean())
-                return probed
-        if labels is not None:
-            _spare_classes(suspect, suspicion, labels, _CLASS_LIMIT * share)
-        if odds is not None:
-            wrong = _readmit(suspect, odds)
-            noise_rate = None if noise_rate is None else wrong * noise_rate
-        return Probed(suspect, np.zeros_like(suspect), noise_rate)
+        out = _highest(suspicion, floor(min(1.0, waited / self.ramp) * share * len(suspicion)))
+        unknown = np.zeros_like(out)
+        if labels is None or self.noise_rate is not None:
+            if labels is not None:
+                _spare_classes(out, suspicion, labels, _CLASS_LIMIT * share)
+            return _Flagged(out, out, unknown, noise_rate)
+        odds = log_odds_of_wrong(ledger.held_out.cpu().numpy(), labels, self.confused)
+        if few and self.refresh > 0:
+            suspects, unknown, noise_rate = probe(suspicion, odds)
+            _spare_classes(suspects, suspicion, labels, _CLASS_LIMIT * suspects.mean())
+            out = suspects | unknown
+        else:
+            _spare_classes(out, suspicion, labels, _CLASS_LIMIT * share)
+            wrong = _readmit(out, odds)
+            suspects, noise_rate = out, None if noise_rate is None else wrong * noise_rate
+        judged = posterior(suspicion, odds) if waited >= self.ramp else None
+        if judged is None or 2 * judged.judged < out.sum():  # too few were looked at to judge them all
+            return _Flagged(out, suspects, unknown, noise_rate)
+        # Some hard samples are left out beside the wrong ones, and a network does as well without them; but a label
+        # that is probably right is no suspect.
+        return _Flagged(out, out & (judged.p_wrong > 0.5), unknown, judged.noise_rate)
 
     def _share(self, suspicion: _Array, began: Onset, waited: int) -> onset.Share:
         """How many samples to flag, as it is given or as it is estimated."""
@@ -153,10 +178,11 @@ class Robust(Policy):
             return onset.Share(self.noise_rate, self.noise_rate)
         return onset.share_of_suspects(suspicion[~np.isnan(suspicion)], len(suspicion), began, waited, self.ramp)
 
-    def _look(self, probed: Probed, age: _Array, count: int, draws: Draws) -> _Array:
-        """At most ``count`` samples to look at, those first of which nothing is known; ascending."""
-        first = _longest_unseen("held out", np.flatnonzero(probed.held_out), age, count, draws)
-        rest = _longest_unseen("suspects", np.flatnonzero(probed.suspects), age, count - len(first), draws)
+    def _look(self, flagged: _Flagged, age: _Array, count: int, draws: Draws) -> _Array:
+        """At most ``count`` of those left out to look at, those first of which nothing is known; ascending."""
+        first = _longest_unseen("held out", np.flatnonzero(flagged.unknown), age, count, draws)
+        known = np.flatnonzero(flagged.left_out & ~flagged.unknown)
+        rest = _longest_unseen("suspects", known, age, count - len(first), draws)
         return np.sort(np.concatenate([first, rest]))
 
     def _thin(self, others: _Array, suspicion: _Array, age: _Array, count: int, draws: Draws) -> tuple[_Array, _Array]:

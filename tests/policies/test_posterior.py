@@ -1,0 +1,116 @@
+"""Posterior: how probably a label is wrong, by the held-out losses of its neighbours and its own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from alignprune.policies.posterior import posterior, slices
+
+N = 4_000
+
+
+def made(rate: float, seed: int, sure: float = 3.0) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Suspicions, log odds whose Bayes rule is exact, and which labels are wrong.
+
+    Given wrong or right, a log odds is normal around +m or -m with variance 2m: then it is its own log likelihood
+    ratio. The suspicion says the same, less exactly.
+    """
+    draw = np.random.default_rng(seed)
+    wrong = draw.random(N) < rate
+    side = np.where(wrong, 1.0, -1.0)
+    odds = side * sure + math.sqrt(2 * sure) * draw.standard_normal(N)
+    suspicion = odds + draw.standard_normal(N)
+    return suspicion.astype(np.float32), odds.astype(np.float32), wrong
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.2, 0.4, 0.6])
+def test_the_noise_rate_and_every_tenth_of_the_probabilities_are_as_they_should_be(rate: float) -> None:
+    suspicion, odds, wrong = made(rate, 0)
+    found = posterior(suspicion, odds)
+    assert found is not None
+    assert found.noise_rate == pytest.approx(wrong.mean(), abs=0.03)
+    assert found.noise_rate == pytest.approx(found.p_wrong.mean())
+    by_probability = np.array_split(np.argsort(found.p_wrong), 10)
+    error = np.mean([abs(found.p_wrong[part].mean() - wrong[part].mean()) for part in by_probability])
+    assert error < 0.05
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.4])
+def test_a_few_looked_at_in_each_slice_speak_for_the_others(rate: float) -> None:
+    suspicion, odds, wrong = made(rate, 1)
+    odds[np.random.default_rng(2).random(N) < 0.7] = np.nan
+    found = posterior(suspicion, odds)
+    assert found is not None
+    assert found.noise_rate == pytest.approx(wrong.mean(), abs=0.04)
+    unseen = np.isnan(odds)
+    assert found.p_wrong[unseen].mean() == pytest.approx(wrong[unseen].mean(), abs=0.04)
+
+
+def test_without_a_look_a_probability_never_rises_as_the_suspicion_falls() -> None:
+    suspicion, odds, _ = made(0.3, 3)
+    odds[::2] = np.nan
+    found = posterior(suspicion, odds)
+    assert found is not None
+    order = np.argsort(-suspicion)
+    unseen = order[np.isnan(odds[order])]
+    assert (np.diff(found.p_wrong[unseen]) <= 1e-12).all()
+
+
+def test_right_labels_are_not_suspected() -> None:
+    suspicion, odds, _ = made(0.0, 4)
+    found = posterior(suspicion, odds)
+    assert found is not None
+    assert found.noise_rate < 0.01
+    assert (found.p_wrong > 0.5).mean() < 0.005
+
+
+def test_beyond_the_slices_that_were_looked_at_nothing_is_suspected() -> None:
+    suspicion, odds, _ = made(0.4, 5)
+    parts = slices(suspicion)
+    for part in parts[10:]:
+        odds[part] = np.nan
+    found = posterior(suspicion, odds)
+    assert found is not None
+    assert found.judged == sum(len(part) for part in parts[:10])
+    assert (found.p_wrong[np.concatenate(parts[14:])] == 0).all()
+
+
+def test_where_the_losses_say_little_of_two_groups_the_slices_own_shares_are_taken() -> None:
+    draw = np.random.default_rng(9)
+    suspicion = draw.standard_normal(N)
+    suspicion[: N // 3] += 8
+    odds = np.full(N, -3.0, dtype=np.float32)
+    odds[: N // 3] = 0.4  # hardly more probable wrong than right
+    found = posterior(suspicion, odds)
+    assert found is not None
+    assert found.noise_rate == pytest.approx(1 / 3, abs=0.1)
+    one_group = posterior(draw.standard_normal(N), odds)
+    assert one_group is not None
+    assert one_group.noise_rate < 0.1
+
+
+def test_nothing_is_said_where_nobody_was_looked_at() -> None:
+    suspicion, odds, _ = made(0.2, 6)
+    assert posterior(suspicion, np.full_like(odds, np.nan)) is None
+    assert posterior(np.full_like(suspicion, np.nan), odds) is None
+
+
+def test_a_sample_without_a_suspicion_has_no_probability() -> None:
+    suspicion, odds, _ = made(0.2, 7)
+    suspicion[5] = np.nan
+    found = posterior(suspicion, odds)
+    assert found is not None
+    assert np.flatnonzero(np.isnan(found.p_wrong)).tolist() == [5]
+
+
+def test_slices_hold_every_known_sample_once_the_most_suspicious_first() -> None:
+    suspicion = np.random.default_rng(8).permutation(1_001).astype(np.float32)
+    suspicion[::7] = np.nan
+    order = np.concatenate(slices(suspicion))
+    assert np.array_equal(order, [i for i in np.argsort(-suspicion) if not math.isnan(suspicion[i])])
+    assert {len(part) for part in slices(suspicion)[:-1]} == {25}
