@@ -191,4 +191,4 @@ def _curves(trajectories: Trajectories, size: int, classes: list[str]) -> dict[s
 def _halves(values: NDArray[np.floating[Any]]) -> str:
     """Numbers [E, n] as float16 [n, E], little-endian in base64; what is not finite is NaN."""
     finite = np.where(np.isfinite(values), np.clip(values, -65504, 65504), np.nan)
-    return base64.b64encode(np.ascontiguousarray(finite.T.astype("<f2"))).decode()
+    return base64.b64encode(finite.T.astype("<f2").tobytes()).decode()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignprune._checks import choice
+from alignprune.errors import TypeMistake
 
 if TYPE_CHECKING:
     from PIL import Image as pillow
@@ -53,12 +53,18 @@ def embedded(sample: Sample) -> dict[str, Any]:
 
     Returns:
         JSON with "kind" image, text, values, or unreadable for an image that is none, with the "reason".
+
+    Raises:
+        TypeMistake: if it is none of these.
     """
-    choice("kind of sample", type(sample).__name__, ("Image", "Text", "Values"))
     if isinstance(sample, Image):
         return _image(sample)
     if isinstance(sample, Text):
         return {"kind": "text", "text": sample.text[:_CHARACTERS], "size": len(sample.text)}
+    if not isinstance(sample, Values):
+        raise TypeMistake(
+            f"sample={sample!r} is {type(sample).__name__}, expected Image, Text or Values: let show return one of them"
+        )
     numbers = [float(number) if math.isfinite(number) else None for number in sample.numbers[:_VALUES]]
     return {
         "kind": "values",
