@@ -184,14 +184,22 @@ def test_decisions_made_on_the_page_are_of_this_data_set_in_whatever_order_the_t
     assert embedded(tmp_path / "a.html")["fingerprint"] == decisions.fingerprint(report["id"], given)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I", "F", "I;16"])
-def test_images_of_any_kind_are_made_small_in_their_proportions(tmp_path: Path, mode: str) -> None:
+def test_images_of_any_kind_are_made_small_in_their_proportions(tmp_path: Path) -> None:
     report = table()
-    image = pillow.new(mode, (300, 150)) if mode != "I;16" else pillow.fromarray(np.zeros((150, 300), dtype=np.uint16))
-    page.write(tmp_path / "a.html", report, summary(report), show=lambda _: page.Image(image), rows=1)
-    sample = embedded(tmp_path / "a.html")["samples"][0]
-    assert sample["size"] == [300, 150]
-    assert pillow.open(io.BytesIO(base64.b64decode(sample["uri"].split(",")[1]))).size == (128, 64)
+    images = [pillow.new(mode, (300, 150)) for mode in ("RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I", "F")]
+    images.append(pillow.fromarray(np.zeros((150, 300), dtype=np.uint16)))
+    at = page.shown(report, len(images)).tolist()
+    page.write(
+        tmp_path / "a.html",
+        report,
+        summary(report),
+        show=lambda index: page.Image(images[at.index(index)]) if index in at else picture(index),
+        rows=len(images),
+    )
+    samples = embedded(tmp_path / "a.html")["samples"]
+    assert [sample["size"] for sample in samples] == [[300, 150]] * len(images)
+    uris = [sample["uri"].removeprefix("data:image/webp;base64,") for sample in samples]
+    assert {pillow.open(io.BytesIO(base64.b64decode(uri))).size for uri in uris} == {(128, 64)}
 
 
 def test_deep_greys_keep_their_steps(tmp_path: Path) -> None:
@@ -212,12 +220,12 @@ def test_two_thousand_photographs_stay_below_15_megabytes(tmp_path: Path) -> Non
         row, column = 7 * (index % 30), 9 * (index % 40)
         return page.Image(pillow.fromarray(photographs[index % 2][row : row + 200, column : column + 200]))
 
-    page.write(tmp_path / "with.html", report, summary(report), show=crop, rows=40)
+    page.write(tmp_path / "with.html", report, summary(report), show=crop, rows=20)
     content = embedded(tmp_path / "with.html")
     examples = sum(len(one) for one in content["examples"].values())
-    page.write(tmp_path / "without.html", report, summary(report), rows=40)
+    page.write(tmp_path / "without.html", report, summary(report), rows=20)
     bare = (tmp_path / "without.html").stat().st_size
-    each = ((tmp_path / "with.html").stat().st_size - bare) / (40 + examples)
+    each = ((tmp_path / "with.html").stat().st_size - bare) / (20 + examples)
     assert bare + 2400 * each < 15e6  # 2,000 rows and at most 400 examples
 
 
@@ -563,6 +571,52 @@ def test_decisions_survive_a_reload_and_are_read_by_the_library(reader: Reader, 
     assert kept.tolist() == [k for k in range(SIZE) if k not in (order[1], order[3])]
     reader.choose("status", "drop")
     assert reader.indices() == [order[1], order[3]]
+
+
+def test_a_browser_that_keeps_nothing_says_so(reader: Reader) -> None:
+    refuse = """
+        window.kept = Storage.prototype.setItem;
+        Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); };"""
+    reader.press("j", "k")
+    assert "does not keep" not in reader.one("#decided-note").text
+    reader.js(refuse)
+    reader.press("d")
+    assert reader.one("#decided-note").text.startswith("1 keep, 0 relabel, 1 drop. This browser does not keep them")
+    assert reader.one("#save").is_enabled()
+    reader.js("Storage.prototype.setItem = window.kept")
+    reader.press("u")
+    assert reader.one("#decided-note").text == "1 keep, 0 relabel, 0 drop"
+
+
+def test_decisions_on_samples_that_a_later_page_does_not_hold_are_kept_and_counted(
+    reader: Reader, tmp_path: Path
+) -> None:
+    report, order = table(), by_suspicion()
+    reader.press("j", "d", "k", "d")
+    page.write(tmp_path / "later.html", report, summary(report), rows=2)
+    later = Reader(reader.driver, (tmp_path / "later.html").as_uri())
+    later.open()
+    assert later.one("#decided").text == "3"
+    assert later.one("#decided-note").text == "1 keep, 0 relabel, 2 drop; 1 on samples that this page does not hold"
+    read = decisions.load(later.download("#save", tmp_path, "decisions.csv"))
+    assert [(row.index, row.decision) for row in read.rows] == sorted(
+        zip(order[:3], ("drop", "keep", "drop"), strict=True)
+    )
+
+
+def test_the_classes_are_sorted_by_the_number_that_is_chosen(driver: Any, tmp_path: Path) -> None:
+    report = table()
+    about = summary(report)
+    for one, share in zip(about["classes"], (0.3, 0.1, 0.25, 0.2), strict=True):
+        one["left_out_share"] = share
+    page.write(tmp_path / "a.html", report, about, rows=1)
+    reader = Reader(driver, (tmp_path / "a.html").as_uri())
+    reader.open()
+    shares = "return [...document.querySelectorAll('#classes tbody tr')].map((r) => r.lastElementChild.textContent)"
+    reader.click("#classes th:last-child button")
+    assert reader.js(shares) == ["30.0%", "25.0%", "20.0%", "10.0%"]
+    reader.click("#classes th:last-child button")
+    assert reader.js(shares) == ["10.0%", "20.0%", "25.0%", "30.0%"]
 
 
 def test_the_selection_is_saved_with_the_columns_and_values_of_the_table(reader: Reader, tmp_path: Path) -> None:

@@ -79,9 +79,8 @@
     const last = undone.pop();
     if (last === undefined) return say("Nothing to undo since the page was opened");
     const [index, before] = last;
-    const id = (before ?? decided.get(index)).id;
     put(index, before);
-    say(`Undone: ${id} is ${before ? before.decision : "undecided"}`);
+    say(`Undone: ${rows.id[rows.index.indexOf(index)]} is ${before ? before.decision : "undecided"}`);
     const at = view.findIndex((row) => rows.index[row] === index);
     if (at >= 0) activate(at);
   }
@@ -101,7 +100,7 @@
   function choose() {
     if (!wide.matches) open(true);
     $("label")?.focus();
-    say("Choose the label");
+    say("Choose the label; Esc leads back");
   }
 
   // -- files ----------------------------------------------------------------------------------------------------
@@ -197,7 +196,7 @@
     const to = suggestion(row);
     const given = h("span", { title: "given label" }, named(rows.given_label[row]));
     if (to !== null) return [given, h("i", {}, " → "), h("b", { title: "suggested label" }, to)];
-    return [given, h("i", {}, rows.predicted_label[row] === null ? " · no suggestion" : " · predicted, too")];
+    return [given, h("i", {}, rows.predicted_label[row] === null ? " · no suggestion" : " · also predicted")];
   }
 
   function score(row) {
@@ -663,8 +662,9 @@
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
     const target = event.target instanceof Element ? event.target : document.body;
     if (event.key === "Escape") {
-      if (target.matches("input, select")) activate(active);
-      else open(false);
+      if (!target.matches("input, select")) return open(false);
+      target.blur();
+      activate(active);
       return;
     }
     if (target.matches("select, textarea, input:not([type=range])")) return;
