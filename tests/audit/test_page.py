@@ -646,7 +646,7 @@ def test_light_and_dark_follow_the_system_and_the_button_and_can_be_read(reader:
         for back in ("ground", "surface", "tint"):
             assert all(contrast(one[name], one[back]) >= 4.5 for name in ("ink", "muted", "accent"))
         assert contrast(one["accent"], one["on-accent"]) >= 4.5
-    assert reader.one("#theme").text == "Light"
+    reader.until(lambda: reader.one("#theme").text == "Light")
     reader.click("#theme")
     assert colours(reader) == seen["light"]
     reader.open()
