@@ -42,6 +42,8 @@ _LIBRARIES_OF_EXTRAS = {
     "filelock",
     "lightning",
     "matplotlib",
+    "pandas",
+    "PIL",
     "pyarrow",
     "ray",
     "rich",
@@ -277,7 +279,7 @@ _COMMANDS = {
     "demo": _Command(_demo, "six methods on real digits with 40 % wrong labels, about a minute", extra="demo"),
     "train": _Command(
         _train,
-        "train a classifier: cifar100n, cifar10n, FILE.npz or a folder of images",
+        "train a classifier: cifar100n, cifar10n, a folder of images, TABLE.csv, FILE.npz, hf:NAME",
         interrupted=" The run is stored up to its last whole epoch; --resume goes on.",
     ),
     "methods": _Command(_methods, "list the named methods and their settings", extra="cli"),
@@ -367,7 +369,9 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
         config=(tyro.conf.AvoidSubcommands,),  # method and --relabel have said which settings there are
     )
     if place is None:  # only now: an option that there is not may have hidden it
-        raise ValueMistake("DATASET is missing: alignprune train cifar100n, a file.npz or a folder")
+        raise ValueMistake(
+            "DATASET is missing: alignprune train cifar100n, a folder of images, a table.csv or a file.npz"
+        )
     return config
 
 
@@ -375,9 +379,11 @@ def _train_help() -> str:
     from alignprune import coresets, losses, presets
 
     return (
-        "Train a classifier with a pruning method. DATASET: a named data set (alignprune data check lists them), the "
-        "path of an .npz file (x_train, y_train, x_test, y_test; optional x_reference, y_reference, y_train_clean), a "
-        "folder (train/CLASS/, test/CLASS/) or hf:NAME_OR_PATH. --method NAME is one of "
+        "Train a classifier with a pruning method. DATASET: a named data set (alignprune data check lists them), or "
+        "your own: a folder (train/CLASS/, test/CLASS/, or CLASS/ alone), a table (.csv, .tsv or .parquet with a "
+        "column label and a column path or columns of numbers), an .npz file (x_train, y_train; optional x_test, "
+        "y_test, x_reference, y_reference, y_train_clean, class_names, ids) or hf:NAME_OR_PATH; ?label=COLUMN and the "
+        "like choose columns, --holdout 0.1 stands in for a test split. --method NAME is one of "
         f"{', '.join(presets.PRESETS)}, whose settings are --score.* and --policy.*, or, with --prune-ratio, one of "
         f"{', '.join(coresets.CORESETS)}, whose settings are --coreset.*. --recipe NAME chooses a recipe, "
         f"--relabel NAME one of {', '.join(losses.SETTINGS)}."
