@@ -81,7 +81,7 @@ def label_names(column: pandas.Series, place: str) -> NDArray[np.object_]:
 
 def _name(value: Any, place: str) -> str:
     if isinstance(value, str):
-        return unicodedata.normalize("NFC", value.strip())
+        return class_name(value)
     if isinstance(value, (bool, np.bool_)):
         return str(bool(value))
     if isinstance(value, Integral):
@@ -92,6 +92,11 @@ def _name(value: Any, place: str) -> str:
         f"{place} holds {value!r}, expected a string or an integer a row: choose the column of the labels by "
         "?label=COLUMN"
     )
+
+
+def class_name(text: str) -> str:
+    """A name in Unicode's composed form, without blanks around it."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def classes_of(names: NDArray[np.object_], place: str) -> list[str]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from alignprune._checks import choice
 from alignprune.bench.data import columns
@@ -28,7 +27,6 @@ from alignprune.bench.data.views import (
     FileNames,
     ImageFiles,
     PathLike,
-    Samples,
     Strings,
     TensorData,
     Texts,
@@ -306,14 +304,14 @@ def _makers(
         )
     if roles.text is not None:
         texts = columns.texts(frame[roles.text], f"column={roles.text!r} of {place}")
-        return lambda at: partial(_texts, Strings(texts[i] for i in at)), (), Transforms(None, None, None)
+        return lambda at: _text_view(Strings(texts[i] for i in at)), (), Transforms(None, None, None)
     values = columns.features(frame, roles.features, place)
     inputs = standardised({"x_train": values[train], "all": values})["all"]
     return lambda at: partial(TensorData, inputs[at]), (inputs.shape[1],), Transforms(None, None, None)
 
 
-def _texts(texts: Sequence[str], labels: Tensor, transform: object) -> Samples:
-    return Texts(texts, labels)
+def _text_view(texts: Strings) -> View:
+    return lambda labels, _: Texts(texts, labels)
 
 
 def _files(column: pandas.Series, place: str, folder: PathLike) -> NDArray[np.object_]:
