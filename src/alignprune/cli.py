@@ -4,7 +4,7 @@ Heavy libraries are imported inside the functions that work with them, so that a
 
 Exit codes:
     0  done
-    1  a run failed, no data set is complete, or a bug of AlignPrune, which shows its traceback
+    1  a run failed, no data set is complete or one is damaged, or a bug of AlignPrune, which shows its traceback
     2  a mistake that you can mend, in a line
   130  interrupted
   141  the reader of the output has left, as in `alignprune methods | head`
@@ -243,7 +243,12 @@ def _methods(words: list[str]) -> int:
 def _data(words: list[str]) -> int:
     from alignprune.bench import commands
 
-    return commands.check_data(_parsed(commands.DataConfig, words, "data"))
+    config = _parsed(commands.DataConfig, words, "data")
+    if config.dataset is None:
+        return commands.check_data(config)
+    with _Display() as display:
+        task = display.add(config.dataset, 1)
+        return commands.check_data(config, lambda done, total: display.reached(task, done, total))
 
 
 def _sweep(words: list[str]) -> int:
@@ -283,7 +288,9 @@ _COMMANDS = {
         interrupted=" The run is stored up to its last whole epoch; --resume goes on.",
     ),
     "methods": _Command(_methods, "list the named methods and their settings", extra="cli"),
-    "data": _Command(_data, "data check: which data sets are there, what is missing and where it comes from"),
+    "data": _Command(
+        _data, "data check: which data sets are there, what is missing; data check DATASET: which files are damaged"
+    ),
     "sweep": _Command(
         _sweep,
         "run what a table or figure of the paper takes; --list shows all of them",
@@ -477,6 +484,9 @@ class _Display:
 
     def advance(self, task: Any, description: str) -> None:
         self.bars.update(task, advance=1, description=description)
+
+    def reached(self, task: Any, done: int, total: int) -> None:
+        self.bars.update(task, completed=done, total=total)
 
 
 class _TrainDisplay(_Display):

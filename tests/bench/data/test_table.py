@@ -204,7 +204,9 @@ def test_absolute_paths_and_other_columns_are_taken(photos: Path) -> None:
 def test_images_that_are_not_there_are_counted_and_the_first_is_named(photos: Path) -> None:
     frame = pictures()
     frame.loc[[2, 5], "path"] = ["pictures/lost.png", "nowhere/5.png"]
-    with pytest.raises(FileNotFoundError, match=r"names 2 files that are not there, the first '.*lost\.png' in row=2"):
+    with pytest.raises(
+        FileNotFoundError, match=r"names 2 files that are not there \(.*lost\.png, .*5\.png\), the first in row=2"
+    ):
         load(write(photos, frame))
 
 

@@ -21,6 +21,7 @@ from alignprune.bench.data.features import CIFAR100N_FEATURES, cifar100n_feature
 from alignprune.bench.data.folder import FOLDER, image_folder
 from alignprune.bench.data.huggingface import HUGGINGFACE, PREFIX, huggingface
 from alignprune.bench.data.imagenet import IMAGENET, imagenet
+from alignprune.bench.data.integrity import Damage, Report, open_all
 from alignprune.bench.data.news import NEWS, NEWS20, NEWS20_DOCUMENT, NEWS_DOCUMENT, news
 from alignprune.bench.data.records import DATA_ROOT, DatasetRecord, DatasetStatus, check_noise, data_root, status
 from alignprune.bench.data.table import SUFFIXES, TABLE, table
@@ -42,10 +43,12 @@ __all__ = [
     "DATA_ROOT",
     "FORMATS",
     "ClassificationData",
+    "Damage",
     "DatasetRecord",
     "DatasetStatus",
     "ImageFiles",
     "PathLike",
+    "Report",
     "Samples",
     "TensorData",
     "Texts",
@@ -63,6 +66,7 @@ __all__ = [
     "load",
     "long_tail",
     "news",
+    "open_all",
     "refuse_unknown",
     "subset",
     "table",

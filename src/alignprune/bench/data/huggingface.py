@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from alignprune._checks import choice
 from alignprune.bench.data import columns
 from alignprune.bench.data.arrays import standardised
-from alignprune.bench.data.contents import refuse_substitute
+from alignprune.bench.data.contents import refuse_substitute, unreadable
 from alignprune.bench.data.images import read_image
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, check_noise, draw
 from alignprune.bench.data.views import (
@@ -90,9 +90,13 @@ class TableImages(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        (stored,) = self.images[index].values()
-        content = b"" if stored is None else stored["bytes"] or stored["path"]
-        image: Any = read_image(f"row={index} of split {self.split}", content)
+        place = f"row={index} of split {self.split}"
+        try:
+            (stored,) = self.images[index].values()
+        except Exception as error:  # pyarrow raises its own for a file that was cut off
+            raise unreadable(place, b"?", f"{type(error).__name__}: {error}", "an image", "save it again") from error
+        content = stored and (stored["path"] if stored["bytes"] is None else stored["bytes"])
+        image: Any = read_image(place, content or b"")
         return image if self.transform is None else self.transform(image), int(self.labels[index])
 
 

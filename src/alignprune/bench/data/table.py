@@ -328,8 +328,9 @@ def _files(column: pandas.Series, place: str, folder: PathLike) -> NDArray[np.ob
     absent = np.flatnonzero([not there for there in _are_there(whole)])
     if len(absent):
         raise MissingFile(
-            f"{place} names {len(absent)} files that are not there, the first {whole[absent[0]]!r} in row={absent[0]} "
-            "(from 0), expected paths from the table's folder on: mend the paths, or remove these rows"
+            f"{place} names {len(absent)} files that are not there ({columns.listed(whole[absent].tolist())}), the "
+            f"first in row={absent[0]} (from 0), expected paths from the table's folder on: mend the paths, or remove "
+            "these rows"
         )
     return names
 
