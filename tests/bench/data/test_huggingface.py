@@ -249,7 +249,9 @@ def test_several_columns_of_strings_are_to_be_chosen_from(tmp_path: Path) -> Non
     assert data.train[0] == ("c", 0)
     assert list(data.ids or ()) == ["a", "b"]
     with pytest.raises(ValueError, match="dataset gives text and features, expected one of them"):
-        huggingface(f"{path}?text=hypothesis&features=label")
+        huggingface(f"{path}?text=hypothesis&features=premise")
+    with pytest.raises(ValueError, match="column='label' is the label and a part of the samples, too"):
+        huggingface(f"{path}?features=label")
 
 
 def test_ids_are_those_of_the_chosen_column(tmp_path: Path) -> None:

@@ -175,6 +175,10 @@ def test_the_label_column_is_chosen_or_missed_by_name(tmp_path: Path) -> None:
         load(f"{file}?labels=kind")
     with pytest.raises(ValueError, match="option='label' is given twice"):
         load(f"{file}?label=kind&label=a")
+    with pytest.raises(ValueError, match="option='features' is empty"):
+        load(f"{file}?label=kind&features=")
+    with pytest.raises(ValueError, match="column='b' .* is the label and a part of the samples, too"):
+        load(f"{file}?label=b&features=a,b")
 
 
 # -- images ------------------------------------------------------------------------------------------------
@@ -343,7 +347,31 @@ def test_what_stands_in_the_place_of_a_table_is_told(tmp_path: Path, name: str) 
         load(file)
 
 
-def test_columns_of_one_name_are_refused() -> None:
+def test_rows_that_are_longer_than_the_header_are_refused_and_not_shifted(tmp_path: Path) -> None:
+    for rows in ("x,1\ny,2,3\n", "x,1,7\ny,2,8\n"):
+        (tmp_path / "own.csv").write_text(f"label,a\n{rows}")
+        with pytest.raises(ValueError, match=r"own\.csv' cannot be read \(Parser"):
+            load(tmp_path / "own.csv")
+
+
+def test_blanks_around_the_names_of_columns_do_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("label , a\nx, 1\ny, 2\n")
+    data = load(tmp_path / "own.csv")
+    assert (data.class_names, data.input_shape) == (("x", "y"), (1,))
+
+
+@pytest.mark.parametrize("value", [1 + 2j, np.ones((2, 2)), pd.Timestamp("2020-01-01"), "word", ["word"], None])
+def test_what_is_no_number_is_no_feature(value: Any) -> None:
+    frame = numbers().drop(columns="b")
+    frame["other"] = [value] * 12
+    with pytest.warns(UserWarning, match=r"nothing reads \(other\)"):
+        assert table(frame).input_shape == (1,)
+
+
+def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("label,a,a\nx,1,2\ny,2,3\n")
+    with pytest.raises(ValueError, match=r"own\.csv' .*[Dd]uplicate"):
+        load(tmp_path / "own.csv")
     frame = numbers()
     frame.columns = ["label", "a", "a"]
     with pytest.raises(ValueError, match=r"has the columns \['label', 'a', 'a'\], expected a string each, once"):

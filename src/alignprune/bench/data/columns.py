@@ -39,8 +39,10 @@ def options(query: str, known: Sequence[str]) -> dict[str, str]:
         ValueError: for an option that there is not, or one given twice.
     """
     pairs = parse_qsl(query, keep_blank_values=True)
-    for name, _ in pairs:
+    for name, value in pairs:
         choice("option", name, known)
+        if not value:
+            raise ValueMistake(f"option={name!r} is empty, expected the name of a column: write it as {name}=COLUMN")
         if sum(name == other for other, _ in pairs) > 1:
             raise ValueMistake(f"option={name!r} is given twice, expected once: leave one of them out")
     return dict(pairs)
@@ -176,16 +178,19 @@ def refuse_twice(values: NDArray[np.object_], place: str, what: str, remedy: str
 
 def is_numeric(column: pandas.Series) -> bool:
     """Whether a column holds numbers, or as many of them in every row."""
-    from pandas.api.types import is_numeric_dtype
+    from pandas.api.types import is_complex_dtype, is_numeric_dtype
 
-    return bool(is_numeric_dtype(column)) or is_vector(column)
+    return bool(is_numeric_dtype(column) and not is_complex_dtype(column)) or is_vector(column)
 
 
 def is_vector(column: pandas.Series) -> bool:
     """Whether the rows of a column are lists of numbers."""
     values = column.dropna()
     first = values.iloc[0] if len(values) else None
-    return isinstance(first, (list, tuple, np.ndarray)) and np.asarray(first).dtype.kind in "iufb"
+    if not isinstance(first, (list, tuple, np.ndarray)):
+        return False
+    row = np.asarray(first)
+    return row.ndim == 1 and row.dtype.kind in "iufb"
 
 
 def features(frame: pandas.DataFrame, columns: Sequence[str], place: str) -> NDArray[np.float64]:

@@ -223,7 +223,8 @@ def files_by_class(
         images = _images(folder, f"{split}/{name}" if split else name, skipped.endings)
         found += images
         ids += [number[names[name]]] * len(images)
-    empty = [name for name in classes if number[name] not in set(ids)]
+    seen = set(ids)
+    empty = [name for name in classes if number[name] not in seen]
     if not classes or (empty and not allow_empty):
         what = f"no image of {', '.join(empty)}" if empty else "no folder of a class"
         raise MissingFile(

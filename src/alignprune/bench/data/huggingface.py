@@ -245,6 +245,11 @@ def _roles(train: datasets.Dataset, chosen: Mapping[str, str]) -> _Roles:
     for name in (*(value for role, value in chosen.items() if role != "features"), *features):
         choice("column", name, types)
     label = chosen.get("label") or _label(types)
+    if label in (chosen.get("image"), chosen.get("text"), *features):
+        raise ValueMistake(
+            f"column={label!r} is the label and a part of the samples, too, expected another: nothing could be learned "
+            "from it"
+        )
     rest = {name: kind for name, kind in types.items() if name not in (label, chosen.get("id"))}
     kinds = [role for role in ("image", "text", "features") if role in chosen]
     if len(kinds) > 1:

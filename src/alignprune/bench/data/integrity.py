@@ -63,11 +63,14 @@ def open_all(
     Raises:
         ValueError: if workers is out of its range.
     """
+    from PIL import Image
+
     threads = integer("workers", workers or os.cpu_count() or 1, at_least=1, remedy="one thread at least")
     parts: dict[str, Any] = {"train": data.train_eval, "test": data.test, "reference": data.reference}
     counts = {name: len(samples) for name, samples in parts.items() if samples is not None}
     damaged: list[Damage] = []
     done = 0
+    Image.init()  # all formats at once: a thread that meets a rare one would see them half loaded by another
     with ThreadPoolExecutor(threads) as pool:
         for name in counts:
             for opened, found in pool.map(_opened, *zip(*_portions(parts[name]), strict=True)):

@@ -169,14 +169,16 @@ def _read(file: Path, chosen: dict[str, str]) -> pandas.DataFrame:
         if file.suffix == ".parquet":
             return pandas.read_parquet(file).reset_index(drop=True)
         form: dict[str, Any] = {"sep": "\t" if file.suffix == ".tsv" else ",", "encoding": "utf-8-sig"}
-        header = list(pandas.read_csv(file, nrows=0, **form).columns)
+        first = pandas.read_csv(file, nrows=1, header=None, dtype=str, keep_default_na=False, **form)
+        header = [name.strip() for name in first.iloc[0]]
         words = {chosen.get(name, name) for name in OPTIONS if name != "features"} & set(header)
         missing = {name: list(_MISSING) for name in header if name not in words}
-        return pandas.read_csv(
-            file, dtype=dict.fromkeys(words, str), keep_default_na=False, na_values=missing, low_memory=False, **form
-        )
+        form |= {"dtype": dict.fromkeys(words, str), "keep_default_na": False, "na_values": missing}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pandas.errors.ParserWarning)  # of rows that are longer than the header
+            return pandas.read_csv(file, names=header, header=0, index_col=False, low_memory=False, **form)
     except Exception as error:  # pandas raises ParserError, UnicodeDecodeError, ArrowInvalid, ...
-        said = f"{type(error).__name__}: {error}"
+        said = f"{type(error).__name__}: {str(error).strip()}"
         raise unreadable(place, head_of(file), said, "a table, text in UTF-8 or Parquet", "save it again") from error
 
 
@@ -210,6 +212,11 @@ def _roles(frame: pandas.DataFrame, chosen: dict[str, str], place: str) -> _Role
         raise ValueMistake(
             f"{place} has the columns {columns.listed(names)}, expected one called label: choose it by "
             f"?label=COLUMN{hint}"
+        )
+    if label in (chosen.get("path"), chosen.get("text"), *features):
+        raise ValueMistake(
+            f"column={label!r} of {place} is the label and a part of the samples, too, expected another: nothing could "
+            "be learned from it"
         )
     usual = {role: role for role in ("path", "text") if role in names and role != label}
     kinds = [role for role in ("path", "text", "features") if role in chosen] or list(usual)
