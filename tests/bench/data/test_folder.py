@@ -110,7 +110,7 @@ def test_a_validation_split_stands_in_for_a_test_split_without_labels(folder: Pa
     (folder / "test").rename(folder / name)
     (folder / "test").mkdir()
     copy_image(folder / "train/ant/0.png", folder / "test/0.png")
-    with pytest.warns(UserWarning, match=r"1 entries outside the splits and classes \(test/\)"):
+    with pytest.warns(UserWarning, match=r"holds entries outside the splits and classes \(test/\), which"):
         data = load(folder, image_size=16)
     assert data.test is not None
     assert len(data.test) == 6  # type: ignore[arg-type]
@@ -173,8 +173,8 @@ def test_what_is_not_read_is_counted_in_one_warning(folder: Path) -> None:
     assert len(data.labels) == 18
     (warning,) = said
     text = str(warning.message)
-    assert r"4 files whose names do not end as an image's (2 .txt, 1 without, 1 .heic)" in text
-    assert r"2 entries outside the splits and classes (extra/, train/loose.png)" in text
+    assert "files whose names do not end as an image's (2 .txt, 1 without, 1 .heic)" in text
+    assert "entries outside the splits and classes (extra/, train/loose.png)" in text
 
 
 def test_images_are_found_at_any_depth_and_by_any_ending(folder: Path) -> None:
@@ -202,7 +202,7 @@ def test_two_forms_of_one_name_are_one_class_in_every_split(folder: Path, items:
 def test_a_class_without_an_image_is_named(folder: Path) -> None:
     for file in (folder / "train/bee").iterdir():
         file.unlink()
-    with pytest.raises(FileNotFoundError, match="holds no image of bee, expected .* remove what is no class"):
+    with pytest.raises(FileNotFoundError, match="holds no image of bee, expected .* remove what is no class, or list"):
         load(folder)
 
 

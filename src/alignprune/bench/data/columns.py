@@ -262,5 +262,5 @@ def texts(column: pandas.Series, place: str) -> Strings:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Some names for a sentence."""
+    """Some names for a sentence: the first of many, and how many there are."""
     return ", ".join(names[:_SHOWN]) + (f", ... ({len(names)})" if len(names) > _SHOWN else "")

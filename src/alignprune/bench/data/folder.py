@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from alignprune.bench.data.columns import listed
 from alignprune.bench.data.images import SUFFIXES
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, check_noise, draw
 from alignprune.bench.data.views import ClassificationData, FileNames, ImageFiles, PathLike, assemble, refuse_overlap
@@ -181,10 +182,9 @@ class Skipped:
         parts = []
         if self.endings:
             counts = ", ".join(f"{count} {ending or 'without'}" for ending, count in self.endings.most_common())
-            parts.append(f"{self.endings.total()} files whose names do not end as an image's ({counts})")
+            parts.append(f"files whose names do not end as an image's ({counts})")
         if self.names:
-            shown = ", ".join(self.names[:5]) + (", ..." if len(self.names) > 5 else "")
-            parts.append(f"{len(self.names)} entries outside the splits and classes ({shown})")
+            parts.append(f"entries outside the splits and classes ({listed(self.names)})")
         if parts:
             warnings.warn(
                 f"path={str(self.folder)!r} holds {' and '.join(parts)}, which nothing reads, expected "
@@ -226,10 +226,10 @@ def files_by_class(
     seen = set(ids)
     empty = [name for name in classes if number[name] not in seen]
     if not classes or (empty and not allow_empty):
-        what = f"no image of {', '.join(empty)}" if empty else "no folder of a class"
+        what = f"no image of {listed(empty)}" if empty else "no folder of a class"
         raise MissingFile(
             f"path={str(folder / split)!r} holds {what}, expected CLASS/*.jpg or *.png for each class: add the images, "
-            "or remove what is no class"
+            "remove what is no class, or list the files and their labels in a TABLE.csv"
         )
     return FileNames(folder, found), as_labels(ids), classes
 
