@@ -208,7 +208,7 @@ def rows(**columns: list[Any]) -> datasets.Dataset:
 
 @pytest.mark.parametrize("name, query", [("text", ""), ("sentence", ""), ("sentence", "?text=sentence")])
 def test_texts_stay_as_they_are(tmp_path: Path, name: str, query: str) -> None:
-    words = ["one", "two\nlines", "naïve 😀", ""]
+    words = ["one", "two\nlines", "naïve 😀", "NA"]
     train = rows(**{name: words, "label": [1, 0, 1, 0], "idx": [0, 1, 2, 3]})
     data = huggingface(save(tmp_path, train=train, test=train) + query)
     assert isinstance(data.train, Texts)
@@ -216,6 +216,13 @@ def test_texts_stay_as_they_are(tmp_path: Path, name: str, query: str) -> None:
     assert (data.labels.tolist(), data.input_shape, data.class_names) == ([1, 0, 1, 0], (), ("0", "1"))
     assert data.test is not None
     assert data.test[2] == ("naïve 😀", 1)
+
+
+def test_a_row_without_a_text_stays_and_is_counted(tmp_path: Path) -> None:
+    path = save(tmp_path, train=rows(text=["one", None, "two", " "], label=[0, 1, 0, 1]))
+    with pytest.warns(UserWarning, match="column='text' of split train has no text in 2 of 4 rows, the first row=1"):
+        data = huggingface(path)
+    assert [data.train[i][0] for i in range(4)] == ["one", "", "two", " "]
 
 
 def test_numbers_are_standardised_by_the_training_rows(tmp_path: Path, items: Items, check_consistent: Check) -> None:

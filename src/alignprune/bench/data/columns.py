@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -246,7 +247,7 @@ def _is_number(value: object) -> bool:
 
 
 def texts(column: pandas.Series, place: str) -> Strings:
-    """The texts of a column; a missing one is empty.
+    """The texts of a column; a missing one is empty, and a warning says how many are.
 
     Raises:
         ValueError: if a value is no string.
@@ -258,6 +259,13 @@ def texts(column: pandas.Series, place: str) -> Strings:
                 f"{place} holds {value!r} in row={row} (from 0), expected strings: choose the column of the texts by "
                 "?text=COLUMN"
             )
+    empty = [row for row, value in enumerate(values) if not value.strip()]
+    if empty:
+        warnings.warn(
+            f"{place} has no text in {len(empty)} of {len(values)} rows, the first row={empty[0]} (from 0), expected "
+            "some in every row: they stay samples, with an empty text",
+            stacklevel=5,
+        )
     return Strings(values)
 
 
