@@ -4,7 +4,7 @@ Heavy libraries are imported inside the functions that work with them, so that a
 
 Exit codes:
     0  done
-    1  a run failed, no data set is complete, or a bug of AlignPrune, which shows its traceback
+    1  a run failed, no data set is complete or one is damaged, or a bug of AlignPrune, which shows its traceback
     2  a mistake that you can mend, in a line
   130  interrupted
   141  the reader of the output has left, as in `alignprune methods | head`
@@ -42,6 +42,8 @@ _LIBRARIES_OF_EXTRAS = {
     "filelock",
     "lightning",
     "matplotlib",
+    "pandas",
+    "PIL",
     "pyarrow",
     "ray",
     "rich",
@@ -241,7 +243,12 @@ def _methods(words: list[str]) -> int:
 def _data(words: list[str]) -> int:
     from alignprune.bench import commands
 
-    return commands.check_data(_parsed(commands.DataConfig, words, "data"))
+    config = _parsed(commands.DataConfig, words, "data")
+    if config.dataset is None:
+        return commands.check_data(config)
+    with _Display() as display:
+        task = display.add(config.dataset, 1)
+        return commands.check_data(config, lambda done, total: display.reached(task, done, total))
 
 
 def _sweep(words: list[str]) -> int:
@@ -277,11 +284,13 @@ _COMMANDS = {
     "demo": _Command(_demo, "six methods on real digits with 40 % wrong labels, about a minute", extra="demo"),
     "train": _Command(
         _train,
-        "train a classifier: cifar100n, cifar10n, FILE.npz or a folder of images",
+        "train a classifier: cifar100n, cifar10n, a folder of images, TABLE.csv, FILE.npz, hf:NAME",
         interrupted=" The run is stored up to its last whole epoch; --resume goes on.",
     ),
     "methods": _Command(_methods, "list the named methods and their settings", extra="cli"),
-    "data": _Command(_data, "data check: which data sets are there, what is missing and where it comes from"),
+    "data": _Command(
+        _data, "data check: which data sets are there, what is missing; data check DATASET: which files are damaged"
+    ),
     "sweep": _Command(
         _sweep,
         "run what a table or figure of the paper takes; --list shows all of them",
@@ -367,7 +376,9 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
         config=(tyro.conf.AvoidSubcommands,),  # method and --relabel have said which settings there are
     )
     if place is None:  # only now: an option that there is not may have hidden it
-        raise ValueMistake("DATASET is missing: alignprune train cifar100n, a file.npz or a folder")
+        raise ValueMistake(
+            "DATASET is missing: alignprune train cifar100n, a folder of images, a table.csv or a file.npz"
+        )
     return config
 
 
@@ -375,9 +386,11 @@ def _train_help() -> str:
     from alignprune import coresets, losses, presets
 
     return (
-        "Train a classifier with a pruning method. DATASET: a named data set (alignprune data check lists them), the "
-        "path of an .npz file (x_train, y_train, x_test, y_test; optional x_reference, y_reference, y_train_clean), a "
-        "folder (train/CLASS/, test/CLASS/) or hf:NAME_OR_PATH. --method NAME is one of "
+        "Train a classifier with a pruning method. DATASET: a named data set (alignprune data check lists them), or "
+        "your own: a folder (train/CLASS/, test/CLASS/, or CLASS/ alone), a table (.csv, .tsv or .parquet with a "
+        "column label and a column path or columns of numbers), an .npz file (x_train, y_train; optional x_test, "
+        "y_test, x_reference, y_reference, y_train_clean, class_names, ids) or hf:NAME_OR_PATH; ?label=COLUMN and the "
+        "like choose columns, --holdout 0.1 stands in for a test split. --method NAME is one of "
         f"{', '.join(presets.PRESETS)}, whose settings are --score.* and --policy.*, or, with --prune-ratio, one of "
         f"{', '.join(coresets.CORESETS)}, whose settings are --coreset.*. --recipe NAME chooses a recipe, "
         f"--relabel NAME one of {', '.join(losses.SETTINGS)}."
@@ -471,6 +484,9 @@ class _Display:
 
     def advance(self, task: Any, description: str) -> None:
         self.bars.update(task, advance=1, description=description)
+
+    def reached(self, task: Any, done: int, total: int) -> None:
+        self.bars.update(task, completed=done, total=total)
 
 
 class _TrainDisplay(_Display):

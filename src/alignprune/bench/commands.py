@@ -6,6 +6,7 @@ What a command needs of the heavy libraries is imported when it works, so that a
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,14 +27,19 @@ from alignprune.errors import ValueMistake
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data sets are there, what is missing and where it comes from.
+    """Which data sets are there, what is missing and where it comes from; or, with DATASET, which files are damaged.
 
     Attributes:
         action: "check".
+        dataset: as for train: a folder, table or file of your own, hf:NAME_OR_PATH, or a named data set. Every image of
+            it is opened, and those that cannot be read are listed.
+        workers: threads that open files; None = one a core.
         data_root: folder of the named data sets; None = the environment variable ALIGNPRUNE_DATA.
     """
 
     action: Positional[Literal["check"]]
+    dataset: Positional[str | None] = None
+    workers: int | None = None
     data_root: Path | None = None
 
 
@@ -155,8 +161,18 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
     return training.train(config, progress)
 
 
-def check_data(config: DataConfig) -> int:
-    """Print the state of every data set; 0 if one at least whose files have to be fetched is complete."""
+def check_data(config: DataConfig, progress: Callable[[int, int], object] | None = None) -> int:
+    """Print the state of every data set, or the damaged files of one.
+
+    Args:
+        config: which.
+        progress: hears how many samples of how many have been opened.
+
+    Returns:
+        0 if one data set at least whose files have to be fetched is complete; of one, if nothing is damaged.
+    """
+    if config.dataset is not None:
+        return _check_files(config.dataset, config, progress)
     found = data.check(config.data_root)
     for status in found:
         print(f"{status.name}: {'complete' if status.complete else 'incomplete' if status.found else 'absent'}")
@@ -166,6 +182,15 @@ def check_data(config: DataConfig) -> int:
         for name, text in lines:
             print(f"    {name:<9}{text}")
     return 0 if any(status.complete and status.found for status in found) else 1
+
+
+def _check_files(dataset: str, config: DataConfig, progress: Callable[[int, int], object] | None) -> int:
+    report = data.open_all(data.load(dataset, root=config.data_root), config.workers, progress)
+    for damage in report.damaged:
+        print(f"{damage.sample}: {damage.reason}")
+    counts = ", ".join(f"{count:,} {split}" for split, count in report.counts.items())
+    print(f"{dataset}: {len(report.damaged):,} of {sum(report.counts.values()):,} samples damaged ({counts})")
+    return 1 if report.damaged else 0
 
 
 def run_sweep(config: SweepConfig, report: Report) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from alignprune.bench.data import ClassificationData, arrays, load
+from alignprune.bench.data import ClassificationData, arrays, limit, load
 
 Items = Callable[[Dataset], tuple[torch.Tensor, list[int]]]
 Check = Callable[[ClassificationData], None]
@@ -157,11 +157,50 @@ def test_a_wrong_array_is_named(tmp_path: Path, change: dict[str, np.ndarray], m
 
 def test_a_missing_array_or_file_is_named(tmp_path: Path) -> None:
     content = feature_arrays()
-    del content["y_test"]
-    with pytest.raises(ValueError, match=r"own\.npz' is without y_test \(it holds x_train, y_train, x_test\)"):
+    del content["y_train"]
+    with pytest.raises(ValueError, match=r"own\.npz' is without y_train \(it holds x_train, x_test, y_test\)"):
         arrays(save(tmp_path, content))
     with pytest.raises(FileNotFoundError, match=r"nothing\.npz' is not there"):
         load(tmp_path / "nothing.npz")
     (tmp_path / "text.npz").write_text("not an archive")
     with pytest.raises(ValueError, match=r"text\.npz' cannot be read"):
         load(tmp_path / "text.npz")
+
+
+def test_no_test_arrays_are_demanded(tmp_path: Path, items: Items) -> None:
+    content = feature_arrays()
+    data = arrays(save(tmp_path, {name: content[name] for name in ("x_train", "y_train")}))
+    assert (data.test, data.class_names, data.ids) == (None, ("0", "1", "2", "3"), None)
+    whole = arrays(save(tmp_path, content))
+    assert torch.equal(items(data.train)[0], items(whole.train)[0])
+    with pytest.raises(ValueError, match="one of x_test and y_test, expected both or neither"):
+        arrays(save(tmp_path, {name: content[name] for name in ("x_train", "y_train", "x_test")}))
+
+
+def test_classes_and_samples_may_have_names(tmp_path: Path) -> None:
+    names = np.array(["ant", "bee", "café", "dog"])
+    data = arrays(save(tmp_path, feature_arrays(), class_names=names, ids=np.arange(40) + 100))
+    assert data.class_names == ("ant", "bee", "café", "dog")
+    assert list(data.ids or ()) == [str(i + 100) for i in range(40)]
+    kept = limit(data, 4, 0)
+    assert list(kept.ids or ()) == [str(i + 100) for i in kept.train.indices]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"class_names": np.array(["a", "b"])}, r"class_names is <U1 of shape \(2,\), expected strings .*\[4\]"),
+        ({"class_names": np.array(["a", "b", "a", "c"])}, "class_names has 'a' at the positions 0, 2, .* once"),
+        ({"ids": np.arange(40) // 2}, "ids has '0' at the positions 0, 1"),
+        ({"ids": np.arange(40.0)}, "ids is float64"),
+    ],
+)
+def test_names_that_do_not_name_are_refused(tmp_path: Path, change: dict[str, np.ndarray], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        arrays(save(tmp_path, feature_arrays(), **change))
+
+
+def test_a_pointer_in_the_place_of_the_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "own.npz").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match=r"own\.npz' is a pointer of Git LFS .*git lfs pull"):
+        load(tmp_path / "own.npz")

@@ -141,3 +141,9 @@ def test_a_file_without_the_words_is_refused(tmp_path: Path) -> None:
         read_glove(header, ["on", "at"])
     with pytest.raises(FileNotFoundError):
         read_glove(tmp_path / "nowhere.txt", ["on"])
+
+
+def test_a_pointer_in_the_place_of_word_vectors_is_told(tmp_path: Path) -> None:
+    (tmp_path / "glove.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match=r"glove\.txt' is a pointer of Git LFS"):
+        read_glove(tmp_path / "glove.txt", ["version"])

@@ -1,7 +1,7 @@
 """Data sets for training: every view of one set of samples, with the same order and the same index.
 
 A loader gives the training samples under noisy labels (augmented and plain), the same samples under clean
-labels where these are known, and the test samples. `load` finds the loader from a name, an .npz file, a
+labels where these are known, and the test samples. `load` finds the loader from a name, an .npz file, a table, a
 folder or a Hugging Face data set. Each source is one module: its record, then its loader. Torchvision,
 scikit-learn and the like are imported by the loaders when they work, so that a record costs nothing.
 """
@@ -21,14 +21,17 @@ from alignprune.bench.data.features import CIFAR100N_FEATURES, cifar100n_feature
 from alignprune.bench.data.folder import FOLDER, image_folder
 from alignprune.bench.data.huggingface import HUGGINGFACE, PREFIX, huggingface
 from alignprune.bench.data.imagenet import IMAGENET, imagenet
+from alignprune.bench.data.integrity import Damage, Report, open_all
 from alignprune.bench.data.news import NEWS, NEWS20, NEWS20_DOCUMENT, NEWS_DOCUMENT, news
 from alignprune.bench.data.records import DATA_ROOT, DatasetRecord, DatasetStatus, check_noise, data_root, status
+from alignprune.bench.data.table import SUFFIXES, TABLE, table
 from alignprune.bench.data.views import (
     ClassificationData,
     ImageFiles,
     PathLike,
     Samples,
     TensorData,
+    Texts,
     limit,
     long_tail,
     subset,
@@ -40,12 +43,15 @@ __all__ = [
     "DATA_ROOT",
     "FORMATS",
     "ClassificationData",
+    "Damage",
     "DatasetRecord",
     "DatasetStatus",
     "ImageFiles",
     "PathLike",
+    "Report",
     "Samples",
     "TensorData",
+    "Texts",
     "arrays",
     "check",
     "cifar10n",
@@ -60,8 +66,10 @@ __all__ = [
     "load",
     "long_tail",
     "news",
+    "open_all",
     "refuse_unknown",
     "subset",
+    "table",
     "webvision",
 ]
 
@@ -84,8 +92,8 @@ _LOADERS: tuple[tuple[DatasetRecord, Loader], ...] = (
 DATASETS: dict[str, DatasetRecord] = {record.name: record for record, _ in _LOADERS}
 _NAMED = {record.name: loader for record, loader in _LOADERS}
 
-# Own data: what `arrays`, `image_folder` and `huggingface` read.
-FORMATS: dict[str, DatasetRecord] = {record.name: record for record in (ARRAYS, FOLDER, HUGGINGFACE)}
+# Own data: what `arrays`, `table`, `image_folder` and `huggingface` read.
+FORMATS: dict[str, DatasetRecord] = {record.name: record for record in (ARRAYS, TABLE, FOLDER, HUGGINGFACE)}
 
 
 def load(
@@ -100,8 +108,8 @@ def load(
     """Load a data set by name or by path.
 
     Args:
-        dataset: a key of `DATASETS`, a path ending in .npz, a folder of image files, or "hf:" and the name or
-            folder of a Hugging Face data set.
+        dataset: a key of `DATASETS`, a path ending in .npz, .csv, .tsv or .parquet, a folder of image files, or
+            "hf:" and the name or folder of a Hugging Face data set.
         root: data root of the named data sets, None for the environment variable ALIGNPRUNE_DATA; paths
             and data sets without files ignore it.
         noise: kind of noise, None for the data set's default.
@@ -149,8 +157,10 @@ def _find(name: str, root: PathLike | None) -> tuple[DatasetRecord, Loader, Path
         return HUGGINGFACE, huggingface, name.removeprefix(PREFIX)
     if name.endswith(".npz"):
         return ARRAYS, arrays, name
+    if name.partition("?")[0].endswith(SUFFIXES):
+        return TABLE, table, name
     if not os.path.isdir(name):
-        own = ("the path of an .npz file", "a folder with train/ and test/", "hf:NAME_OR_PATH")
+        own = (f"a file ({', '.join(SUFFIXES)} or .npz by its path)", "a folder of classes", "hf:NAME_OR_PATH")
         choice("dataset", name, [*DATASETS, *own])
     return FOLDER, image_folder, name
 

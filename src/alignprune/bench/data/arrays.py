@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alignprune.bench.data.contents import head_of, unreadable
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, as_noise, check_noise, draw
 from alignprune.bench.data.views import (
     ClassificationData,
     PathLike,
+    Strings,
     TensorData,
     Transforms,
     assemble,
@@ -25,9 +27,11 @@ ARRAYS = DatasetRecord(
     name="FILE.npz",
     description="Images (uint8 [N, H, W, C] or [N, H, W]) or features (float [N, D]) with integer labels",
     files=(
-        "x_train, y_train, x_test, y_test",
+        "x_train, y_train",
+        "x_test, y_test (optional: --holdout takes a part of the training samples)",
         "y_train_clean (optional, for diagnosis)",
         "x_reference, y_reference (optional, clean)",
+        "class_names, ids (optional: what you call the classes and the training samples)",
     ),
     source="your own, written by numpy.savez",
     noises=("none", *ANY_CLASSES),
@@ -43,8 +47,9 @@ def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None,
     training set.
 
     Args:
-        path: file with x_train, y_train, x_test, y_test; optional y_train_clean (known truth: diagnosis only,
-            it never becomes the reference) and x_reference, y_reference (clean samples of your own).
+        path: file with x_train, y_train; optional x_test, y_test; y_train_clean (known truth: diagnosis only, it
+            never becomes the reference); x_reference, y_reference (clean samples of your own); class_names, a
+            string a class, in the order of the class ids; ids, a string or integer a training sample.
         noise: "none", or a kind of `alignprune.noise` to add noise; the labels of the file then count as clean.
         noise_rate: nominal rate of the added noise in [0, 1]; None for "none".
         seed: seed of the added noise.
@@ -75,10 +80,12 @@ def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None,
     def view(labels: Tensor, augment: nn.Module | None) -> TensorData:
         return TensorData(inputs["x_train"], labels, augment, finish)
 
-    test = TensorData(inputs["x_test"], as_labels(found["y_test"]), None, finish)
-    reference = None
-    if "x_reference" in found:
-        reference = TensorData(inputs["x_reference"], as_labels(found["y_reference"]), None, finish)
+    test, reference = (
+        TensorData(inputs[f"x_{split}"], as_labels(found[f"y_{split}"]), None, finish)
+        if f"x_{split}" in found
+        else None
+        for split in ("test", "reference")
+    )
     refuse_overlap(reference, test)
     return assemble(
         name=Path(path).stem,
@@ -91,11 +98,13 @@ def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None,
         reference=reference,
         num_classes=num_classes,
         input_shape=tuple(inputs["x_train"].shape[1:]),
+        class_names=found["class_names"].tolist() if "class_names" in found else None,
+        ids=Strings(map(str, found["ids"].tolist())) if "ids" in found else None,
     )
 
 
-_REQUIRED = ("x_train", "y_train", "x_test", "y_test")
-_OPTIONAL = ("y_train_clean", "x_reference", "y_reference")
+_REQUIRED = ("x_train", "y_train")
+_OPTIONAL = ("x_test", "y_test", "y_train_clean", "x_reference", "y_reference", "class_names", "ids")
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -107,20 +116,18 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             names = list(file.keys())
             found = {name: file[name] for name in names if name in _REQUIRED + _OPTIONAL}
     except Exception as error:  # numpy raises BadZipFile, ValueError (pickled objects), EOFError, ...
-        raise ValueMistake(
-            f"path={str(path)!r} cannot be read ({type(error).__name__}: {error}), expected arrays of numbers: write "
-            "them with numpy.savez"
-        ) from error
+        said = f"{type(error).__name__}: {error}"
+        remedy = "write them with numpy.savez"
+        raise unreadable(f"path={str(path)!r}", head_of(path), said, "arrays of numbers", remedy) from error
     missing = [name for name in _REQUIRED if name not in found]
     if missing:
         raise ValueMistake(
             f"path={str(path)!r} is without {', '.join(missing)} (it holds {', '.join(names) or 'nothing'}), expected "
             f"{', '.join(_REQUIRED)}: add what is missing; optional are {', '.join(_OPTIONAL)}"
         )
-    if ("x_reference" in found) != ("y_reference" in found):
-        raise ValueMistake(
-            f"path={str(path)!r} holds one of x_reference and y_reference, expected both or neither: add the other"
-        )
+    for x, y in (("x_test", "y_test"), ("x_reference", "y_reference")):
+        if (x in found) != (y in found):
+            raise ValueMistake(f"path={str(path)!r} holds one of {x} and {y}, expected both or neither: add the other")
     unknown = [name for name in names if name not in found]
     if unknown:
         warnings.warn(
@@ -153,7 +160,28 @@ def _check_arrays(found: dict[str, np.ndarray]) -> int:
                     f"{name} has class ids from {low} to {high}, expected 0 to {num_classes - 1} as in y_train: number "
                     f"the classes alike"
                 )
+    _check_names("class_names", found, num_classes, "class")
+    _check_names("ids", found, len(train), "training sample")
     return num_classes
+
+
+def _check_names(name: str, found: dict[str, np.ndarray], count: int, of: str) -> None:
+    """Refuse names that are not one each, all different."""
+    if name not in found:
+        return
+    names = found[name]
+    if names.shape != (count,) or names.dtype.kind not in "Uiu":
+        raise ValueMistake(
+            f"{name} is {names.dtype} of shape {names.shape}, expected strings or integers [{count}], one a {of}: "
+            "convert the array"
+        )
+    unique, counts = np.unique(names, return_counts=True)
+    if len(unique) < count:
+        again = unique[counts > 1][0]
+        raise ValueMistake(
+            f"{name} has {str(again)!r} at the positions {', '.join(map(str, np.flatnonzero(names == again)[:3]))}, "
+            "expected each name once: rename them"
+        )
 
 
 def _check_input_array(name: str, x: np.ndarray) -> None:
@@ -208,11 +236,7 @@ def _prepare(found: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], Transform
     x = {name: array for name, array in found.items() if name.startswith("x_")}
     train = x["x_train"]
     if train.ndim == 2:
-        mean, std = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
-        # A constant feature (up to rounding) carries nothing; a divisor of 1 leaves it at 0.
-        std[std <= 1e-12 * np.abs(mean)] = 1
-        scaled = {name: ((array - mean) / std).astype(np.float32) for name, array in x.items()}
-        return {name: torch.from_numpy(array) for name, array in scaled.items()}, Transforms(None, None, None), None
+        return standardised(x), Transforms(None, None, None), None
     from alignprune.bench.data.transforms import tensor_transforms
 
     images = {name: channels_first(array) for name, array in x.items()}
@@ -221,6 +245,22 @@ def _prepare(found: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], Transform
     # Reflection needs a padding below the other side, too.
     transforms, finish = tensor_transforms(height, width, min(height // 8, width - 1), *mean_std)
     return images, transforms, finish
+
+
+def standardised(x: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Features with mean 0 and variance 1 over the training samples.
+
+    Args:
+        x: features of each split, float [N, D], among them "x_train".
+
+    Returns:
+        the same, float32.
+    """
+    train = x["x_train"]
+    mean, std = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
+    # A constant feature (up to rounding) carries nothing; a divisor of 1 leaves it at 0.
+    std[std <= 1e-12 * np.abs(mean)] = 1
+    return {name: torch.from_numpy(((array - mean) / std).astype(np.float32)) for name, array in x.items()}
 
 
 def _pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alignprune.bench.data.contents import head_of, substitute, unreadable
 from alignprune.bench.data.records import (
     ANY_CLASSES,
     DatasetRecord,
@@ -50,10 +51,13 @@ def _inspect(name: str, root: Path, file: str) -> str | None:
 
 
 def _damaged(source: type[datasets.CIFAR10], root: Path) -> list[str]:
-    """The files of the images that are missing or differ from the official ones."""
+    """The files of the images that are missing or differ from the official ones, and what they are where that shows."""
     from torchvision.datasets.utils import check_integrity
 
-    return [file for file, md5 in _listed(source) if not check_integrity(root / source.base_folder / file, md5)]
+    folder = root / source.base_folder
+    wrong = [folder / file for file, md5 in _listed(source) if not check_integrity(folder / file, md5)]
+    found = [substitute(head_of(file)) if file.is_file() else None for file in wrong]
+    return [file.name if what is None else f"{file.name} ({what[0]})" for file, what in zip(wrong, found, strict=True)]
 
 
 def _listed(source: type[datasets.CIFAR10]) -> list[tuple[str, str]]:
@@ -181,6 +185,7 @@ def _cifar(
         reference=None,
         num_classes=num_classes,
         input_shape=(3, 32, 32),
+        class_names=train.classes,
     )
 
 
@@ -236,10 +241,9 @@ def _read_labels(file: Path) -> dict[str, object]:
         with torch.serialization.safe_globals(allowed):
             found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... for a foreign file
-        raise ValueMistake(
-            f"file={str(file)!r} cannot be read ({type(error).__name__}), expected a dict of arrays: copy it from "
-            f"{_CIFAR_N} again"
-        ) from error
+        said = type(error).__name__  # its text advises to run what the file holds
+        remedy = f"copy it from {_CIFAR_N} again"
+        raise unreadable(f"file={str(file)!r}", head_of(file), said, "a dict of arrays", remedy) from error
     if not isinstance(found, dict):
         raise ValueMistake(
             f"file={str(file)!r} holds a {type(found).__name__}, expected a dict of arrays: copy it from {_CIFAR_N} "

@@ -14,7 +14,23 @@ from alignprune.bench.data.records import DatasetRecord, check_exists, data_root
 from alignprune.bench.data.views import ClassificationData, ImageFiles, PathLike, assemble
 from alignprune.errors import ValueMistake
 
-NUM_CLASSES = 14
+CLASSES = (
+    "T-shirt",
+    "shirt",
+    "knitwear",
+    "chiffon",
+    "sweater",
+    "hoodie",
+    "windbreaker",
+    "jacket",
+    "down coat",
+    "suit",
+    "shawl",
+    "dress",
+    "vest",
+    "underwear",
+)
+NUM_CLASSES = len(CLASSES)
 
 _FOLDER = "clothing1m"
 _LISTS = f"{_FOLDER}/annotations"
@@ -90,6 +106,8 @@ def clothing1m(root: PathLike | None = None, image_size: int = 224) -> Classific
         reference=reference,
         num_classes=NUM_CLASSES,
         input_shape=(3, image_size, image_size),
+        class_names=CLASSES,
+        ids=train.files.names,
     )
 
 

@@ -16,6 +16,7 @@ from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
 from alignprune._checks import integer
+from alignprune.bench.data.contents import refuse_substitute
 from alignprune.errors import ValueMistake
 
 # Rare contexts would get the highest mutual information; their probability is taken from count^0.75.
@@ -39,6 +40,7 @@ def read_glove(path: str | os.PathLike[str], vocabulary: Sequence[str]) -> NDArr
 
     Source: Pennington et al. (EMNLP 2014), the format of the published vectors.
     """
+    refuse_substitute(f"path={os.fspath(path)!r}", path, "a file of word vectors")
     rows = {word.encode(): row for row, word in enumerate(vocabulary, start=1)}
     found: dict[int, list[float]] = {}
     dimensions = 0

@@ -81,6 +81,7 @@ def cifar100n_features(
         reference=None,
         num_classes=images.num_classes,
         input_shape=(COMPONENTS,),
+        class_names=images.class_names,
     )
 
 

@@ -6,7 +6,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from alignprune.bench.data.folder import files_by_class, split_by_class
+from alignprune.bench.data.folder import Skipped, files_by_class, split_by_class
 from alignprune.bench.data.records import (
     ANY_CLASSES,
     DatasetRecord,
@@ -66,7 +66,7 @@ def imagenet(
         image_size: height and width of a sample in pixels.
 
     Returns:
-        the data; images are [3, image_size, image_size].
+        the data; images are [3, image_size, image_size], the classes are named by their WordNet ids.
 
     Raises:
         FileNotFoundError: if a folder, or the images of a class, are missing.
@@ -81,7 +81,11 @@ def imagenet(
     transforms = photo_transforms(image_size)
     base = data_root(root)
     _check_folders(base)
-    files, clean, classes = files_by_class(base / "imagenet/train")
+    folder = base / "imagenet"
+    skipped = Skipped(folder)
+    files, clean, classes = files_by_class(folder, "train", skipped)
+    test = split_by_class(folder, "val", classes, transforms.plain, skipped)
+    skipped.warn()
     return assemble(
         name=IMAGENET.name,
         view=partial(ImageFiles, files),
@@ -89,10 +93,12 @@ def imagenet(
         given=clean,
         noise=draw(IMAGENET, clean, noise, noise_rate, NUM_CLASSES, seed),
         truth=clean,
-        test=split_by_class(base / "imagenet/val", classes, transforms.plain),
+        test=test,
         reference=None,
         num_classes=NUM_CLASSES,
         input_shape=(3, image_size, image_size),
+        class_names=classes,
+        ids=files.names,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from alignprune.bench.data.contents import refuse_substitute
 from alignprune.bench.data.records import as_labels, check_exists
 from alignprune.bench.data.views import FileNames, ImageFiles
 from alignprune.errors import ValueMistake
@@ -19,7 +20,11 @@ def paths(file: Path) -> list[tuple[int, str]]:
 
     Args:
         file: the list.
+
+    Raises:
+        ValueError: if a pointer or a web page stands in its place.
     """
+    refuse_substitute(f"file={str(file)!r}", file, "a list of images")
     # Names that are not UTF-8 pass through unchanged, as in the functions of os.
     with open(file, encoding="utf-8", errors="surrogateescape") as lines:
         return [(number, line.strip()) for number, line in enumerate(lines, 1) if not line.isspace()]

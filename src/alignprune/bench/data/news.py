@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from alignprune._checks import choice, floor, integer
 from alignprune.bench.data.cache import Arrays, cached
+from alignprune.bench.data.contents import refuse_substitute
 from alignprune.bench.data.records import (
     ANY_CLASSES,
     DatasetRecord,
@@ -42,8 +43,31 @@ DIMENSIONS = 300  # of a trained word vector
 WINDOW = 10
 FLAT_FEATURES = 4800
 
-# The class of each newsgroup, in alphabetical order, by the first part of its name.
-_HIERARCHIES = (0, 1, 1, 1, 1, 1, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 6, 6, 6, 6)  # alt comp misc rec sci soc talk
+GROUPS = (
+    "alt.atheism",
+    "comp.graphics",
+    "comp.os.ms-windows.misc",
+    "comp.sys.ibm.pc.hardware",
+    "comp.sys.mac.hardware",
+    "comp.windows.x",
+    "misc.forsale",
+    "rec.autos",
+    "rec.motorcycles",
+    "rec.sport.baseball",
+    "rec.sport.hockey",
+    "sci.crypt",
+    "sci.electronics",
+    "sci.med",
+    "sci.space",
+    "soc.religion.christian",
+    "talk.politics.guns",
+    "talk.politics.mideast",
+    "talk.politics.misc",
+    "talk.religion.misc",
+)
+# The class of each newsgroup is the first part of its name: alt comp misc rec sci soc talk.
+HIERARCHIES = tuple(dict.fromkeys(group.partition(".")[0] for group in GROUPS))
+_HIERARCHY_OF = tuple(HIERARCHIES.index(group.partition(".")[0]) for group in GROUPS)
 
 
 def _record(name: str, classes: str, features: str) -> DatasetRecord:
@@ -136,7 +160,7 @@ def news(
     }
     stored = cached("news", depends_on, partial(_prepare, folder, glove, size))
     inputs = torch.from_numpy(stored["features"])
-    labels = as_labels(stored["groups"] if groups == 20 else np.array(_HIERARCHIES)[stored["groups"]])
+    labels = as_labels(stored["groups"] if groups == 20 else np.array(_HIERARCHY_OF)[stored["groups"]])
     split = _training_size(len(labels))
     clean = labels[:split]
 
@@ -154,6 +178,7 @@ def news(
         reference=None,
         num_classes=groups,
         input_shape=tuple(inputs.shape[1:]),
+        class_names=GROUPS if groups == 20 else HIERARCHIES,
     )
 
 
@@ -193,6 +218,7 @@ def _read(folder: Path) -> tuple[list[str], np.ndarray]:
     try:
         found = fetch_20newsgroups(data_home=folder, subset="all", shuffle=False, download_if_missing=False)
     except OSError as error:  # scikit-learn prints what is wrong with the file, and then reports it as missing
+        refuse_substitute(f"file={str(folder / FILE)!r}", folder / FILE, "scikit-learn's documents")
         raise ValueMistake(
             f"root={str(folder)!r} holds a {FILE!r} that cannot be read, expected scikit-learn's: remove it, and make "
             f"it again with {NEWS.source}"

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from alignprune._ranks import keyed_generator
+from alignprune.bench.data.images import read_image
 from alignprune.errors import ValueMistake
 from alignprune.noise import NoisyLabels
 
@@ -90,30 +92,63 @@ def channels_first(images: np.ndarray) -> Tensor:
     return tensor.permute(0, 3, 1, 2).contiguous()
 
 
-class FileNames:
-    """Paths of many files in one buffer, which worker processes share.
+class Strings(Sequence[str]):
+    """Many strings in one buffer, which worker processes share.
 
     A list of a million strings would be copied into each of them, page by page, by the reference counts that
     reading changes.
 
     Args:
-        folder: folder that the names start from.
-        names: relative paths of the N files.
+        strings: the N strings.
     """
 
-    def __init__(self, folder: PathLike, names: Iterable[str]) -> None:
-        encoded = [os.fsencode(name) for name in names]
-        self.folder = os.fspath(folder)
+    def __init__(self, strings: Iterable[str]) -> None:
+        # Names of files that are no text come as lone surrogates, which pass through.
+        encoded = [string.encode("utf-8", "surrogatepass") for string in strings]
         self._joined = b"".join(encoded)
         self._bounds = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
 
-    def __getitem__(self, index: int) -> str:
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
         position = range(len(self))[index]  # counts from the end below 0, and raises IndexError as a list does
         start, end = self._bounds[position : position + 2]
-        return os.path.join(self.folder, os.fsdecode(self._joined[start:end]))
+        return self._joined[start:end].decode("utf-8", "surrogatepass")
+
+
+class FileNames(Sequence[str]):
+    """Paths of many files.
+
+    Args:
+        folder: folder that the names start from.
+        names: relative paths of the N files.
+
+    Attributes:
+        names: the relative paths.
+    """
+
+    def __init__(self, folder: PathLike, names: Iterable[str]) -> None:
+        self.folder = os.fspath(folder)
+        self.names = Strings(names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [os.path.join(self.folder, name) for name in self.names[index]]
+        return os.path.join(self.folder, self.names[index])
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
@@ -134,17 +169,28 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from torchvision.datasets.folder import default_loader
-
         file = self.files[index]
-        try:
-            image = default_loader(file)
-        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, ... by image format
-            raise ValueMistake(
-                f"file={file!r} cannot be read ({type(error).__name__}: {error}), expected an image: replace or remove "
-                f"the file"
-            ) from error
+        image: Any = read_image(f"file={file!r}", file)
         return image if self.transform is None else self.transform(image), int(self.labels[index])
+
+
+class Texts(Dataset[tuple[Any, int]]):
+    """Samples that are texts, as they are: something else has to turn them into features before they are trained on.
+
+    Args:
+        texts: the N texts.
+        labels: class ids, int64 [N].
+    """
+
+    def __init__(self, texts: Sequence[str], labels: Tensor) -> None:
+        self.texts = texts
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> tuple[str, int]:
+        return self.texts[index], int(self.labels[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +207,13 @@ class ClassificationData:
             None for samples that have none.
         clean_eval: the same samples with clean labels, evaluation transform; None where the truth is unknown
             or is given for diagnosis only.
-        test: test samples, evaluation transform.
+        test: test samples, evaluation transform; None without, and then a part of `train` has to be held out.
         reference: clean reference samples apart from the training samples, evaluation transform; None without.
         labels: labels of `train`, int64 [N].
         clean_labels: clean labels of the same samples, int64 [N]; None where unknown.
         num_classes: number of classes C.
-        input_shape: shape of one sample after the transform, (channels, height, width) or (features,).
+        input_shape: shape of one sample after the transform, (channels, height, width) or (features,); () for
+            `Texts`, whose samples are strings.
         noise: noisy and clean labels with the kind of noise; None where no noise is known.
         class_names: C names, in the order of the class ids.
         ids: what the user calls the training samples, N file names or keys; None = their positions.
@@ -178,7 +225,7 @@ class ClassificationData:
     strong: Samples | None
     contrastive: Samples | None
     clean_eval: Samples | None
-    test: Samples
+    test: Samples | None
     reference: Samples | None
     labels: Tensor
     clean_labels: Tensor | None
@@ -189,12 +236,13 @@ class ClassificationData:
     ids: Sequence[str] | None = None
 
 
-def refuse_overlap(reference: TensorData | ImageFiles | None, test: TensorData | ImageFiles) -> None:
+def refuse_overlap(reference: Samples | None, test: Samples | None) -> None:
     """Refuse a reference of the user's that shares samples with the test set: it would steer the training by test data.
 
     Args:
         reference: clean reference samples; None for none.
-        test: test samples, of the same kind. Files are compared by content, those of equal size only.
+        test: test samples, of the same kind; None for none. Files are compared by content, those of equal size only;
+            samples that are no tensors and no files are not compared.
 
     Raises:
         ValueError: if a sample is in both, with its place in the reference.
@@ -234,7 +282,7 @@ def assemble(
     given: Tensor,
     noise: NoisyLabels | None,
     truth: Tensor | None,
-    test: Samples,
+    test: Samples | None,
     reference: Samples | None,
     num_classes: int,
     input_shape: tuple[int, ...],

@@ -88,7 +88,16 @@ def webvision(root: PathLike | None = None, image_size: int = 224) -> Classifica
         reference=reference,
         num_classes=NUM_CLASSES,
         input_shape=(3, image_size, image_size),
+        class_names=_names(),
+        ids=train.files.names,
     )
+
+
+def _names() -> list[str]:
+    """Names of the first 50 classes, which are those of ImageNet."""
+    from torchvision.models import ResNet18_Weights
+
+    return list(ResNet18_Weights.DEFAULT.meta["categories"][:NUM_CLASSES])
 
 
 def _first_classes(root: Path, name: str) -> list[lists.Entry]:

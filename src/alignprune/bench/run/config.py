@@ -45,14 +45,15 @@ class DataSettings:
     """Which samples.
 
     Attributes:
-        dataset: a named data set, the path of an .npz file, a folder with train/ and test/, or hf:NAME_OR_PATH.
+        dataset: a named data set, the path of an .npz, .csv, .tsv or .parquet file, a folder with a folder of images
+            for each class, or hf:NAME_OR_PATH.
         noise: kind of label noise; None = the data set's own.
         noise_rate: rate of synthetic noise, in [0, 1].
         imbalance: share of its samples that the last class keeps, in (0, 1]; the first keeps all, those between
             exponentially fewer. None leaves the classes as they are.
         limit: train on a random, class-balanced subset of this size.
         holdout: share of the training set, in (0, 1), that is held out and takes the place of the test set, with its
-            given (noisy) labels: for choosing settings without looking at the test set.
+            given (noisy) labels: for choosing settings without looking at the test set, and for data without one.
         image_size: height and width of photos; None = the data set's own.
         even_batches: cut every epoch into batches of about the same size, instead of ending it in a short one.
     """

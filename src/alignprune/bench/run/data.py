@@ -19,7 +19,8 @@ def load(config: TrainConfig) -> ClassificationData:
     """All samples that the run may choose among, and those that it is judged by.
 
     Raises:
-        ValueError, FileNotFoundError: if there is no such data, or a part of it that is asked for would be empty.
+        ValueError, FileNotFoundError: if there is no such data, a part of it that is asked for would be empty, there
+            is nothing to judge the run by, or the samples are texts.
     """
     data = datasets.load(
         config.data.dataset,
@@ -29,11 +30,25 @@ def load(config: TrainConfig) -> ClassificationData:
         seed=config.seed,
         image_size=config.data.image_size,
     )
+    _refuse_unfit(config, data)
     if config.data.imbalance is not None:
         data = datasets.long_tail(data, config.data.imbalance, config.seed)
     if config.data.limit is not None:
         data = datasets.limit(data, config.data.limit, config.seed)
     return data if config.data.holdout is None else _held_out(data, config.data.holdout, config.seed)
+
+
+def _refuse_unfit(config: TrainConfig, data: ClassificationData) -> None:
+    if not data.input_shape:
+        raise ValueMistake(
+            f"dataset={config.data.dataset!r} holds texts, expected images or features: turn the texts into features "
+            "first, and choose these columns by ?features=A,B"
+        )
+    if data.test is None and config.data.holdout is None:
+        raise ValueMistake(
+            f"holdout=None is given with {config.data.dataset}, which has no test samples, expected something to judge "
+            "the run by: hold out a tenth of the training samples with --holdout 0.1, or add a test split"
+        )
 
 
 def _held_out(data: ClassificationData, share: float, seed: int) -> ClassificationData:

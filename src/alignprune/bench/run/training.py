@@ -116,6 +116,7 @@ class _Run:
         self.spending = Spending(config.training_samples(self.whole_size), config.machine.devices)
         self.train_loader = self._loader(pruned=False)
         self.pruned_loader = self._loader(pruned=True) if self.pruner.score.needs_pruned else None
+        assert self.data.test is not None, "data.load has refused data without test samples"
         self.test_loader = DataLoader(self.data.test, batch_size=BATCH_SIZE, num_workers=config.machine.workers)
         self.epochs: list[EpochRecord] = []
         if config.place.resume:

@@ -1,0 +1,76 @@
+"""Images as they are: one way to read them, for folders, tables and Hugging Face data sets.
+
+Every image becomes RGB with 8 bits a channel: 16 bits a pixel are scaled by 1/257, what is transparent lies on white,
+and a photo stands upright as its EXIF data say. A range that nobody knows is refused and not guessed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alignprune.bench.data.contents import head_of, unreadable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+
+# 65,535 / 255: the brightest value of 16 bits becomes the brightest of 8.
+_SCALE = 257
+
+# Formats whose grey images of mode I hold 16 bits at most: older versions of Pillow open them so.
+_SIXTEEN_BITS = ("PNG", "PPM")
+
+
+def read_image(place: str, source: str | bytes) -> Image.Image:
+    """Read an image.
+
+    Args:
+        place: what to call it in errors, such as "file='3.png'".
+        source: path of the file, or its content.
+
+    Returns:
+        the image in RGB, upright; of an animation the first picture.
+
+    Raises:
+        Unreadable: if it is damaged, no image, or an image whose range of values nobody knows.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return as_rgb(image)
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, ... by image format
+        head = source if isinstance(source, bytes) else head_of(source) if os.path.isfile(source) else b"?"
+        said = f"{type(error).__name__}: {error}"
+        raise unreadable(place, head, said, "an image", "replace or remove it") from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image in RGB with 8 bits a channel, upright.
+
+    Args:
+        image: in any mode of Pillow.
+
+    Raises:
+        ValueError: if its values are integers of 32 bits or floats.
+    """
+    from PIL import Image, ImageOps
+
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS)
+    image = ImageOps.exif_transpose(image)
+    if sixteen:
+        grey = np.asarray(image).astype(np.int64)
+        return Image.fromarray(((grey + _SCALE // 2) // _SCALE).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        kind = "integers of 32 bits" if image.mode == "I" else "floats"
+        raise ValueError(f"its values are {kind}, whose range from black to white nobody knows: save it with 8 or 16")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
