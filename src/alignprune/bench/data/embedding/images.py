@@ -139,15 +139,38 @@ def packaged_weights() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
-def fitting_size(samples: Samples) -> int:
+def image_embedder(
+    samples: Samples, weights: Path | None = None, model: str | None = None, image_size: int | None = None
+) -> TimmEmbedder:
+    """The embedder for some images, at the size that fits them.
+
+    Args:
+        samples: a view of images, or a `Subset` of one.
+        weights: file of weights; None for the installed package's.
+        model: network of the weights, by its name in timm; None for tf_efficientnet_lite0.
+        image_size: height and width in pixels that the network sees; None for `fitting_size`.
+
+    Raises:
+        ImportError: if no file is given and the package is not installed.
+        FileNotFoundError, ValueError, TypeError: if what is given does not fit.
+    """
+    network = model or PACKAGED
+    return TimmEmbedder(network, weights, fitting_size(samples, network) if image_size is None else image_size)
+
+
+def fitting_size(samples: Samples, model: str = PACKAGED) -> int:
     """The image size for some images: the median of their short sides, brought to a multiple of 32 from 96 to 224.
 
     Args:
         samples: a view of images, or a `Subset` of one; 64 of them, evenly spaced, are looked at.
+        model: network that is to see them; one that takes a single size, as most transformers do, decides alone.
 
     Returns:
         height and width in pixels.
     """
+    fixed = _fixed_size(model)
+    if fixed is not None:
+        return fixed
     stored = images_of(samples)
     count = len(stored)  # type: ignore[arg-type]
     looked_at = range(0, count, math.ceil(count / _LOOKED_AT))
@@ -204,6 +227,14 @@ def _packaged(model: str) -> Path:
     return Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
 
 
+def _fixed_size(model: str) -> int | None:
+    """The only image size that a network takes; None where it takes any, or timm does not say."""
+    from timm.models import get_pretrained_cfg
+
+    known = get_pretrained_cfg(model)
+    return known.input_size[-1] if known is not None and known.fixed_input_size else None
+
+
 def _network(embedder: TimmEmbedder) -> tuple[nn.Module, Tensor, Tensor]:
     """The network without its classifier, and mean and deviation of its inputs' channels, [3, 1, 1], in [0, 1]."""
     import timm
@@ -218,11 +249,11 @@ def _network(embedder: TimmEmbedder) -> tuple[nn.Module, Tensor, Tensor]:
         )
     network: Any = timm.create_model(embedder.model, pretrained=False)
     configuration = resolve_model_data_config(network)
-    fixed = network.pretrained_cfg.get("fixed_input_size")
-    if fixed and embedder.image_size != configuration["input_size"][-1]:
+    fixed = _fixed_size(embedder.model)
+    if fixed not in (None, embedder.image_size):
         raise ValueMistake(
-            f"image_size={embedder.image_size} is given with {embedder.model}, which takes "
-            f"{configuration['input_size'][-1]} only, expected that: change the size"
+            f"image_size={embedder.image_size} is given with {embedder.model}, which takes {fixed} only, expected "
+            "that: change the size"
         )
     state = _read(embedder.file)
     if embedder.weights is None:

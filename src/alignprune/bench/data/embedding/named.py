@@ -27,7 +27,7 @@ NEWS20_SENTENCES = replace(
     NEWS20,
     name="news20-sentences",
     description="20 Newsgroups (18,846 documents, the first 70 % for training, 20 classes) as 384 values of "
-    "all-MiniLM-L6-v2, by their first 128 word pieces, with clean labels or synthetic noise; they are computed once, in "
+    "all-MiniLM-L6-v2 on their first 128 word pieces, with clean labels or synthetic noise; they are computed once, in "
     "a quarter of an hour, and cached; needs the extra sentences",
     note=f"needs the extra sentences; {NEWS20.note}",
 )

