@@ -343,8 +343,8 @@ def _mistake_behind(error: BaseException) -> UserError | None:
 def parse_train(words: Sequence[str]) -> TrainConfig:
     """Read the options of ``alignprune train``, in any order.
 
-    Method, recipe, relabelling and data set are looked up first: they say which settings there are and what their
-    defaults are.
+    Method, recipe, relabelling, features and data set are looked up first: they say which settings there are and what
+    their defaults are.
 
     Raises:
         UserError: for what is missing, unknown, or out of range.
@@ -362,7 +362,9 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
     from alignprune.bench.run import config as configs
 
     def default(dataset: str) -> TrainConfig:
-        return configs.default_config(dataset, method, names.get("--recipe"), names.get("--relabel"))
+        return configs.default_config(
+            dataset, method, names.get("--recipe"), names.get("--relabel"), names.get("--features")
+        )
 
     place = _place_of_dataset(words, default(""))
     dataset = "cifar100n" if place is None else words.pop(place)
@@ -393,7 +395,8 @@ def _train_help() -> str:
         "like choose columns, --holdout 0.1 stands in for a test split. --method NAME is one of "
         f"{', '.join(presets.PRESETS)}, whose settings are --score.* and --policy.*, or, with --prune-ratio, one of "
         f"{', '.join(coresets.CORESETS)}, whose settings are --coreset.*. --recipe NAME chooses a recipe, "
-        f"--relabel NAME one of {', '.join(losses.SETTINGS)}."
+        f"--relabel NAME one of {', '.join(losses.SETTINGS)}. --features pretrained, sentences or tfidf trains on "
+        "fixed vectors of the samples, with the recipe features."
     )
 
 
@@ -401,7 +404,7 @@ def _taken_names(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The options that name a set of settings, the last value of each, and the words without them."""
     names, rest, following = {}, [], iter(words)
     for word in following:
-        if word not in ("--method", "--recipe", "--relabel"):
+        if word not in ("--method", "--recipe", "--relabel", "--features"):
             rest.append(word)
         elif (name := next(following, None)) is not None:
             names[word] = name

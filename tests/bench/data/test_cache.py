@@ -82,14 +82,16 @@ def test_a_failed_calculation_leaves_nothing(cache: Path) -> None:
     assert not cache.exists()
 
 
-def test_a_damaged_file_of_the_cache_is_named(cache: Path) -> None:
-    _, compute = counting()
+def test_a_damaged_file_of_the_cache_is_named_and_made_anew(cache: Path) -> None:
+    calls, compute = counting()
     cached("kept", {}, compute)
     (file,) = cache.iterdir()
-    for content in (b"", b"no archive", file.read_bytes()[:-40]):
+    for count, content in enumerate((b"", b"no archive", file.read_bytes()[:-40]), start=2):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"file='.*kept-.*\.npz' is damaged .*: delete it"):
+        with pytest.warns(UserWarning, match=r"file='.*kept-.*\.npz' is damaged .*: they are computed again"):
             cached("kept", {}, compute)
+        assert len(calls) == count
+        assert cached("kept", {}, compute)["values"].tolist() == [count, count + 1, count + 2]
 
 
 def test_without_a_folder_of_its_own_the_cache_is_in_the_home_folder(

@@ -17,6 +17,12 @@ from alignprune.bench.data.arrays import ARRAYS, arrays
 from alignprune.bench.data.cifar import CIFAR10N, CIFAR100N, cifar10n, cifar100n
 from alignprune.bench.data.clothing1m import CLOTHING1M, clothing1m
 from alignprune.bench.data.digits import DIGITS, digits
+from alignprune.bench.data.embedding.named import (
+    CIFAR100N_PRETRAINED,
+    NEWS20_SENTENCES,
+    cifar100n_pretrained,
+    news20_sentences,
+)
 from alignprune.bench.data.features import CIFAR100N_FEATURES, cifar100n_features
 from alignprune.bench.data.folder import FOLDER, image_folder
 from alignprune.bench.data.huggingface import HUGGINGFACE, PREFIX, huggingface
@@ -57,6 +63,7 @@ __all__ = [
     "cifar10n",
     "cifar100n",
     "cifar100n_features",
+    "cifar100n_pretrained",
     "clothing1m",
     "digits",
     "huggingface",
@@ -66,6 +73,7 @@ __all__ = [
     "load",
     "long_tail",
     "news",
+    "news20_sentences",
     "open_all",
     "refuse_unknown",
     "subset",
@@ -87,6 +95,8 @@ _LOADERS: tuple[tuple[DatasetRecord, Loader], ...] = (
     (NEWS20_DOCUMENT, partial(news, groups=20, pooling="document")),
     (DIGITS, digits),
     (CIFAR100N_FEATURES, cifar100n_features),
+    (CIFAR100N_PRETRAINED, cifar100n_pretrained),
+    (NEWS20_SENTENCES, news20_sentences),
 )
 
 DATASETS: dict[str, DatasetRecord] = {record.name: record for record, _ in _LOADERS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignprune.bench.files import save_arrays
-from alignprune.errors import ValueMistake
 
 CACHE_ROOT = "ALIGNPRUNE_CACHE"
 
@@ -22,7 +22,7 @@ def cached(name: str, depends_on: Mapping[str, object], compute: Callable[[], Ar
     """Compute arrays once, and read them from the cache folder from then on.
 
     The folder is that of the environment variable ALIGNPRUNE_CACHE, else ~/.cache/alignprune; it may be deleted at
-    any time. Several processes may use it at once.
+    any time. Several processes may use it at once. A damaged file is replaced, with a warning.
 
     Args:
         name: what the arrays are, the first part of the file's name.
@@ -34,21 +34,22 @@ def cached(name: str, depends_on: Mapping[str, object], compute: Callable[[], Ar
         the arrays, by name.
 
     Raises:
-        ValueError: if the file in the cache is damaged.
         OSError: if the cache folder cannot be written.
     """
     file = _cache_folder() / f"{name}-{_digest(depends_on)[:32]}.npz"
-    if not file.exists():
-        arrays = compute()
-        save_arrays(file, **arrays)
-        return arrays
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            return dict(stored)
-    except Exception as error:  # numpy raises BadZipFile, EOFError, ValueError, zlib.error, ... for a damaged file
-        raise ValueMistake(
-            f"file={str(file)!r} is damaged ({error}), expected arrays that were computed before: delete it"
-        ) from error
+    if file.exists():
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                return dict(stored)
+        except Exception as error:  # numpy raises BadZipFile, EOFError, ValueError, zlib.error, ... for a damaged file
+            warnings.warn(
+                f"file={str(file)!r} is damaged ({error}), expected arrays that were computed before: they are "
+                "computed again",
+                stacklevel=2,
+            )
+    arrays = compute()
+    save_arrays(file, **arrays)
+    return arrays
 
 
 def _cache_folder() -> Path:
@@ -61,7 +62,7 @@ def _digest(depends_on: Mapping[str, object]) -> str:
     total = hashlib.sha256()
     for name, value in sorted(depends_on.items()):
         if isinstance(value, Path):
-            kind, content = "file", _file_digest(value)
+            kind, content = "file", file_digest(value)
         elif isinstance(value, np.ndarray):
             kind = f"{value.dtype} {value.shape}"
             content = hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
@@ -71,7 +72,8 @@ def _digest(depends_on: Mapping[str, object]) -> str:
     return total.hexdigest()
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, as hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while part := file.read(2**20):

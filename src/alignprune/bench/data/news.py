@@ -161,7 +161,7 @@ def news(
     stored = cached("news", depends_on, partial(_prepare, folder, glove, size))
     inputs = torch.from_numpy(stored["features"])
     labels = as_labels(stored["groups"] if groups == 20 else np.array(_HIERARCHY_OF)[stored["groups"]])
-    split = _training_size(len(labels))
+    split = training_size(len(labels))
     clean = labels[:split]
 
     def view(labels: Tensor, transform: nn.Module | None) -> TensorData:
@@ -196,14 +196,15 @@ def _check_features(pooling: str, features: int | None) -> int | None:
     return None
 
 
-def _training_size(documents: int) -> int:
+def training_size(documents: int) -> int:
+    """How many of the documents, from the first on, are for training."""
     return floor(TRAIN_SHARE * documents)
 
 
 def _prepare(folder: Path, glove: Path | None, size: int | None) -> Arrays:
     """Features [N, D] and newsgroup ids [N] of all documents, in stored order."""
-    texts, groups = _read(folder)
-    split = _training_size(len(texts))
+    texts, groups = read_documents(folder)
+    split = training_size(len(texts))
     vocabulary, token_ids = _tokenise(texts, split)
     vectors = torch.from_numpy(_vectors(token_ids[:split], vocabulary, glove))
     words = torch.from_numpy(token_ids)
@@ -211,7 +212,7 @@ def _prepare(folder: Path, glove: Path | None, size: int | None) -> Arrays:
     return {"features": features.numpy(), "groups": groups}
 
 
-def _read(folder: Path) -> tuple[list[str], np.ndarray]:
+def read_documents(folder: Path) -> tuple[list[str], np.ndarray]:
     """Texts and newsgroup ids in stored order."""
     from sklearn.datasets import fetch_20newsgroups
 

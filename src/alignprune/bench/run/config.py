@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 import torch
 from tyro.conf import Positional, arg
@@ -26,6 +26,7 @@ from alignprune.scores import Score
 
 Precision = Literal["32", "16", "bf16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Features = Literal["none", "pretrained", "sentences", "tfidf"]
 
 _RECIPE_OF = {
     "cifar100n": "cifar100",
@@ -37,7 +38,12 @@ _RECIPE_OF = {
     "news20": "news",
     "news-document": "news",
     "news20-document": "news",
+    "cifar100n-pretrained": "features",
+    "news20-sentences": "features",
 }
+
+# The features that an option is for.
+_FEATURES_OF = {"feature_weights": "pretrained", "feature_model": "pretrained", "sentence_model": "sentences"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,12 @@ class DataSettings:
         limit: train on a random, class-balanced subset of this size.
         holdout: share of the training set, in (0, 1), that is held out and takes the place of the test set, with its
             given (noisy) labels: for choosing settings without looking at the test set, and for data without one.
-        image_size: height and width of photos; None = the data set's own.
+        image_size: height and width of photos; None = the data set's own, or what fits a pretrained network.
+        features: train on fixed vectors in the place of the samples: "pretrained" for images by a pretrained network,
+            "sentences" for texts by a sentence model, "tfidf" for texts by their weighted word counts.
+        feature_weights: file of the pretrained network's weights; None = those of the extra pretrained.
+        feature_model: name of the pretrained network in timm; None = tf_efficientnet_lite0.
+        sentence_model: folder of the sentence model; None = that of the extra sentences.
         even_batches: cut every epoch into batches of about the same size, instead of ending it in a short one.
     """
 
@@ -65,6 +76,10 @@ class DataSettings:
     limit: int | None = None
     holdout: float | None = None
     image_size: int | None = None
+    features: Features = "none"
+    feature_weights: Path | None = None
+    feature_model: str | None = None
+    sentence_model: Path | None = None
     even_batches: bool = False
 
     def __post_init__(self) -> None:
@@ -79,6 +94,14 @@ class DataSettings:
             raise ValueMistake(
                 f"holdout={self.holdout!r} is out of range, expected a number in (0, 1): 0.1 holds out a tenth"
             )
+        choice("features", self.features, get_args(Features))
+        for name, features in _FEATURES_OF.items():
+            given = getattr(self, name)
+            if given is not None and self.features != features:
+                raise ValueMistake(
+                    f"{name}={str(given)!r} is given with features={self.features!r}, expected {features!r}: add "
+                    f"--features {features}, or leave it out"
+                )
 
 
 @dataclass(frozen=True)
@@ -438,7 +461,7 @@ _GROUP_OF: dict[str, str] = {
 # Where a run takes place and what it was made from by hand: a resumed run may differ in these.
 _PLACES = {"device", "workers", "data_root", "out", "resume", "base_run", "proxy", "self_supervised"}
 
-_PATHS = {"base_run", "proxy", "self_supervised", "data_root", "out"}
+_PATHS = {"feature_weights", "sentence_model", "base_run", "proxy", "self_supervised", "data_root", "out"}
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -448,14 +471,17 @@ def _plain(name: str, value: Any) -> Any:
     return asdict(value) if name == "recipe" else {"kind": type(value).__name__, **asdict(value)}
 
 
-def default_config(dataset: str, method: str, recipe: str | None = None, relabel: str | None = None) -> TrainConfig:
+def default_config(
+    dataset: str, method: str, recipe: str | None = None, relabel: str | None = None, features: str | None = None
+) -> TrainConfig:
     """The configuration that the named method and recipe stand for.
 
     Args:
         dataset: as in `DataSettings`.
         method: a name of `alignprune.presets.PRESETS` or `alignprune.coresets.CORESETS`.
-        recipe: a name of `alignprune.bench.recipes.RECIPES`; None = the data set's.
+        recipe: a name of `alignprune.bench.recipes.RECIPES`; None = the data set's, or that of features.
         relabel: a name of `alignprune.losses.SETTINGS`; None trains on the given labels.
+        features: as in `DataSettings`; None trains on the samples themselves.
 
     Raises:
         ValueError: for a name that there is not, with the nearest.
@@ -463,8 +489,10 @@ def default_config(dataset: str, method: str, recipe: str | None = None, relabel
     choice("method", method, [*presets.PRESETS, *coresets.CORESETS])
     static = method in coresets.CORESETS
     preset = presets.get("full" if static else method)
+    data = DataSettings(dataset, features=cast(Features, features or "none"))
+    own = _RECIPE_OF.get(dataset, "sgd") if data.features == "none" else "features"
     return TrainConfig(
-        data=DataSettings(dataset),
+        data=data,
         pruning=PruningSettings(
             method=method,
             score=preset.score,
@@ -474,7 +502,7 @@ def default_config(dataset: str, method: str, recipe: str | None = None, relabel
             relabel=None if relabel is None else _relabelling(relabel),
             prune_ratio=0.5 if static else None,
         ),
-        recipe=recipes.get(recipe or _RECIPE_OF.get(dataset, "sgd")),
+        recipe=recipes.get(recipe or own),
     )
 
 
@@ -489,14 +517,14 @@ def configure(settings: Mapping[str, Any]) -> TrainConfig:
 
     Args:
         settings: values by their option's name with dots, such as {"dataset": "cifar100n", "method": "infobatch",
-            "recipe.epochs": 30, "score.window": 10}; ``recipe`` and ``relabel`` by name; paths as text.
+            "recipe.epochs": 30, "score.window": 10}; ``recipe``, ``relabel`` and ``features`` by name; paths as text.
 
     Raises:
         ValueError: for a name that there is not, with the nearest, and for values out of range.
     """
     rest = dict(settings)
-    names = (str(rest.pop("dataset")), str(rest.pop("method")), rest.pop("recipe", None), rest.pop("relabel", None))
-    config = default_config(*names)
+    chosen = (rest.pop(name, None) for name in ("recipe", "relabel", "features"))
+    config = default_config(str(rest.pop("dataset")), str(rest.pop("method")), *chosen)
     flat: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}
     for name, value in rest.items():

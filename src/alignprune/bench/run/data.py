@@ -1,4 +1,4 @@
-"""The samples of a run: loaded, thinned out, limited, and a part of them held out, as the configuration says."""
+"""The samples of a run: loaded, thinned out, limited, a part held out, and embedded, as the configuration says."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.utils.data import Subset
 from alignprune._checks import floor
 from alignprune._ranks import keyed_generator
 from alignprune.bench import data as datasets
-from alignprune.bench.data import ClassificationData
-from alignprune.bench.run.config import TrainConfig
+from alignprune.bench.data import ClassificationData, embedding
+from alignprune.bench.run.config import DataSettings, TrainConfig
 from alignprune.errors import ValueMistake
 
 
@@ -20,7 +20,8 @@ def load(config: TrainConfig) -> ClassificationData:
 
     Raises:
         ValueError, FileNotFoundError: if there is no such data, a part of it that is asked for would be empty, there
-            is nothing to judge the run by, or the samples are texts.
+            is nothing to judge the run by, or the samples are texts and no features of them are asked for.
+        TypeError, ImportError: if the features are for other samples, or what computes them is not installed.
     """
     data = datasets.load(
         config.data.dataset,
@@ -35,14 +36,28 @@ def load(config: TrainConfig) -> ClassificationData:
         data = datasets.long_tail(data, config.data.imbalance, config.seed)
     if config.data.limit is not None:
         data = datasets.limit(data, config.data.limit, config.seed)
-    return data if config.data.holdout is None else _held_out(data, config.data.holdout, config.seed)
+    if config.data.holdout is not None:
+        data = _held_out(data, config.data.holdout, config.seed)
+    # Last, so that nothing is embedded in vain and word counts know no sample that is held out.
+    return data if config.data.features == "none" else embedding.embedded(data, _embedder(config.data, data))
+
+
+def _embedder(settings: DataSettings, data: ClassificationData) -> embedding.Embedder | embedding.Tfidf:
+    """What turns the samples into vectors, as the settings say."""
+    if settings.features == "tfidf":
+        return embedding.Tfidf()
+    if settings.features == "sentences":
+        return embedding.SentenceEmbedder(settings.sentence_model)
+    return embedding.image_embedder(
+        data.train_eval, settings.feature_weights, settings.feature_model, settings.image_size
+    )
 
 
 def _refuse_unfit(config: TrainConfig, data: ClassificationData) -> None:
-    if not data.input_shape:
+    if not data.input_shape and config.data.features == "none":
         raise ValueMistake(
-            f"dataset={config.data.dataset!r} holds texts, expected images or features: turn the texts into features "
-            "first, and choose these columns by ?features=A,B"
+            f"features='none' is given with {config.data.dataset}, which holds texts, expected a way to turn them into "
+            "vectors: --features tfidf, or --features sentences, or columns of numbers by ?features=A,B"
         )
     if data.test is None and config.data.holdout is None:
         raise ValueMistake(
