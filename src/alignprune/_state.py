@@ -12,7 +12,7 @@ from alignprune._tensors import check_tensors
 from alignprune.errors import TypeMistake, ValueMistake
 from alignprune.memory.contract import Memory
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 
 _NAMES = (
     *(
@@ -28,7 +28,7 @@ _NAMES = (
         "faults",
         "predicted",
     ),
-    *("memories", "reference", "scores", "nonfinite", "forward_passes"),
+    *("kinds", "memories", "reference", "scores", "nonfinite", "forward_passes"),
 )
 
 

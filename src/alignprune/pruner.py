@@ -10,7 +10,6 @@ host happens once per epoch, in `Pruner.end_epoch`: one set of collectives, the 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 import warnings
@@ -26,7 +25,7 @@ from alignprune import presets
 from alignprune._checks import floor, integer, number
 from alignprune._ranks import Draws, keyed_generator, rank_and_world
 from alignprune._state import STATE_VERSION, check_memories, check_state
-from alignprune._tensors import FULL_PRECISION, INTEGERS, class_codes
+from alignprune._tensors import FULL_PRECISION, INTEGERS, class_codes, fingerprint
 from alignprune.dataset import Indexed, IndexedCollate
 from alignprune.errors import CallMistake, TypeMistake, ValueMistake
 from alignprune.memory.contract import Kind, Memory, MemorySpec, Observed, Room, memory_of
@@ -123,7 +122,7 @@ class Pruner:
             self._labels, self._given = class_codes(labels, self.num_samples)
         unlabelled = None if self._labels is None else self._labels < 0
         self._unlabelled = unlabelled if unlabelled is not None and bool(unlabelled.any()) else None
-        self._label_print = 0 if self._labels is None else _fingerprint(self._labels.numpy().tobytes())
+        self._label_print = 0 if self._labels is None else fingerprint(self._labels.numpy().tobytes())
 
         self._keeps_journal = labels is not None if journal is None else journal
         self._memories = self._make_memories(bank_path)
@@ -680,6 +679,7 @@ class Pruner:
             "losses": losses,
             "faults": faults,
             "predicted": predicted,
+            "kinds": [type(memory).__name__ for memory in self._memories.values()],
             "memories": [memory.state_dict() for memory in self._memories.values()],
             "reference": self.reference.clone(),
             "scores": self.scores.clone(),
@@ -787,11 +787,11 @@ class Pruner:
     def _fingerprints(self) -> dict[str, int]:
         """What has to be the same on every rank; only read where there are several."""
         selection = self._selection
-        chosen = _fingerprint(selection.indices.numpy().tobytes())
+        chosen = fingerprint(selection.indices.numpy().tobytes())
         if selection.weights is not None:
-            chosen ^= _fingerprint(selection.weights.numpy().tobytes())
+            chosen ^= fingerprint(selection.weights.numpy().tobytes())
         return {
-            "settings": _fingerprint(f"{self._method()}/{self.num_samples}".encode()),
+            "settings": fingerprint(f"{self._method()}/{self.num_samples}".encode()),
             "labels": self._label_print,
             "epochs": self.epoch,
             "selections": chosen,
@@ -829,11 +829,6 @@ class Pruner:
                 f"every score, and the means of their batches are not finite",
                 stacklevel=3,
             )
-
-
-def _fingerprint(content: bytes) -> int:
-    """63 bits of a hash, never 0."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1 | 1
 
 
 def _share(done: int, total: int, world: int) -> int:

@@ -1,0 +1,118 @@
+"""How probably each label is wrong: the posterior by held-out losses, and flips that go one way only.
+
+Losses find labels that the network finds improbable. Where one class is often given for another the network learns to
+expect it, and losses say little. But mistakes between look-alike classes go both ways about as often. So of the samples
+that are given y while the network says a, those in excess of the samples that are given a while it says y are flips:
+``1 - n(a, y) / n(y, a)`` of them, where the excess is larger than chance makes any of the pairs.
+
+Source: this library; `docs/label-issues.md` has how well it is calibrated, and what each part adds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignprune.audit.facts import Facts
+from alignprune.policies import mixture
+from alignprune.policies.onset import CLEAR
+from alignprune.policies.posterior import posterior
+from alignprune.policies.robust import log_odds_of_wrong
+
+_Array = NDArray[Any]
+
+_CONFUSED = 0.25  # as `Robust.confused`
+_TIES = 1e-3  # part of the label score that the suspicions of equally probable labels order
+
+
+class Judgement(NamedTuple):
+    """How probably labels are wrong.
+
+    Attributes:
+        p_wrong: float64 [N], in [0, 1]; NaN for samples without a label, or never seen.
+        label_score: float64 [N], in [0, 1], low = probably wrong: 1 - p_wrong, ties in the order of the suspicions.
+        noise_rate: mean of p_wrong.
+        low, high: the least and the largest of the estimates that there are.
+    """
+
+    p_wrong: _Array
+    label_score: _Array
+    noise_rate: float
+    low: float
+    high: float
+
+
+def judge(facts: Facts, codes: _Array, num_classes: int) -> Judgement:
+    """Judge all labels.
+
+    Args:
+        facts: of the run.
+        codes: int32 [N], given class ids as predictions name classes, -1 = unlabelled.
+        num_classes: C.
+    """
+    suspicion = np.where(codes < 0, math.nan, facts.suspicion)
+    odds = log_odds_of_wrong(facts.held_out, codes, _CONFUSED)
+    known = ~np.isnan(suspicion)
+    groups = mixture.fit(suspicion[known])
+    judged = posterior(suspicion, odds)
+    by_loss = np.where(known, 0.0, math.nan) if judged is None else judged.p_wrong
+    share = _disagreement(facts)
+    one_way = excess_of_flips(codes, facts.alternative, share, num_classes) * share
+    p_wrong = 1 - (1 - by_loss) * (1 - one_way)
+    rate = float(p_wrong[known].mean()) if known.any() else 0.0
+    rates = [rate]
+    if judged is not None and groups is not None and groups.separation >= CLEAR:
+        rates.append(groups.share)
+    return Judgement(p_wrong, _label_score(p_wrong, suspicion), rate, min(rates), max(rates))
+
+
+def excess_of_flips(given: _Array, alternative: _Array, weight: _Array, num_classes: int) -> _Array:
+    """Share of wrong labels among the samples of each pair of classes that are flipped one way only.
+
+    An excess counts where it is larger than the largest that chance makes of all pairs, by Bernstein's bound.
+
+    Args:
+        given: int32 [N], given class ids, -1 = unlabelled.
+        alternative: int32 [N], class ids that the network says instead, -1 = none.
+        weight: float [N], in [0, 1], how far a sample counts.
+        num_classes: C.
+
+    Returns:
+        float64 [N], in [0, 1]; 0 where there is no excess.
+    """
+    found = np.zeros(len(given))
+    told = np.flatnonzero((given >= 0) & (alternative >= 0) & (weight > 0))
+    if num_classes < 2 or not len(told):
+        return found
+    pair = given[told].astype(np.int64) * num_classes + alternative[told]
+    back = alternative[told].astype(np.int64) * num_classes + given[told]
+    pairs, place = np.unique(pair, return_inverse=True)  # those that there are: of 20,000 classes there are 4e8
+    place = place.reshape(-1)
+    count, spread = np.bincount(place, weight[told]), np.bincount(place, weight[told] ** 2)
+    reverse = np.zeros(len(pairs), dtype=np.int64)
+    reverse[place] = np.searchsorted(pairs, back).clip(max=len(pairs) - 1)
+    first = np.zeros(len(pairs), dtype=np.int64)
+    first[place] = back
+    exists = pairs[reverse] == first
+    other, other_spread = (np.where(exists, values[reverse], 0.0) for values in (count, spread))
+    z = math.sqrt(2 * math.log(max(2, num_classes * (num_classes - 1))))
+    certain = count - other > z * np.sqrt(spread + other_spread) + z * z / 3
+    found[told] = np.where(certain, 1 - other / count, 0.0)[place]
+    return found
+
+
+def _disagreement(facts: Facts) -> _Array:
+    """How far the predictions speak against the given label, [N]: wholly from half of them on."""
+    against = facts.predictions - facts.agreeing
+    share = (against + 0.5) / (facts.predictions + 1.0)
+    return np.where(facts.predictions > 0, np.minimum(1.0, 2 * share), 0.0)
+
+
+def _label_score(p_wrong: _Array, suspicion: _Array) -> _Array:
+    known = np.flatnonzero(~np.isnan(p_wrong))
+    rank = np.full(len(p_wrong), math.nan)
+    rank[known[np.argsort(suspicion[known], kind="stable")]] = (np.arange(len(known)) + 0.5) / max(1, len(known))
+    return 1 - ((1 - _TIES) * p_wrong + _TIES * rank)
