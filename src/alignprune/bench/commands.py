@@ -148,7 +148,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
         ValueError, FileNotFoundError, FileExistsError: before any training, with what to do.
     """
     data.refuse_unknown(config.data.dataset, config.data.noise, config.data.noise_rate)
-    from alignprune.bench.run import training
+    from alignprune.bench.run import kinds, training
 
     first = plan.proxy_of(config)
     if first is not None:
@@ -158,7 +158,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
             if not sweep.complete(first.folder):
                 training.train(plan.resumed(first), progress)
         config = config.with_settings(proxy=first.folder)
-    return training.train(config, progress)
+    return kinds.run(config, progress)
 
 
 def check_data(config: DataConfig, progress: Callable[[int, int], object] | None = None) -> int:
