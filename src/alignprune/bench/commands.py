@@ -219,7 +219,7 @@ def run_sweep(config: SweepConfig, report: Report) -> int:
     from alignprune.bench.results import store
 
     for job in summary.skipped:
-        if not (job.folder / store.RUN).exists():  # a run that was stopped between its result and its archive
+        if not store.is_archived(job.folder):  # it was stopped before its archive, or there are new rankers
             store.archive(job.folder)
     print(_summary_text(summary, time.perf_counter() - started))
     return 1 if summary.failed else 0
