@@ -85,6 +85,7 @@ def small() -> list[Cell]:
 
 
 CELLS = small()
+CONFIDENT = ("self-confidence", "self-confidence, last epoch")
 
 
 @pytest.fixture(scope="module")
@@ -135,9 +136,9 @@ def test_only_probabilities_are_judged_as_such_and_only_flags_have_a_precision(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calibrated = {row.split(": ")[1] for row, mean in shown(runs, "calibration_error", capsys).items() if mean}
-    assert calibrated == {"mean error probability", "share of other predictions", "self-confidence"}
+    assert calibrated == {"mean error probability", "share of other predictions", *CONFIDENT}
     flagged = {row for row, mean in shown(runs, "flagged_precision", capsys).items() if mean}
-    assert flagged == {"Robust: score of the run", "cleanlab, five folds: self-confidence"}
+    assert flagged == {"Robust: score of the run", *(f"cleanlab, five folds: {name}" for name in CONFIDENT)}
     assert {row for row, mean in shown(runs, "estimated_rate_error", capsys).items() if mean} == flagged
 
 
@@ -201,10 +202,11 @@ def test_the_journal_and_the_score_are_those_of_the_last_checkpoint(runs: Path) 
 def test_cleanlabs_rules_rank_by_the_probability_of_the_given_label(runs: Path) -> None:
     folder = folder_of(runs, "cleanlab")
     with np.load(folder / "probabilities.npz") as stored:
-        p, labels = stored["probabilities"], stored["labels"]
+        p, last, labels = stored["probabilities"], stored["last"], stored["labels"]
     rows = np.arange(len(labels))
     others = np.where(np.arange(p.shape[1]) == labels[:, None], -1, p).max(1)
     np.testing.assert_allclose(suspicion(folder, "self-confidence"), 1 - p[rows, labels], atol=1e-6)
+    np.testing.assert_allclose(suspicion(folder, "self-confidence, last epoch"), 1 - last[rows, labels], atol=1e-6)
     np.testing.assert_allclose(
         suspicion(folder, "normalized margin"), 1 - (p[rows, labels] - others + 1) / 2, atol=1e-6
     )

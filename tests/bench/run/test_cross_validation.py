@@ -113,6 +113,8 @@ def test_the_epoch_of_a_fold_is_the_best_by_labels_that_it_was_not_trained_on(do
     assert chosen["accuracy"] == pytest.approx(float((said.numpy() == given[part.stopping]).mean()))
     seen = _mlp(chosen["network"], inputs[where][part.left_out]).softmax(1)
     np.testing.assert_allclose(arrays(done)["probabilities"][part.left_out], seen.numpy(), atol=1e-5)
+    at_last = _mlp(kept["model"], inputs[where][part.left_out]).softmax(1)
+    np.testing.assert_allclose(arrays(done)["last"][part.left_out], at_last.numpy(), atol=1e-5)
 
 
 def _limited(given: Any, labels: Tensor) -> Any:
@@ -148,6 +150,7 @@ def test_what_it_sees_is_a_distribution_that_knows_most_right_labels(done: Path)
     found = arrays(done)
     assert found["probabilities"].shape == (SAMPLES, 10)
     np.testing.assert_allclose(found["probabilities"].sum(1), 1, atol=1e-5)
+    assert found["last"].shape == (SAMPLES, 10)
     agrees = found["probabilities"].argmax(1) == found["labels"]
     assert agrees[~found["is_noisy"]].mean() > 0.8
     assert agrees[found["is_noisy"]].mean() < 0.2

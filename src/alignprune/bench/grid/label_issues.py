@@ -106,7 +106,7 @@ _WAYS = (
     _Way(
         "cleanlab, five folds",
         {"method": "full", "folds": 5},
-        ("self-confidence", "normalized margin", "confidence-weighted entropy"),
+        ("self-confidence", "normalized margin", "confidence-weighted entropy", "self-confidence, last epoch"),
     ),
     _Way(title_of("full"), {"method": "full", "trace": True}, _OF_EVERY_TRAINING),
     _Way(

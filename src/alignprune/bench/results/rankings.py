@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from alignprune.bench.results import suspicion
 from alignprune.bench.results.detection import Ranking, RankingRecord, judge
@@ -84,11 +85,9 @@ class FinishedRun:
         return {name: table.numpy() for name, table in found[0].items()} if found else None
 
     @cached_property
-    def probabilities(self) -> tuple[_Array, _Array]:
-        """Of a cross-validation the given labels, int64 [N], and the probabilities out of fold, float64 [N, C]."""
-        found = OutOfFold.load(self.folder)
-        probabilities = found.probabilities.double().numpy()
-        return found.labels.numpy(), probabilities / probabilities.sum(1, keepdims=True)
+    def out_of_fold(self) -> OutOfFold:
+        """What the networks of a cross-validation see in the samples that they were not trained on."""
+        return OutOfFold.load(self.folder)
 
 
 @dataclass(frozen=True)
@@ -187,27 +186,36 @@ def _own_score(run: FinishedRun) -> Ranking:
 # -- cross-validation: cleanlab ----------------------------------------------------------------------------
 
 
-def _confident_learning(rule: str) -> Callable[[FinishedRun], Ranking]:
-    """One minus a label quality of cleanlab's.
+def _distributions(probabilities: Tensor) -> _Array:
+    """Probabilities as cleanlab takes them, float64 [N, C]: rows that sum to 1."""
+    found = probabilities.double().numpy()
+    return found / found.sum(1, keepdims=True)
+
+
+def _quality(run: FinishedRun, probabilities: Tensor, rule: str) -> _Array:
+    """One minus a label quality of cleanlab's, float64 [N].
 
     Source: Northcutt, Jiang and Chuang (JAIR 2021); Kuan and Mueller (2022) for the rules.
     """
+    labels = run.out_of_fold.labels.numpy()
+    return 1 - _cleanlab().rank.get_label_quality_scores(labels, _distributions(probabilities), method=rule)
+
+
+def _by_rule(rule: str) -> Callable[[FinishedRun], Ranking]:
+    return lambda run: Ranking(_quality(run, run.out_of_fold.probabilities, rule))
+
+
+def _self_confidence(of: Callable[[OutOfFold], Tensor]) -> Callable[[FinishedRun], Ranking]:
+    """By cleanlab's default rule; with it what its filter flags, and the noise rate of its confident joint."""
 
     def rank(run: FinishedRun) -> Ranking:
-        labels, probabilities = run.probabilities
-        quality = _cleanlab().rank.get_label_quality_scores(labels, probabilities, method=rule)
-        return Ranking(1 - quality)
+        cleanlab, probabilities, labels = _cleanlab(), of(run.out_of_fold), run.out_of_fold.labels.numpy()
+        flagged = cleanlab.filter.find_label_issues(labels, _distributions(probabilities), n_jobs=1)
+        joint = cleanlab.count.estimate_joint(labels, _distributions(probabilities))
+        suspicion = _quality(run, probabilities, "self_confidence")
+        return Ranking(suspicion, is_probability=True, flagged=flagged, noise_rate=1 - float(np.trace(joint)))
 
     return rank
-
-
-def _self_confidence(run: FinishedRun) -> Ranking:
-    """By cleanlab's own default: the rule that its filter returns issues by, with these and its noise rate."""
-    cleanlab, (labels, probabilities) = _cleanlab(), run.probabilities
-    ranked = _confident_learning("self_confidence")(run).suspicion
-    flagged = cleanlab.filter.find_label_issues(labels, probabilities, n_jobs=1)
-    joint = cleanlab.count.estimate_joint(labels, probabilities)
-    return Ranking(ranked, is_probability=True, flagged=flagged, noise_rate=1 - float(np.trace(joint)))
 
 
 def _cleanlab() -> Any:
@@ -234,9 +242,10 @@ RANKERS: dict[str, Ranker] = {
         Ranker("share of other predictions", _other_predictions, "journal"),
         Ranker("held-out loss", _held_out, "journal"),
         Ranker("score of the run", _own_score, "scores"),
-        Ranker("self-confidence", _self_confidence, "probabilities"),
-        Ranker("normalized margin", _confident_learning("normalized_margin"), "probabilities"),
-        Ranker("confidence-weighted entropy", _confident_learning("confidence_weighted_entropy"), "probabilities"),
+        Ranker("self-confidence", _self_confidence(lambda found: found.probabilities), "probabilities"),
+        Ranker("normalized margin", _by_rule("normalized_margin"), "probabilities"),
+        Ranker("confidence-weighted entropy", _by_rule("confidence_weighted_entropy"), "probabilities"),
+        Ranker("self-confidence, last epoch", _self_confidence(lambda found: found.last), "probabilities"),
     )
 }
 """By name every ranker. A cell of an experiment shows one of them by its name."""

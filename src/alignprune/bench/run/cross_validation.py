@@ -114,9 +114,17 @@ class BestEpoch(Observer):
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What came of a fold: the record of its run, and how good the network of its best epoch is on the test set."""
+    """What came of a fold.
+
+    Attributes:
+        result: the record of its run.
+        probabilities, last: what the networks of the best and the last epoch see in it, float32 [k, C].
+        accuracy, test_loss: of the network of the best epoch on the test set.
+    """
 
     result: dict[str, Any]
+    probabilities: Tensor
+    last: Tensor
     accuracy: float
     test_loss: float
 
@@ -144,12 +152,15 @@ def run(config: TrainConfig, progress: Progress | None = None) -> dict[str, Any]
         return folder.result
     if samples.noise is not None:
         samples.noise.save(folder.path / "noise.npz")
-    probabilities, outcomes = torch.empty(len(samples.labels), samples.num_classes), []
-    for number, part in enumerate(parts):
-        outcome, probabilities[part.left_out] = _fold(config, samples, part, folder.path / f"fold{number}", progress)
-        outcomes.append(outcome)
-    is_noisy = None if samples.noise is None else samples.noise.is_noisy
-    OutOfFold(probabilities, samples.labels, is_noisy).save(folder.path)
+    outcomes = [
+        _fold(config, samples, part, folder.path / f"fold{number}", progress) for number, part in enumerate(parts)
+    ]
+    OutOfFold(
+        probabilities=_in_order(parts, [outcome.probabilities for outcome in outcomes]),
+        last=_in_order(parts, [outcome.last for outcome in outcomes]),
+        labels=samples.labels,
+        is_noisy=None if samples.noise is None else samples.noise.is_noisy,
+    ).save(folder.path)
     result = asdict(_record(config, samples, parts, outcomes))
     folder.save_result(result)
     return result
@@ -157,8 +168,8 @@ def run(config: TrainConfig, progress: Progress | None = None) -> dict[str, Any]
 
 def _fold(
     config: TrainConfig, samples: ClassificationData, part: Fold, folder: Path, progress: Progress | None
-) -> tuple[_Outcome, Tensor]:
-    """Train the network of a fold, or what is left of it; what came of it, and what it sees, float32 [k, C]."""
+) -> _Outcome:
+    """Train the network of a fold, or what is left of it."""
     own = config.with_settings(out=folder, resume=(folder / "config.json").exists())
     inputs = training.Inputs(datasets.subset(samples, part.trained), None)
     device, workers = config.machine.torch_device, config.machine.workers
@@ -166,12 +177,19 @@ def _fold(
     result = training.fit(own, inputs, progress, [best])
     state = load_checkpoint(folder)
     assert state is not None, "a complete run has a checkpoint"
-    network = training.make_network(own, samples)
-    network.load_state_dict(state[BestEpoch.name]["network"])
-    network.to(device)
-    accuracy, test_loss = evaluate(network, _loader(samples.test, workers), device)
     left_out = _loader(Subset(samples.train_eval, part.left_out.tolist()), workers)
-    return _Outcome(result, accuracy, test_loss), torch.cat(list(_probabilities(network, left_out, device)))
+    network = training.make_network(own, samples).to(device)
+    network.load_state_dict(state["model"])
+    last = torch.cat(list(_probabilities(network, left_out, device)))
+    network.load_state_dict(state[BestEpoch.name]["network"])
+    accuracy, test_loss = evaluate(network, _loader(samples.test, workers), device)
+    return _Outcome(result, torch.cat(list(_probabilities(network, left_out, device))), last, accuracy, test_loss)
+
+
+def _in_order(parts: Sequence[Fold], found: Sequence[Tensor]) -> Tensor:
+    """What the folds' networks see, float32 [N, C], in the order of the data set."""
+    where = torch.cat([part.left_out for part in parts])
+    return torch.cat(list(found))[where.argsort()]
 
 
 @torch.no_grad()
