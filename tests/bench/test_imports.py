@@ -112,7 +112,7 @@ def imported_by(file: Path) -> set[str]:
         ("data", ("run", "grid", "results", "commands")),
         ("run", ("grid", "results", "commands")),
         ("grid", ("results", "commands")),
-        ("results", ("run.training", "grid.plan", "grid.sweep", "commands")),
+        ("results", ("run.training", "run.cross_validation", "run.kinds", "grid.plan", "grid.sweep", "commands")),
     ],
 )
 def test_imports_point_one_way(room: str, others: tuple[str, ...]) -> None:

@@ -148,7 +148,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
         ValueError, FileNotFoundError, FileExistsError: before any training, with what to do.
     """
     data.refuse_unknown(config.data.dataset, config.data.noise, config.data.noise_rate)
-    from alignprune.bench.run import training
+    from alignprune.bench.run import kinds, training
 
     first = plan.proxy_of(config)
     if first is not None:
@@ -158,7 +158,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
             if not sweep.complete(first.folder):
                 training.train(plan.resumed(first), progress)
         config = config.with_settings(proxy=first.folder)
-    return training.train(config, progress)
+    return kinds.run(config, progress)
 
 
 def check_data(config: DataConfig, progress: Callable[[int, int], object] | None = None) -> int:
@@ -219,7 +219,7 @@ def run_sweep(config: SweepConfig, report: Report) -> int:
     from alignprune.bench.results import store
 
     for job in summary.skipped:
-        if not (job.folder / store.RUN).exists():  # a run that was stopped between its result and its archive
+        if not store.is_archived(job.folder):  # it was stopped before its archive, or there are new rankers
             store.archive(job.folder)
     print(_summary_text(summary, time.perf_counter() - started))
     return 1 if summary.failed else 0

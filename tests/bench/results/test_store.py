@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from alignprune.bench.results.store import Store, archive
+from alignprune.bench.results.store import Store, archive, is_archived
 
 RESULT = {
     "dataset": "cifar100n",
@@ -85,6 +86,26 @@ def test_a_run_without_metrics_has_no_epochs(tmp_path: Path) -> None:
     archive(folder)
     assert Store(tmp_path).epochs(["aaa"], "cpu") == []
     assert len(Store(tmp_path).runs(["aaa"], "cpu")) == 1
+
+
+def trace(folder: Path, **truth: np.ndarray) -> None:
+    losses = np.float16([[2.0, 1.0, 3.0], [2.5, 0.5, 3.5]])
+    np.savez(folder / "trace.npz", losses=losses, margins=-losses, reference=np.full(2, np.nan), **truth)
+
+
+def test_the_labels_of_a_traced_run_are_ranked_where_the_truth_is_known(tmp_path: Path) -> None:
+    known, unknown, bare = (write_run(tmp_path, "aaa", seed) for seed in range(3))
+    trace(known, is_noisy=np.array([False, False, True]))
+    trace(unknown)
+    for folder in (known, unknown, bare):
+        assert not is_archived(folder)
+        archive(folder)
+        assert is_archived(folder)
+    areas = Store(tmp_path).rankings(["aaa"], ["auroc"], "cpu")
+    assert areas["aaa", "mean loss since the start", "auroc"] == {0: 1.0}
+    assert len(Store(tmp_path).runs(["aaa"], "cpu")) == 3
+    (known / "rankings.parquet").unlink()
+    assert not is_archived(known)
 
 
 def test_columns_keep_their_type_whatever_the_first_runs_lack(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ class Cell:
         settings: of the run, without the seed; see `alignprune.bench.run.config.configure`.
         paper: the paper's number, in the measure's unit (percent for accuracies); None where it has none.
         measure: what is shown, a name of `alignprune.bench.results.measures.MEASURES`.
+        ranking: which of the run's rankings of its labels is measured, a name of
+            `alignprune.bench.results.rankings.RANKERS`; None for a cell that is about no ranking.
     """
 
     block: str
@@ -48,6 +50,7 @@ class Cell:
     settings: Settings
     paper: float | None = None
     measure: str = "accuracy"
+    ranking: str | None = None
 
     @property
     def key(self) -> str:
@@ -55,9 +58,10 @@ class Cell:
 
     @property
     def is_full_training(self) -> bool:
-        """Whether all samples are trained on in all epochs: neither an oracle's part of them nor stopped before."""
+        """Whether it is about training on all samples in all epochs: neither on a part of them nor stopped before."""
         settings = self.settings
-        return settings.get("method") == "full" and not settings.get("oracle") and "prune_ratio" not in settings
+        whole = not settings.get("oracle") and "prune_ratio" not in settings and "folds" not in settings
+        return settings.get("method") == "full" and whole and self.ranking is None
 
 
 @dataclass(frozen=True)

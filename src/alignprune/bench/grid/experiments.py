@@ -1,6 +1,6 @@
 """The paper's tables and figures as grids of cells: what has to run for each of them, under which protocol.
 
-The experiments beyond the paper stand in `beyond`; the registry at the end of this file holds both.
+The experiments beyond the paper stand in `beyond` and `label_issues`; the registry at the end of this file holds all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from alignprune import coresets, presets
 from alignprune._checks import choice
 from alignprune.bench import paper
-from alignprune.bench.grid import beyond
+from alignprune.bench.grid import beyond, label_issues
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol, Settings, title_of
 from alignprune.errors import ValueMistake
 
@@ -506,6 +506,13 @@ _REGISTRY = (
     Experiment("beyond-batches", "Even batches and a short last one", beyond.batches, block_title="data"),
     Experiment(
         "beyond-traces", "How statistics of the losses find wrong labels", beyond.traces, "suspicion", row_title="data"
+    ),
+    Experiment(
+        "label-issues",
+        "How well, and at which cost, the wrong labels are found",
+        label_issues.rankings,
+        block_title="data",
+        row_title="ranking",
     ),
 )
 

@@ -84,6 +84,8 @@ def folder_of(settings: Settings, seed: int, protocol: Protocol, root: Path) -> 
     parts.append(str(settings["method"]))
     if "prune_ratio" in settings:
         parts.append(f"P{100 * settings['prune_ratio']:g}")
+    if "folds" in settings:
+        parts.append(f"{settings['folds']}folds")
     return root / protocol.name / "-".join([*parts, key_of(settings)]) / f"seed{seed}"
 
 
@@ -130,12 +132,12 @@ def resumed(config: TrainConfig) -> TrainConfig:
 
 
 def work(job: Job) -> None:
-    """Train one job to its end, or what is left of it."""
-    from alignprune.bench.run.training import train
+    """Run one job to its end, or what is left of it."""
+    from alignprune.bench.run import kinds
 
     described = {"key": job.key, "protocol": job.protocol, "seed": job.seed, "settings": dict(job.settings)}
     write_json(job.folder / "job.json", described)
-    train(resumed(configure(job.settings)), Lines())
+    kinds.run(resumed(configure(job.settings)), Lines())
 
 
 def _base(settings: Settings, base: str) -> Settings:

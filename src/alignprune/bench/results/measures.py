@@ -22,10 +22,12 @@ class Measure:
         unit: that it is shown in, "" for a bare number.
         factor: stored value times factor = shown value.
         digits: after the point.
-        column: of the stored runs, a field of `alignprune.bench.run.record.RunRecord`.
+        column: of the stored runs, a field of `alignprune.bench.run.record.RunRecord`, or of the rankings.
         spread: show the standard deviation over the seeds, n - 1 in the denominator, instead of the mean.
         ratio: it is a ratio of means: its interval is not symmetric, so both ends are written.
         sign: "+" to write it in front of what is not negative.
+        view: where the column stands: "runs", or "rankings" for what is measured of a cell's ranking, a field of
+            `alignprune.bench.results.detection.RankingRecord`.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Measure:
     spread: bool = False
     ratio: bool = False
     sign: Literal["", "+"] = ""
+    view: Literal["runs", "rankings"] = "runs"
 
     @property
     def heading(self) -> str:
@@ -46,6 +49,12 @@ class Measure:
 
 def _measure(name: str, title: str, unit: str = "", factor: float = 1, digits: int = 1) -> Measure:
     return Measure(name, title, unit, factor, digits, column=name)
+
+
+def _of_ranking(
+    name: str, title: str, unit: str = "", factor: float = 1, digits: int = 3, sign: Literal["", "+"] = ""
+) -> Measure:
+    return Measure(name, title, unit, factor, digits, column=name, sign=sign, view="rankings")
 
 
 MEASURES: dict[str, Measure] = {
@@ -68,6 +77,14 @@ MEASURES: dict[str, Measure] = {
         _measure("forward_passes", "forward passes", "millions", 1e-6, digits=2),
         _measure("reference_forward_passes", "forward passes of the reference", "millions", 1e-6, digits=2),
         _measure("proxy_forward_passes", "forward passes of the proxy", "millions", 1e-6, digits=2),
+        _of_ranking("average_precision", "average precision"),
+        _of_ranking("auroc", "AUROC"),
+        _of_ranking("calibration_error", "expected calibration error"),
+        _of_ranking("ranked_share", "samples that are ranked", "%", 100, 1),
+        _of_ranking("estimated_rate_error", "estimated noise rate minus the true one", "points", 100, 1, "+"),
+        _of_ranking("flagged_rate_error", "share of flagged samples minus the true noise rate", "points", 100, 1, "+"),
+        _of_ranking("flagged_precision", "wrong labels among the flagged", "%", 100, 1),
+        _of_ranking("flagged_recall", "flagged among the wrong labels", "%", 100, 1),
     )
 }
 

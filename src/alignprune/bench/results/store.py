@@ -1,7 +1,8 @@
-"""Where results are found again: two Parquet files in every run's folder, DuckDB over all of them.
+"""Where results are found again: Parquet files in every run's folder, DuckDB over all of them.
 
-    <root>/<protocol>/<slug>-<key>/seed<k>/run.parquet      one row: what ran, its settings (config.*), its result
-                                           epochs.parquet   a row an epoch
+    <root>/<protocol>/<slug>-<key>/seed<k>/run.parquet       one row: what ran, its settings (config.*), its result
+                                           epochs.parquet    a row an epoch
+                                           rankings.parquet  a row a way to rank its labels, of runs that can be ranked
 
 A folder says which run it is and its files say the same, so no run is counted twice. Writers share no file and replace
 theirs whole, so any number of them work while others read.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -22,6 +23,8 @@ import pyarrow.parquet as pq
 
 from alignprune._checks import choice
 from alignprune._files import replace_file
+from alignprune.bench.results import rankings
+from alignprune.bench.results.detection import RankingRecord
 from alignprune.bench.run.record import EpochRecord, RunRecord
 from alignprune.errors import MissingFile, ValueMistake
 
@@ -51,20 +54,23 @@ def _schema(record: type) -> pa.Schema:
 
 # The columns that every file has and their types, so that a column keeps its type where all its values are null.
 # Files may have more: the settings as config.*, and whatever else a result or an epoch's metrics hold.
-_SCHEMAS = {"runs": _schema(RunRecord), "epochs": _schema(EpochRecord)}
-RUN, EPOCHS = "run.parquet", "epochs.parquet"
-_FILES = {"runs": RUN, "epochs": EPOCHS}
+_SCHEMAS = {"runs": _schema(RunRecord), "epochs": _schema(EpochRecord), "rankings": _schema(RankingRecord)}
+RUN, EPOCHS, RANKINGS = "run.parquet", "epochs.parquet", "rankings.parquet"
+_FILES = {"runs": RUN, "epochs": EPOCHS, "rankings": RANKINGS}
+_RANKERS = b"rankers"  # in the metadata of RANKINGS: who was asked
 
 
 def archive(folder: Path) -> None:
-    """Write ``run.parquet`` and ``epochs.parquet`` into the folder of a complete run, whole or not at all.
+    """Write the Parquet files into the folder of a complete run, each whole or not at all, ``run.parquet`` last.
 
     Args:
-        folder: with job.json, config.json and result.json; a run without metrics.jsonl has no epochs.
+        folder: with job.json, config.json and result.json; a run without metrics.jsonl has no epochs, and one without
+            a trace or probabilities no rankings.
 
     Raises:
         FileNotFoundError: if one of the three is missing: the run is not complete.
         ValueError: if a file is damaged, or is that of a run that belongs into another folder.
+        ImportError: if a ranking needs a library that is not installed.
     """
     job, config, result = (_read(folder / f"{name}.json") for name in ("job", "config", "result"))
     identity = {name: job.get(name) for name in ("key", "protocol", "seed")}
@@ -73,7 +79,24 @@ def archive(folder: Path) -> None:
     lines = metrics.read_text().splitlines() if metrics.exists() else []
     epochs = [identity | _parse(line, f"{str(metrics)!r}, line {count},") for count, line in enumerate(lines, 1)]
     _write("epochs", epochs, folder)
+    if rankings.can_be_ranked(folder):
+        _write("rankings", [asdict(record) | identity for record in rankings.judged(folder)], folder)
     _write("runs", [_flat(result) | _flat(config, "config.") | identity], folder)
+
+
+def is_archived(folder: Path) -> bool:
+    """Whether `archive` has been here since the run was complete, and has asked all rankers that there are today."""
+    if not (folder / RUN).exists():
+        return False
+    if not rankings.can_be_ranked(folder):
+        return True
+    file = folder / RANKINGS
+    return file.exists() and (pq.read_schema(file).metadata or {}).get(_RANKERS) == _asked()
+
+
+def _asked() -> bytes:
+    """The names of today's rankers."""
+    return json.dumps(sorted(rankings.RANKERS)).encode()
 
 
 class Store:
@@ -87,7 +110,7 @@ class Store:
         self.root = root
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[_Row]:
-        """Ask anything of the views ``runs`` (a row a run) and ``epochs`` (a row an epoch of a run).
+        """Ask anything of the views ``runs`` (a row a run), ``epochs`` (a row an epoch of a run) and ``rankings``.
 
         Every call opens the files of all runs; what concerns few cells is faster by `runs`, `epochs` and `values`.
 
@@ -145,6 +168,26 @@ class Store:
         for row in self._ask(f"SELECT key, seed, {columns} FROM runs ORDER BY key, seed", (), folders):
             for measure in measures:
                 found[row["key"], measure][row["seed"]] = row[measure]
+        return found
+
+    def rankings(
+        self, keys: Iterable[str], measures: Iterable[str], protocol: str
+    ) -> dict[tuple[str, str, str], dict[int, float | None]]:
+        """How rankings of the labels did in cells' runs.
+
+        Args:
+            keys: keys of cells.
+            measures: fields of `RankingRecord`.
+            protocol: name of the protocol that they ran under.
+
+        Returns:
+            by (key, ranking, measure) the value of each seed that was ranked so, None where there is no such value.
+        """
+        columns = list(measures)
+        found: dict[tuple[str, str, str], dict[int, float | None]] = {}
+        for row in self._ask("SELECT * FROM rankings ORDER BY key, seed", (), self._folders(keys, protocol)):
+            for column in columns:
+                found.setdefault((row["key"], row["ranking"], column), {})[row["seed"]] = row[column]
         return found
 
     def _folders(self, keys: Iterable[str], protocol: str) -> list[str]:
@@ -262,4 +305,6 @@ def _write(view: str, rows: list[_Row], folder: Path) -> None:
                 f"{name}={values!r} in {folder} cannot be stored ({error}), expected values of one type: run it again"
             ) from error
     table = pa.table(columns)
+    if view == "rankings":
+        table = table.replace_schema_metadata({_RANKERS: _asked()})
     replace_file(folder / _FILES[view], lambda file: pq.write_table(table, file))

@@ -108,12 +108,12 @@ def entries(
         choice("measure", name, MEASURES)
     rows = list(dict.fromkeys(cell.row for cell in cells))
     compared = comparison(rows, [MEASURES[name] for name in names], against, between)
-    found = store.values({cell.key for cell in cells}, {MEASURES[name].column for name in names}, protocol.name)
+    found = _found(store, cells, [MEASURES[name] for name in names], protocol)
     made = []
     for cell, name in wanted:
         group = [cell] if compared is None else compared.group(cell, cells)
         if group:
-            seeds = _shared([found[other.key, MEASURES[name].column] for other in group])
+            seeds = _shared([found[other.key, other.ranking, name] for other in group])
             numbers = [printed.get((other.block, other.row, other.column, name)) for other in group]
             made.append(_entry(cell, MEASURES[name], compared, seeds, numbers))
     if compared is not None and not made:
@@ -122,6 +122,26 @@ def entries(
             f"least: choose rows that stand in the same columns"
         )
     return made
+
+
+def _found(
+    store: Store, cells: Sequence[Cell], measures: Sequence[Measure], protocol: Protocol
+) -> dict[tuple[str, str | None, str], dict[int, float | None]]:
+    """By (key, ranking, measure) the value of each seed that ran, None where it has no such value."""
+    keys = {cell.key for cell in cells}
+    columns = {view: {measure.column for measure in measures if measure.view == view} for view in ("runs", "rankings")}
+    runs = store.values(keys, columns["runs"] | {"seed"}, protocol.name)
+    ranked = store.rankings(keys, columns["rankings"], protocol.name) if columns["rankings"] else {}
+    found = {}
+    for cell in cells:
+        for measure in measures:
+            if measure.view == "runs":
+                values = runs[cell.key, measure.column]
+            else:
+                own = ranked.get((cell.key, cell.ranking or "", measure.column), {})
+                values = {seed: own.get(seed) for seed in runs[cell.key, "seed"]}
+            found[cell.key, cell.ranking, measure.name] = values
+    return found
 
 
 def _shared(values: Sequence[Mapping[int, float | None]]) -> list[list[float | None]]:

@@ -127,6 +127,8 @@ class PruningSettings:
             wrong ones.
         oracle: train on the samples with right labels only: a bound that no method can know. Shares of forward passes
             and the equal budget stay those of the whole data set.
+        folds: cross-validate: for each of so many parts of the samples a network is trained on the others, and says
+            what it sees in that part (probabilities.npz); None trains one network on all of them.
     """
 
     method: str
@@ -141,8 +143,11 @@ class PruningSettings:
     reference_size: int = 10_000
     give_labels: bool = True
     oracle: bool = False
+    folds: int | None = None
 
     def __post_init__(self) -> None:
+        if self.folds is not None:
+            integer("folds", self.folds, at_least=2, remedy="5 trains on four fifths at a time")
         integer("reference_size", self.reference_size, at_least=10, remedy="a smaller mean would be noise")
         if self.prune_ratio is not None:
             number("prune_ratio", self.prune_ratio, low=0, high=1, open_high=True, remedy="0.5 saves half")
@@ -338,6 +343,12 @@ class TrainConfig:
                 f"device, without prune ratio and oracle, since the proxy run sees every sample in every epoch: leave "
                 f"the others out"
             )
+        if pruning.folds is not None and (not whole or devices > 1 or self.outputs.collect or self.outputs.trace):
+            raise ValueMistake(
+                f"folds={pruning.folds} is given with {pruning.method} on {devices} devices, expected method full on "
+                f"one device, without prune ratio, oracle, collect and trace, since no network of a cross-validation "
+                f"sees every sample: leave the others out"
+            )
         if pruning.relabel is not None and self.machine.precision == "16":
             raise ValueMistake(
                 "precision='16' is given with relabel, whose u and v its scaled gradients would move, expected another "
@@ -352,6 +363,8 @@ class TrainConfig:
         parts = [Path(self.data.dataset).stem, self.data.noise or "given", self.pruning.method]
         if self.pruning.prune_ratio is not None:
             parts.append(f"P{100 * self.pruning.prune_ratio:g}")
+        if self.pruning.folds is not None:
+            parts.append(f"{self.pruning.folds}folds")
         return Path("runs") / "-".join([*parts, f"seed{self.seed}"])
 
     @property

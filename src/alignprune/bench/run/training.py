@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,14 +52,31 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
     Raises:
         ValueError, FileNotFoundError, FileExistsError: before any training, with what to do.
     """
-    inputs = prepare(config)
+    return fit(config, prepare(config), progress)
+
+
+def fit(
+    config: TrainConfig, inputs: Inputs, progress: Progress | None = None, watching: Sequence[Observer] = ()
+) -> dict[str, Any]:
+    """Run the experiment, or what is left of it, on what has been read for it.
+
+    Args:
+        config: everything.
+        inputs: its data, or a part of them.
+        progress: hears of every step and epoch, on the first rank.
+        watching: observers beside those that the configuration asks for.
+
+    Returns:
+        the content of result.json: the fields of its `RunRecord`.
+    """
     chosen_by = static.statistics(config, inputs.data)
     fabric = _fabric(config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         fabric.launch()
         fabric.seed_everything(config.seed, verbose=False)
-    run = _Run(config, inputs, chosen_by, fabric, progress if progress and fabric.is_global_zero else Progress())
+    heard = progress if progress and fabric.is_global_zero else Progress()
+    run = _Run(config, inputs, chosen_by, fabric, heard, watching)
     return run.finish()
 
 
@@ -92,7 +110,13 @@ class _Run:
     """The state of one run between its epochs."""
 
     def __init__(
-        self, config: TrainConfig, inputs: Inputs, chosen_by: Proxy | None, fabric: Fabric, progress: Progress
+        self,
+        config: TrainConfig,
+        inputs: Inputs,
+        chosen_by: Proxy | None,
+        fabric: Fabric,
+        progress: Progress,
+        watching: Sequence[Observer],
     ) -> None:
         self.config, self.fabric, self.progress = config, fabric, progress
         device, whole = fabric.device, inputs.data
@@ -102,7 +126,7 @@ class _Run:
             config, self.data, config.epochs(inputs.base_share, len(self.data.labels) / self.whole_size)
         )
         self.reference = references.make(config, whole, device, chosen_by)
-        network = _network(config, self.data)
+        network = make_network(config, self.data)
         self.folder: RunFolder | None = None
         if fabric.is_global_zero:  # only now, after all that can be refused has been
             self.folder = RunFolder(config.folder, config.stored(inputs.base_share), resume=config.place.resume)
@@ -112,7 +136,7 @@ class _Run:
         self.model: nn.Module = model
         self.optimizer: torch.optim.Optimizer = optimizer
         self.objective = _objective(config, self.data, self.model, device)
-        self.observers = _observers(config, self.data, self.pruner.epochs, device)
+        self.observers = [*_observers(config, self.data, self.pruner.epochs, device), *watching]
         self.spending = Spending(config.training_samples(self.whole_size), config.machine.devices)
         self.train_loader = self._loader(pruned=False)
         self.pruned_loader = self._loader(pruned=True) if self.pruner.score.needs_pruned else None
@@ -332,7 +356,8 @@ def _pruner(config: TrainConfig, samples: ClassificationData, epochs: int) -> Pr
     )
 
 
-def _network(config: TrainConfig, samples: ClassificationData) -> nn.Module:
+def make_network(config: TrainConfig, samples: ClassificationData) -> nn.Module:
+    """The network that the configuration asks for, as it is before the first step."""
     network = models.create(
         config.model_for(samples.input_shape),
         samples.num_classes,
