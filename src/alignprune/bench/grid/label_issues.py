@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from alignprune.bench.grid.cells import Cell, Protocol, Settings, title_of
 
-HUMAN = "cifar100n-features"
+HUMAN = "cifar100n-pretrained"
 """The data set of human noise that networks for features are trained on."""
 
 MEASURE = "average_precision"
@@ -20,6 +20,7 @@ MEASURE = "average_precision"
 # -- columns -----------------------------------------------------------------------------------------------
 
 _FEATURES = {"model": "mlp", "recipe": "features", "device": "cpu", "evaluate_every": 30}
+_DIGITS = {"dataset": "digits", "model": "mlp", "recipe.epochs": 40, "device": "cpu", "evaluate_every": 40}
 _IMAGES = {"dataset": "cifar100n", "workers": 4}
 _SYMMETRIC: dict[float, Settings] = {
     rate: {"noise": "symmetric", "noise_rate": rate} for rate in (0.05, 0.1, 0.2, 0.4, 0.5)
@@ -48,13 +49,13 @@ class _Data:
 
 
 _DATA = (
-    _Data("digits", _symmetric(0.05, 0.1, 0.2, 0.4), {"cpu": {**_FEATURES, "dataset": "digits"}}),
+    _Data("digits", _symmetric(0.05, 0.1, 0.2, 0.4), {"cpu": _DIGITS}),
     _Data(
         "NEWS, 20 groups, word vectors",
         _symmetric(0.05, 0.1, 0.2, 0.5) | _PAIRFLIP,
         {"cpu": {**_FEATURES, "dataset": "news20-document"}},
     ),
-    _Data("CIFAR-100N, features", _REAL, {"cpu": {**_FEATURES, "dataset": HUMAN}}),
+    _Data("CIFAR-100N, features of a pretrained network", _REAL, {"cpu": {**_FEATURES, "dataset": HUMAN}}),
     _Data(
         "CIFAR-100N, images",
         _REAL | _symmetric(0.2),
@@ -101,14 +102,14 @@ _WAYS = (
     _Way(
         title_of("robust"),
         {"method": "robust", **_HALF},
-        (*_OF_EVERY_TRAINING, "held-out loss", "score of the run"),
+        (*_OF_EVERY_TRAINING, "held-out loss", "score of the run", "label report"),
     ),
     _Way(
         "cleanlab, five folds",
         {"method": "full", "folds": 5},
         ("self-confidence", "normalized margin", "confidence-weighted entropy", "self-confidence, last epoch"),
     ),
-    _Way(title_of("full"), {"method": "full", "trace": True}, _OF_EVERY_TRAINING),
+    _Way(title_of("full"), {"method": "full", "trace": True}, (*_OF_EVERY_TRAINING, "label report")),
     _Way(
         title_of("infobatch+das"),
         {"method": "infobatch+das", **_HALF},

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alignprune import audit
 from alignprune.bench.results import suspicion
 from alignprune.bench.results.detection import Ranking, RankingRecord, judge
 from alignprune.bench.results.suspicion import STATISTICS, History
@@ -170,6 +171,18 @@ def _other_predictions(run: FinishedRun) -> Ranking:
     return Ranking(share, is_probability=True)
 
 
+def _label_report(run: FinishedRun) -> Ranking:
+    """What `alignprune.audit` reports: the probability that a label is wrong, and the issues."""
+    assert run.pruner is not None
+    with np.load(run.folder / "noise.npz", allow_pickle=False) as noise:
+        labels = noise["labels"]
+    known = audit.facts(run.pruner)
+    found = audit.judge(known, labels.astype(np.int32), int(max(labels.max(), known.alternative.max())) + 1)
+    # The label score is the probability with its ties in the order of the suspicions, to a thousandth.
+    flagged = np.nan_to_num(found.p_wrong) > audit.ISSUE
+    return Ranking(1 - found.label_score, is_probability=True, flagged=flagged, noise_rate=found.noise_rate)
+
+
 def _own_score(run: FinishedRun) -> Ranking:
     """The score that the run prunes by, with the suspects that it ended with."""
     assert run.pruner is not None
@@ -242,6 +255,7 @@ RANKERS: dict[str, Ranker] = {
         Ranker("share of other predictions", _other_predictions, "journal"),
         Ranker("held-out loss", _held_out, "journal"),
         Ranker("score of the run", _own_score, "scores"),
+        Ranker("label report", _label_report, "journal"),
         Ranker("self-confidence", _self_confidence(lambda found: found.probabilities), "probabilities"),
         Ranker("normalized margin", _by_rule("normalized_margin"), "probabilities"),
         Ranker("confidence-weighted entropy", _by_rule("confidence_weighted_entropy"), "probabilities"),

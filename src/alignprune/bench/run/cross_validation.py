@@ -182,6 +182,7 @@ def _fold(
     network.load_state_dict(state["model"])
     last = torch.cat(list(_probabilities(network, left_out, device)))
     network.load_state_dict(state[BestEpoch.name]["network"])
+    assert samples.test is not None, "a run has test samples, or holds some out"
     accuracy, test_loss = evaluate(network, _loader(samples.test, workers), device)
     return _Outcome(result, torch.cat(list(_probabilities(network, left_out, device))), last, accuracy, test_loss)
 
