@@ -47,6 +47,7 @@ _LIBRARIES_OF_EXTRAS = {
     "pyarrow",
     "ray",
     "rich",
+    "safetensors",
     "scipy",
     "sklearn",
     "timm",
@@ -213,6 +214,19 @@ def _train(words: list[str]) -> int:
     return 0
 
 
+def _predict(words: list[str]) -> int:
+    from alignprune.bench import commands
+
+    config = _parsed(commands.PredictConfig, words, "predict")
+    found = commands.predict(config)
+    print(f"{len(found.ids)} samples ({found.part}); written to {config.out}")
+    if found.accuracy is not None:
+        print(f"accuracy {found.accuracy:.2%} by the given labels of {found.known} samples, right or wrong as they are")
+    if found.unknown:
+        print(f"{found.unknown} samples have a given label that is no class of the model, and do not count")
+    return 0
+
+
 @dataclass(frozen=True)
 class _MethodsConfig:
     """List the named methods: what each does, when it helps, what it costs, its settings and its source.
@@ -287,6 +301,7 @@ _COMMANDS = {
         "train a classifier: cifar100n, cifar10n, a folder of images, TABLE.csv, FILE.npz, hf:NAME",
         interrupted=" The run is stored up to its last whole epoch; --resume goes on.",
     ),
+    "predict": _Command(_predict, "what the model of a finished run says of images, arrays or a table"),
     "methods": _Command(_methods, "list the named methods and their settings", extra="cli"),
     "data": _Command(
         _data, "data check: which data sets are there, what is missing; data check DATASET: which files are damaged"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 from tyro.conf import Positional
@@ -20,9 +20,12 @@ from alignprune.bench.grid import experiments, plan, sweep
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.grid.sweep import Job, Report, Summary
 from alignprune.bench.run.budget import Budget
-from alignprune.bench.run.config import TrainConfig
+from alignprune.bench.run.config import Device, TrainConfig, torch_device
 from alignprune.bench.run.progress import Progress
 from alignprune.errors import ValueMistake
+
+if TYPE_CHECKING:
+    from alignprune.bench.run.prediction import Predictions
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,30 @@ class FigureConfig(Which):
     suffix: Literal["png", "svg", "pdf"] = "png"
 
 
+@dataclass(frozen=True)
+class PredictConfig:
+    """Ask the model of a finished run about samples: a class and its probability each.
+
+    Attributes:
+        run: folder of the run.
+        data: an image, a folder of images (a subfolder named as a class gives that label), an .npz file with x (or
+            x_test, or x_train), a .csv or .parquet file with a column path or the features, or hf:NAME_OR_PATH. Labels
+            are not needed.
+        out: file to write the table into, .csv or .parquet; it must not be there.
+        device: where to compute.
+        workers: loader processes.
+    """
+
+    run: Positional[Path]
+    data: Positional[str]
+    out: Path = Path("predictions.csv")
+    device: Device = "auto"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        integer("workers", self.workers, at_least=0, remedy="0 loads in this process")
+
+
 def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Train a run, and first the proxy run that it needs where none is given.
 
@@ -159,6 +186,20 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
                 training.train(plan.resumed(first), progress)
         config = config.with_settings(proxy=first.folder)
     return training.train(config, progress)
+
+
+def predict(config: PredictConfig) -> Predictions:
+    """Ask the model of a run, and write its table.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError, RuntimeError: before anything is written, with what to do.
+    """
+    from alignprune.bench.run import prediction
+
+    prediction.check_out(config.out)
+    found = prediction.predict(config.run, config.data, torch_device(config.device), config.workers)
+    prediction.write(found, config.out)
+    return found
 
 
 def check_data(config: DataConfig, progress: Callable[[int, int], object] | None = None) -> int:

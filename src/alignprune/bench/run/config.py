@@ -276,9 +276,22 @@ class MachineSettings:
     @property
     def torch_device(self) -> torch.device:
         """The device of this process; "auto" takes an accelerator where there is one."""
-        if self.device != "auto":
-            return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+        return torch_device(self.device)
+
+
+def torch_device(device: Device) -> torch.device:
+    """The device of that name; "auto" takes an accelerator where there is one.
+
+    Raises:
+        ValueError: for a GPU where torch sees none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueMistake(
+            "device='cuda' is given, but torch sees no GPU here, expected one: use --device cpu, or --device auto"
+        )
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 config.json   what was run, every setting resolved
 metrics.jsonl one line an epoch
 checkpoint.pt everything that the rest of the run depends on
+model.*       the trained model, at the end: `alignprune.bench.run.trained`
 noise.npz     given and true labels, where the truth is known
 losses.npz    latest losses by sample half-way and at the end, where the truth is known
 trace.npz     losses and margins by sample in every epoch, with --trace

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from alignprune import BatchPolicy, Pruner
 from alignprune.bench import models, recipes
 from alignprune.bench.data import ClassificationData
-from alignprune.bench.run import checkpoint, data, proxy, references, static
+from alignprune.bench.run import checkpoint, data, proxy, references, static, trained
 from alignprune.bench.run.batches import Batch, TwoViews, batches
 from alignprune.bench.run.budget import Spending
-from alignprune.bench.run.config import TrainConfig
+from alignprune.bench.run.config import TrainConfig, torch_device
 from alignprune.bench.run.diagnosis import Diagnosis, memorisation
 from alignprune.bench.run.evaluation import BATCH_SIZE, evaluate
 from alignprune.bench.run.folder import RunFolder, load_checkpoint
@@ -31,6 +31,7 @@ from alignprune.bench.run.observers import EndOfEpoch, Observer
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.record import EpochRecord, RunRecord, device_name, summary
 from alignprune.bench.run.trace import Trace
+from alignprune.bench.run.trained import TrainedModel
 from alignprune.coresets import Proxy
 from alignprune.errors import ValueMistake
 from alignprune.losses import SOP
@@ -149,10 +150,18 @@ class _Run:
                 self.folder.save_epoch(self._metrics(), self._state())
         result = asdict(self._result())
         if self.folder is not None:
+            trained.save(self.folder.path, self._trained(), self._network)
             for observer in self.observers:
                 observer.save(self.folder.path)
             self.folder.save_result(result)
         return result
+
+    @property
+    def _network(self) -> nn.Module:
+        """The network itself, without what Fabric wraps it in."""
+        wrapped: Any = self.model
+        network: nn.Module = wrapped.module
+        return network
 
     @property
     def _is_over(self) -> bool:
@@ -223,10 +232,9 @@ class _Run:
 
     def _chosen(self, index: Tensor, batch: Batch) -> Tensor:
         """The positions that the policy trains on, int64 [m], after a probing pass in evaluation mode."""
-        network: Any = self.model.module
         self.model.eval()
         with torch.no_grad(), self.fabric.autocast():
-            features, logits = models.features_and_logits(network, batch.x)
+            features, logits = models.features_and_logits(self._network, batch.x)
         self.model.train()
         return self.pruner.choose(index, logits=logits, features=features, labels=batch.y)
 
@@ -294,6 +302,15 @@ class _Run:
         rate = f", {noise.noise_rate:.1%} wrong labels" if noise is not None else ""
         return f"{config.data.dataset}{rate}: {config.pruning.method}, seed {config.seed}"
 
+    def _trained(self) -> TrainedModel:
+        return TrainedModel(
+            network=self.config.model_for(self.data.input_shape),
+            input_shape=self.data.input_shape,
+            class_names=self.data.class_names,
+            precision=self.config.machine.precision,
+            preparation=self.data.preparation,
+        )
+
     def _result(self) -> RunRecord:
         config, pruner, noise = self.config, self.pruner, self.data.noise
         full = self.whole_size * config.recipe.epochs
@@ -340,9 +357,7 @@ def _network(config: TrainConfig, samples: ClassificationData) -> nn.Module:
         weights=config.network.weights or config.recipe.weights,
         drop_path=config.recipe.drop_path,
     )
-    if len(samples.input_shape) == 3:
-        return network.to(memory_format=torch.channels_last)  # half as fast again on a CPU, faster in bf16
-    return network
+    return trained.laid_out(network, samples.input_shape)
 
 
 def _objective(
@@ -367,10 +382,7 @@ def _observers(config: TrainConfig, samples: ClassificationData, epochs: int, de
 
 
 def _fabric(config: TrainConfig) -> Fabric:
-    if config.machine.device == "cuda" and not torch.cuda.is_available():
-        raise ValueMistake(
-            "device='cuda' is given, but torch sees no GPU here, expected one: use --device cpu, or --device auto"
-        )
+    torch_device(config.machine.device)  # refuses a GPU that is not there
     return Fabric(
         accelerator=config.machine.device,
         devices=config.machine.devices,
