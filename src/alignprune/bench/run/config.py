@@ -17,7 +17,7 @@ from alignprune import coresets, losses, presets
 from alignprune._checks import choice, integer, number
 from alignprune.bench import recipes
 from alignprune.bench.recipes import Recipe
-from alignprune.bench.run import budget
+from alignprune.bench.run import budget, trackers
 from alignprune.bench.run.budget import Budget
 from alignprune.errors import ValueMistake
 from alignprune.losses import SOPSettings
@@ -240,14 +240,18 @@ class Outputs:
         proxy_epochs: after how many epochs of the proxy run these are taken; None = 15 % of them.
         trace: also store every sample's loss and margin in every epoch (trace.npz), for explanations.
         evaluate_every: epochs between two looks at the test set; the last epoch always has one.
+        track: "tensorboard" or "trackio": also log every epoch there, on this machine.
     """
 
     collect: bool = False
     proxy_epochs: int | None = None
     trace: bool = False
     evaluate_every: int = 1
+    track: str | None = None
 
     def __post_init__(self) -> None:
+        if self.track is not None:
+            choice("track", self.track, trackers.TRACKERS)
         integer("evaluate_every", self.evaluate_every, at_least=1, remedy="1 evaluates after every epoch")
 
 
@@ -471,8 +475,8 @@ _GROUP_OF: dict[str, str] = {
     **{field.name: "" for field in fields(TrainConfig) if field.name not in _GROUPS},
 }
 
-# Where a run takes place and what it was made from by hand: a resumed run may differ in these.
-_PLACES = {"device", "workers", "data_root", "out", "resume", "base_run", "proxy", "self_supervised"}
+# Where a run takes place, who watches it and what it was made from by hand: a resumed run may differ in these.
+_PLACES = {"device", "workers", "data_root", "out", "resume", "track", "base_run", "proxy", "self_supervised"}
 
 _PATHS = {"feature_weights", "sentence_model", "base_run", "proxy", "self_supervised", "data_root", "out"}
 
