@@ -24,6 +24,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import metadata
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -371,28 +372,32 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
 
     words = _split(words)
     names, _ = _taken_names(words)
-    method = names.get("--method", "infobatch+das")
-    choice("method", method, [*presets.PRESETS, *coresets.CORESETS])  # before the heavy libraries of the recipes
+    file = names.get("--config")
+    method = names.get("--method", None if file else "infobatch+das")
+    if method is not None:  # before the heavy libraries of the recipes
+        choice("method", method, [*presets.PRESETS, *coresets.CORESETS])
 
     from alignprune.bench.run import config as configs
+    from alignprune.bench.run import stored
 
-    def default(dataset: str) -> TrainConfig:
-        return configs.default_config(
-            dataset, method, names.get("--recipe"), names.get("--relabel"), names.get("--features")
-        )
+    def default(dataset: str | None) -> TrainConfig:
+        chosen = {name: names.get(f"--{name}") for name in ("recipe", "relabel", "features")}
+        if file is not None:
+            return stored.from_file(Path(file), dataset=dataset, method=method, **chosen)
+        return configs.default_config(dataset or "cifar100n", str(method), **chosen)
 
-    place = _place_of_dataset(words, default(""))
-    dataset = "cifar100n" if place is None else words.pop(place)
+    place = _place_of_dataset(words, default(None))
+    dataset = None if place is None else words.pop(place)
     _, rest = _taken_names(words)
     config = _parsed(
         configs.TrainConfig,
-        rest if place is None else [dataset, *rest],  # in front, where no list of values ends in it
+        rest if dataset is None else [dataset, *rest],  # in front, where no list of values ends in it
         "train",
         default=default(dataset),
         description=_train_help(),
         config=(tyro.conf.AvoidSubcommands,),  # method and --relabel have said which settings there are
     )
-    if place is None:  # only now: an option that there is not may have hidden it
+    if dataset is None and file is None:  # only now: an option that there is not may have hidden it
         raise ValueMistake(
             "DATASET is missing: alignprune train cifar100n, a folder of images, a table.csv or a file.npz"
         )
@@ -411,7 +416,8 @@ def _train_help() -> str:
         f"{', '.join(presets.PRESETS)}, whose settings are --score.* and --policy.*, or, with --prune-ratio, one of "
         f"{', '.join(coresets.CORESETS)}, whose settings are --coreset.*. --recipe NAME chooses a recipe, "
         f"--relabel NAME one of {', '.join(losses.SETTINGS)}. --features pretrained, sentences or tfidf trains on "
-        "fixed vectors of the samples, with the recipe features."
+        "fixed vectors of the samples, with the recipe features. --config RUN/config.json takes all settings from an "
+        "earlier run, the data set too; options on the line override them."
     )
 
 
@@ -419,7 +425,7 @@ def _taken_names(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The options that name a set of settings, the last value of each, and the words without them."""
     names, rest, following = {}, [], iter(words)
     for word in following:
-        if word not in ("--method", "--recipe", "--relabel", "--features"):
+        if word not in ("--method", "--recipe", "--relabel", "--features", "--config"):
             rest.append(word)
         elif (name := next(following, None)) is not None:
             names[word] = name

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
 
 import torch
 from tyro.conf import Positional, arg
@@ -42,8 +42,8 @@ _RECIPE_OF = {
     "news20-sentences": "features",
 }
 
-# The features that an option is for.
-_FEATURES_OF = {"feature_weights": "pretrained", "feature_model": "pretrained", "sentence_model": "sentences"}
+FEATURES_OF = {"feature_weights": "pretrained", "feature_model": "pretrained", "sentence_model": "sentences"}
+"""The features that an option is for."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class DataSettings:
                 f"holdout={self.holdout!r} is out of range, expected a number in (0, 1): 0.1 holds out a tenth"
             )
         choice("features", self.features, get_args(Features))
-        for name, features in _FEATURES_OF.items():
+        for name, features in FEATURES_OF.items():
             given = getattr(self, name)
             if given is not None and self.features != features:
                 raise ValueMistake(
@@ -223,12 +223,19 @@ class EarlierRuns:
             base method, or, for the equal budget, of the method itself.
         proxy: folder of a finished run with --collect, which coresets and pseudo-clean references are chosen by; None
             trains one first.
+        base_pruned_share: what the base run measured, in place of its folder; config.json has it.
         self_supervised: file of features (.pt, float [N, d]) for the coreset method ssp; None trains them first.
     """
 
     base_run: Path | None = None
+    base_pruned_share: float | None = None
     proxy: Path | None = None
     self_supervised: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.base_pruned_share is not None:
+            remedy = "take pruned_share of the base run's result.json"
+            number("base_pruned_share", self.base_pruned_share, low=0, high=1, open_high=True, remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -384,7 +391,7 @@ class TrainConfig:
         return self.recipe.label_smoothing if self.pruning.relabel is None else 0.0
 
     def measured_base(self) -> float | None:
-        """Read the mean share of its samples that an epoch of the base run left out; None without a base.
+        """The mean share of its samples that an epoch of the base run left out, read or as given; None without a base.
 
         Raises:
             ValueError: if `base_run` is missing, or another run than the base.
@@ -393,6 +400,8 @@ class TrainConfig:
         base = self.pruning.base
         if base is None:
             return None
+        if self.earlier.base_run is None and self.earlier.base_pruned_share is not None:
+            return self.earlier.base_pruned_share
         if self.earlier.base_run is None:
             raise ValueMistake(
                 f"base_run=None is missing, expected the folder of a run of {base}, since with a prune ratio "
@@ -433,6 +442,7 @@ class TrainConfig:
             base_share: what `measured_base` has read.
         """
         return {
+            "version": VERSION,
             **{name: _plain(name, value) for name, value in self.options().items() if name not in _PLACES},
             "base_pruned_share": base_share,
         }
@@ -459,6 +469,9 @@ class TrainConfig:
         return getattr(getattr(self, group) if group else self, name)
 
 
+VERSION = 1
+"""Of config.json: raised when a setting changes its name or its meaning."""
+
 _GROUPS: dict[str, type] = {
     "data": DataSettings,
     "pruning": PruningSettings,
@@ -474,6 +487,14 @@ _GROUP_OF: dict[str, str] = {
     **{field.name: group for group, record in _GROUPS.items() for field in fields(record)},
     **{field.name: "" for field in fields(TrainConfig) if field.name not in _GROUPS},
 }
+
+SETTINGS: dict[str, Any] = {
+    name: hint
+    for record in (*_GROUPS.values(), TrainConfig)
+    for name, hint in get_type_hints(record).items()
+    if name in _GROUP_OF
+}
+"""By the flat name of a setting its type."""
 
 # Where a run takes place, who watches it and what it was made from by hand: a resumed run may differ in these.
 _PLACES = {"device", "workers", "data_root", "out", "resume", "track", "base_run", "proxy", "self_supervised"}
