@@ -225,8 +225,13 @@ def check_data(config: DataConfig, progress: Callable[[int, int], object] | None
     return 0 if any(status.complete and status.found for status in found) else 1
 
 
+def open_files(dataset: str, config: DataConfig, progress: Callable[[int, int], object] | None) -> data.Report:
+    """Open every sample of a data set; `progress` hears how many of how many are done."""
+    return data.open_all(data.load(dataset, root=config.data_root), config.workers, progress)
+
+
 def _check_files(dataset: str, config: DataConfig, progress: Callable[[int, int], object] | None) -> int:
-    report = data.open_all(data.load(dataset, root=config.data_root), config.workers, progress)
+    report = open_files(dataset, config, progress)
     for damage in report.damaged:
         print(f"{damage.sample}: {damage.reason}")
     counts = ", ".join(f"{count:,} {split}" for split, count in report.counts.items())
@@ -235,17 +240,24 @@ def _check_files(dataset: str, config: DataConfig, progress: Callable[[int, int]
 
 
 def run_sweep(config: SweepConfig, report: Report) -> int:
-    """Run the jobs of the chosen experiments; 1 if some failed."""
+    """Run the jobs of the chosen experiments, or list them, and print what came of it; 1 if some failed."""
+    if config.list:
+        _print_list(listed(config))
+        return 0
+    started = time.perf_counter()
+    summary = sweep_jobs(config, report)
+    print(_summary_text(summary, time.perf_counter() - started))
+    return 1 if summary.failed else 0
+
+
+def sweep_jobs(config: SweepConfig, report: Report) -> Summary:
+    """Run the jobs of the chosen experiments, and archive them."""
     protocol = experiments.protocol(config.protocol)
     seeds = range(config.seeds if config.seeds is not None else protocol.seeds)
-    if config.list:
-        _list(config, protocol, len(seeds))
-        return 0
     cells = [cell for _, chosen in chosen_cells(config, protocol) for cell in chosen]
     machine = {"device": config.device, "workers": config.loader_workers, "data_root": config.data_root}
     given = {name: str(value) if name == "data_root" else value for name, value in machine.items() if value is not None}
     jobs = plan.jobs(cells, protocol, seeds, config.runs, given)
-    started = time.perf_counter()
     summary = sweep.run(
         jobs,
         work,
@@ -262,8 +274,7 @@ def run_sweep(config: SweepConfig, report: Report) -> int:
     for job in summary.skipped:
         if not (job.folder / store.RUN).exists():  # a run that was stopped between its result and its archive
             store.archive(job.folder)
-    print(_summary_text(summary, time.perf_counter() - started))
-    return 1 if summary.failed else 0
+    return summary
 
 
 def work(job: Job) -> None:
@@ -293,6 +304,30 @@ def show_tables(config: TableConfig) -> int:
             file.write_text(text if text.endswith("\n") else text + "\n")
             print(f"written to {file}")
     return 0
+
+
+def table_rows(config: TableConfig) -> list[dict[str, Any]]:
+    """The chosen tables as rows, one a cell and measure: the columns of the form csv, numbers not rounded.
+
+    Raises:
+        ValueError: if a file to write is given: these rows are the answer itself.
+    """
+    from alignprune.bench.results import tables
+    from alignprune.bench.results.store import Store
+
+    if config.out is not None:
+        raise ValueMistake(
+            f"out={str(config.out)!r} is given with --json, which prints, expected one of them: leave --json out, or "
+            f"redirect what it prints"
+        )
+    protocol, runs = experiments.protocol(config.protocol), Store(config.runs)
+    return [
+        row
+        for experiment, cells in chosen_cells(config, protocol)
+        for row in tables.rows(
+            _narrowed(experiment, cells), protocol, runs, config.measures, config.against, config.between
+        )
+    ]
 
 
 def draw_figures(config: FigureConfig) -> int:
@@ -353,28 +388,48 @@ def _narrowed(experiment: Experiment, cells: tuple[Cell, ...]) -> Experiment:
     return replace(experiment, cells=lambda _: cells)
 
 
-def _list(config: SweepConfig, protocol: Protocol, seeds: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def listed(config: SweepConfig) -> dict[str, Any]:
+    """How many runs each experiment takes, and how many of them are complete.
 
-    table = Table(title=f"protocol {protocol.name}: {protocol.summary}", title_justify="left")
-    for name in ("name", "what it shows", "cells", "runs", "complete"):
-        table.add_column(name, justify="left" if name in ("name", "what it shows") else "right")
+    Returns:
+        protocol and seeds; ``experiments``, each with cells, runs and complete, None where the protocol has none; and
+        runs and complete of all together, those that experiments share counted once.
+    """
+    protocol = experiments.protocol(config.protocol)
+    seeds = config.seeds if config.seeds is not None else protocol.seeds
+    rows: list[dict[str, Any]] = []
     every: dict[Path, Job] = {}
     for experiment in [part for name in config.names or ("all",) for part in experiments.get(name)]:
+        row: dict[str, Any] = {"name": experiment.name, "title": experiment.title}
         try:
             cells = experiments.cells_of(experiment, protocol)
         except ValueError:
-            table.add_row(experiment.name, experiment.title, "-", "-", "-")
+            rows.append(row | dict.fromkeys(("cells", "runs", "complete")))
             continue
         jobs = {job.folder: job for job in plan.jobs(cells, protocol, range(seeds), config.runs)}
         every |= jobs
-        table.add_row(experiment.name, experiment.title, str(len(cells)), str(len(jobs)), str(_complete(jobs)))
+        rows.append(row | {"cells": len(cells), "runs": len(jobs), "complete": _complete(jobs)})
+    together = {"runs": len(every), "complete": _complete(every)}
+    return {"protocol": protocol.name, "seeds": seeds, "experiments": rows, **together}
+
+
+def _print_list(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from alignprune.bench.console import console
+
+    protocol = experiments.protocol(found["protocol"])
+    table = Table(title=f"protocol {protocol.name}: {protocol.summary}", title_justify="left")
+    for name in ("name", "what it shows", "cells", "runs", "complete"):
+        table.add_column(name, justify="left" if name in ("name", "what it shows") else "right")
+    for row in found["experiments"]:
+        table.add_row(*("-" if value is None else str(value) for value in row.values()))
     table.add_section()
-    table.add_row("all", "runs that experiments share counted once", "", str(len(every)), str(_complete(every)))
-    Console().print(table)
+    together = (str(found["runs"]), str(found["complete"]))
+    table.add_row("all", "runs that experiments share counted once", "", *together)
+    console().print(table)
     others = ", ".join(name for name in experiments.PROTOCOLS if name != protocol.name)
-    print(f"{seeds} seeds; -: not in this protocol. Other protocols: --protocol {others}")
+    print(f"{found['seeds']} seeds; -: not in this protocol. Other protocols: --protocol {others}")
 
 
 def _complete(jobs: dict[Path, Job]) -> int:
