@@ -361,7 +361,9 @@ _COMMANDS = {
         interrupted=" Finished runs are stored; the same command goes on.",
     ),
     "table": _Command(_table, "a table of the paper from the runs that are there, beside its numbers"),
-    "figure": _Command(_figure, "a figure of the paper from the runs that are there", json=False),
+    "figure": _Command(
+        _figure, "a figure of the paper from the runs that are there, or of a run in its folder", json=False
+    ),
     "help": _Command(_help, "this overview; help COMMAND, or COMMAND --help: the options of a command", json=False),
 }
 

@@ -126,9 +126,10 @@ class TableConfig(Which):
 
 @dataclass(frozen=True)
 class FigureConfig(Which):
-    """Draw figures, or tables as bars, from the runs that are there.
+    """Draw figures, or tables as bars, from the runs that are there; or one's own run, from its folder.
 
     Attributes:
+        names: tables and figures, such as table-1 or figure-3; "all" for every one; or folders of runs.
         out: folder to draw into.
         suffix: png, svg or pdf.
     """
@@ -331,17 +332,40 @@ def table_rows(config: TableConfig) -> list[dict[str, Any]]:
 
 
 def draw_figures(config: FigureConfig) -> int:
-    """Draw the chosen figures."""
-    from alignprune.bench.results import figures
+    """Draw the chosen figures: of experiments, and of runs by their folders."""
+    from alignprune.bench.results import figures, one_run
     from alignprune.bench.results.store import Store
 
-    protocol, runs = experiments.protocol(config.protocol), Store(config.runs)
-    config.out.mkdir(parents=True, exist_ok=True)
-    for experiment, cells in chosen_cells(config, protocol):
+    runs = [Path(name) for name in config.names if name not in experiments.EXPERIMENTS and Path(name).is_dir()]
+    names = tuple(name for name in config.names if Path(name) not in runs)
+    _check_runs(config, runs, names)
+    for run in runs:
+        print(f"written to {one_run.draw(run, config.out / f'{run.resolve().name}.{config.suffix}')}")
+    if runs and not names:
+        return 0
+    protocol, stored = experiments.protocol(config.protocol), Store(config.runs)
+    for experiment, cells in chosen_cells(replace(config, names=names), protocol):
         path = config.out / f"{experiment.name}-{protocol.name}.{config.suffix}"
-        for file in figures.draw(_narrowed(experiment, cells), protocol, runs, path):
+        for file in figures.draw(_narrowed(experiment, cells), protocol, stored, path):
             print(f"written to {file}")
     return 0
+
+
+def _check_runs(config: FigureConfig, runs: list[Path], names: tuple[str, ...]) -> None:
+    """Refuse a choice of cells where only runs are drawn, and runs whose pictures would have the same name."""
+    for option in ("rows", "columns", "blocks"):
+        if runs and not names and getattr(config, option):
+            raise ValueMistake(
+                f"{option}={getattr(config, option)!r} is given with the folder of a run, which has none, expected a "
+                f"table or figure: leave it out"
+            )
+    drawn = [run.resolve().name for run in runs]
+    for name in drawn:
+        if drawn.count(name) > 1:
+            raise ValueMistake(
+                f"names holds {drawn.count(name)} runs in folders called {name!r}, expected one a call, since the "
+                f"picture has that name: draw each into an --out of its own"
+            )
 
 
 def chosen_cells(which: Which, protocol: Protocol) -> list[tuple[Experiment, tuple[Cell, ...]]]:
