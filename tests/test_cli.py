@@ -73,7 +73,19 @@ def into_a_closed_pipe(*words: str) -> subprocess.CompletedProcess[str]:
 def test_the_overview_lists_commands_exit_codes_and_debug(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
     overview = capsys.readouterr().out
-    for name in ("demo", "train", "methods", "data", "sweep", "table", "figure", "help", "--debug", "--version"):
+    for name in (
+        "demo",
+        "train",
+        "predict",
+        "methods",
+        "data",
+        "sweep",
+        "table",
+        "figure",
+        "help",
+        "--debug",
+        "--version",
+    ):
         assert re.search(rf"^  {name} *", overview, re.MULTILINE)
     for code in (0, 1, 2, 130, 141):
         assert re.search(rf"^ +{code}  \w", overview, re.MULTILINE)

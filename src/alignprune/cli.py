@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import math
 import os
 import platform
@@ -22,8 +23,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib import metadata
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -47,6 +49,7 @@ _LIBRARIES_OF_EXTRAS = {
     "pyarrow",
     "ray",
     "rich",
+    "safetensors",
     "scipy",
     "sklearn",
     "timm",
@@ -84,11 +87,28 @@ def _run(words: list[str]) -> int:
     name, *rest = ["help"] if not words or words[0] in ("-h", "--help") else words
     choice("command", name, _COMMANDS)
     try:
-        return _COMMANDS[name].run(rest)
+        return _answered(name, rest)
     except SystemExit as stopped:  # how tyro ends after its help or an unknown option, and rich at a closed pipe
         if isinstance(stopped.__context__, BrokenPipeError):
             raise stopped.__context__ from None
         return int(stopped.code or 0)
+
+
+def _answered(name: str, words: list[str]) -> int:
+    """Run a command; with --json its answer is all that standard output gets, progress goes to standard error."""
+    command, plain_words = _COMMANDS[name], [word for word in words if word != "--json"]
+    if plain_words == words:
+        return command.run(words, False).code
+    if not command.json:
+        can = ", ".join(other for other, one in _COMMANDS.items() if one.json)
+        raise ValueMistake(f"json=True is given with {name}, expected it with {can}: leave --json out")
+    with contextlib.redirect_stdout(sys.stderr):
+        answer = command.run(plain_words, True)
+    if answer.value is not None:
+        from alignprune.bench.files import plain
+
+        print(json.dumps(plain(answer.value), indent=2, allow_nan=False))
+    return answer.code
 
 
 def _failed(error: Exception, words: list[str], debug: bool) -> int:
@@ -143,12 +163,19 @@ def _empty_streams() -> None:
 # -- the commands ------------------------------------------------------------------------------------------
 
 
-def _help(words: list[str]) -> int:
+class _Answer(NamedTuple):
+    """What a command ends with: its exit code, and, where JSON is asked for, what it has to say instead of printing."""
+
+    code: int = 0
+    value: Any = None
+
+
+def _help(words: list[str], as_json: bool) -> _Answer:
     if words and words[0] not in ("-h", "--help"):
         choice("command", words[0], _COMMANDS)
-        return _COMMANDS[words[0]].run(["--help"])
+        return _COMMANDS[words[0]].run(["--help"], False)
     print(_overview())
-    return 0
+    return _Answer()
 
 
 def _overview() -> str:
@@ -162,6 +189,7 @@ def _overview() -> str:
             *(f"  {name:<10}{command.summary}" for name, command in _COMMANDS.items()),
             "",
             "  --debug   with any command: show the traceback of every error",
+            f"  --json    with {', '.join(name for name, one in _COMMANDS.items() if one.json)}: the answer as JSON",
             "  --version",
             "",
             f"{title}{codes.rstrip()}",
@@ -169,13 +197,14 @@ def _overview() -> str:
     )
 
 
-def _demo(words: list[str]) -> int:
+def _demo(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import demo
 
     config = _parsed(demo.DemoConfig, words, "demo", description=demo.__doc__)
-    with _Display() as display:
-        task = display.add("", len(demo.METHODS) * config.seeds * config.epochs)
-        rows = demo.run(config, lambda method, seed: display.advance(task, f"{method}, seed {seed}"))
+    with _DemoDisplay(len(demo.METHODS) * config.seeds, config.epochs) as display:
+        rows = demo.run(config, display.step)
+    if as_json:
+        return _Answer(value={"out": config.out, "noise_rate": demo.NOISE_RATE, "rows": rows})
     _print_table(
         f"Digits, {demo.NOISE_RATE:.0%} wrong labels, {config.epochs} epochs, {config.seeds} seeds",
         ["method", "accuracy", "forward passes", "seconds", "wrong kept", "AUROC"],
@@ -193,10 +222,10 @@ def _demo(words: list[str]) -> int:
     )
     print("wrong kept: share of wrong labels among the kept samples; AUROC: of the score for finding the wrong labels")
     print(f"written to {config.out}: summary.json, loss_distribution.png, trajectories.png")
-    return 0
+    return _Answer()
 
 
-def _train(words: list[str]) -> int:
+def _train(words: list[str], as_json: bool) -> _Answer:
     config = parse_train(words)
 
     from alignprune._ranks import rank_and_world
@@ -205,12 +234,30 @@ def _train(words: list[str]) -> int:
     with _TrainDisplay() as display:
         result = commands.train(config, display)
     if rank_and_world()[0] > 0:  # the first rank reports
-        return 0
+        return _Answer()
+    if as_json:
+        return _Answer(value={"out": config.folder, **result})
     print(
         f"accuracy {result['accuracy']:.2%} after {result['epochs']} epochs and {result['forward_fraction']:.1%} of "
         f"the forward passes; written to {config.folder}"
     )
-    return 0
+    return _Answer()
+
+
+def _predict(words: list[str], as_json: bool) -> _Answer:
+    from alignprune.bench import commands
+
+    config = _parsed(commands.PredictConfig, words, "predict")
+    found = commands.predict(config)
+    if as_json:
+        numbers = {"samples": len(found.ids), "known": found.known, "unknown": found.unknown}
+        return _Answer(value={"out": config.out, "part": found.part, **numbers, "accuracy": found.accuracy})
+    print(f"{len(found.ids)} samples ({found.part}); written to {config.out}")
+    if found.accuracy is not None:
+        print(f"accuracy {found.accuracy:.2%} by the given labels of {found.known} samples, right or wrong as they are")
+    if found.unknown:
+        print(f"{found.unknown} samples have a given label that is no class of the model, and do not count")
+    return _Answer()
 
 
 @dataclass(frozen=True)
@@ -224,60 +271,76 @@ class _MethodsConfig:
     markdown: bool = False
 
 
-def _methods(words: list[str]) -> int:
+def _methods(words: list[str], as_json: bool) -> _Answer:
     config = _parsed(_MethodsConfig, words, "methods")
 
     from alignprune import presets
 
     rows = presets.table()
+    if as_json:
+        return _Answer(value=rows)
     if config.markdown:
         print(markdown_table(rows))
-        return 0
+        return _Answer()
     for row in rows:
         print(f"{row['method']}\n    {row['what it does']}")
         for name in ("when", "reference", "cost", "settings", "source"):
             print(f"    {name}: {row[name]}")
-    return 0
+    return _Answer()
 
 
-def _data(words: list[str]) -> int:
-    from alignprune.bench import commands
+def _data(words: list[str], as_json: bool) -> _Answer:
+    from alignprune.bench import commands, data
 
     config = _parsed(commands.DataConfig, words, "data")
-    if config.dataset is None:
-        return commands.check_data(config)
-    with _Display() as display:
-        task = display.add(config.dataset, 1)
-        return commands.check_data(config, lambda done, total: display.reached(task, done, total))
+    if config.dataset is not None:
+        with _CheckDisplay(config.dataset) as display:
+            if not as_json:
+                return _Answer(commands.check_data(config, display.reached))
+            report = commands.open_files(config.dataset, config, display.reached)
+        return _Answer(1 if report.damaged else 0, asdict(report))
+    if not as_json:
+        return _Answer(commands.check_data(config))
+    found = data.check(config.data_root)
+    return _Answer(0 if any(one.complete and one.found for one in found) else 1, [asdict(one) for one in found])
 
 
-def _sweep(words: list[str]) -> int:
+def _sweep(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import commands
 
     config = _parsed(commands.SweepConfig, words, "sweep")
+    if as_json and config.list:
+        return _Answer(value=commands.listed(config))
     with _SweepDisplay() as display:
-        return commands.run_sweep(config, display)
+        if not as_json:
+            return _Answer(commands.run_sweep(config, display))
+        summary = commands.sweep_jobs(config, display)
+    failed = [{"name": job.name, "error": error, "out": job.folder} for job, error in summary.failed]
+    others = {name: [job.name for job in getattr(summary, name)] for name in ("done", "skipped", "blocked")}
+    return _Answer(1 if failed else 0, {**others, "failed": failed})
 
 
-def _table(words: list[str]) -> int:
+def _table(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import commands
 
-    return commands.show_tables(_parsed(commands.TableConfig, words, "table"))
+    config = _parsed(commands.TableConfig, words, "table")
+    return _Answer(value=commands.table_rows(config)) if as_json else _Answer(commands.show_tables(config))
 
 
-def _figure(words: list[str]) -> int:
+def _figure(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import commands
 
-    return commands.draw_figures(_parsed(commands.FigureConfig, words, "figure"))
+    return _Answer(commands.draw_figures(_parsed(commands.FigureConfig, words, "figure")))
 
 
 class _Command(NamedTuple):
-    """A command: its summary in the overview, the extra that it needs, and what an interruption leaves."""
+    """A command: its summary in the overview, the extra it needs, what an interruption leaves, whether it has JSON."""
 
-    run: Callable[[list[str]], int]
+    run: Callable[[list[str], bool], _Answer]
     summary: str
     extra: str = "bench"
     interrupted: str = ""
+    json: bool = True
 
 
 _COMMANDS = {
@@ -287,6 +350,7 @@ _COMMANDS = {
         "train a classifier: cifar100n, cifar10n, a folder of images, TABLE.csv, FILE.npz, hf:NAME",
         interrupted=" The run is stored up to its last whole epoch; --resume goes on.",
     ),
+    "predict": _Command(_predict, "what the model of a finished run says of images, arrays or a table"),
     "methods": _Command(_methods, "list the named methods and their settings", extra="cli"),
     "data": _Command(
         _data, "data check: which data sets are there, what is missing; data check DATASET: which files are damaged"
@@ -297,8 +361,10 @@ _COMMANDS = {
         interrupted=" Finished runs are stored; the same command goes on.",
     ),
     "table": _Command(_table, "a table of the paper from the runs that are there, beside its numbers"),
-    "figure": _Command(_figure, "a figure of the paper from the runs that are there"),
-    "help": _Command(_help, "this overview; help COMMAND, or COMMAND --help: the options of a command"),
+    "figure": _Command(
+        _figure, "a figure of the paper from the runs that are there, or of a run in its folder", json=False
+    ),
+    "help": _Command(_help, "this overview; help COMMAND, or COMMAND --help: the options of a command", json=False),
 }
 
 
@@ -356,28 +422,32 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
 
     words = _split(words)
     names, _ = _taken_names(words)
-    method = names.get("--method", "infobatch+das")
-    choice("method", method, [*presets.PRESETS, *coresets.CORESETS])  # before the heavy libraries of the recipes
+    file = names.get("--config")
+    method = names.get("--method", None if file else "infobatch+das")
+    if method is not None:  # before the heavy libraries of the recipes
+        choice("method", method, [*presets.PRESETS, *coresets.CORESETS])
 
     from alignprune.bench.run import config as configs
+    from alignprune.bench.run import stored
 
-    def default(dataset: str) -> TrainConfig:
-        return configs.default_config(
-            dataset, method, names.get("--recipe"), names.get("--relabel"), names.get("--features")
-        )
+    def default(dataset: str | None) -> TrainConfig:
+        chosen = {name: names.get(f"--{name}") for name in ("recipe", "relabel", "features")}
+        if file is not None:
+            return stored.from_file(Path(file), dataset=dataset, method=method, **chosen)
+        return configs.default_config(dataset or "cifar100n", str(method), **chosen)
 
-    place = _place_of_dataset(words, default(""))
-    dataset = "cifar100n" if place is None else words.pop(place)
+    place = _place_of_dataset(words, default(None))
+    dataset = None if place is None else words.pop(place)
     _, rest = _taken_names(words)
     config = _parsed(
         configs.TrainConfig,
-        rest if place is None else [dataset, *rest],  # in front, where no list of values ends in it
+        rest if dataset is None else [dataset, *rest],  # in front, where no list of values ends in it
         "train",
         default=default(dataset),
         description=_train_help(),
         config=(tyro.conf.AvoidSubcommands,),  # method and --relabel have said which settings there are
     )
-    if place is None:  # only now: an option that there is not may have hidden it
+    if dataset is None and file is None:  # only now: an option that there is not may have hidden it
         raise ValueMistake(
             "DATASET is missing: alignprune train cifar100n, a folder of images, a table.csv or a file.npz"
         )
@@ -396,7 +466,8 @@ def _train_help() -> str:
         f"{', '.join(presets.PRESETS)}, whose settings are --score.* and --policy.*, or, with --prune-ratio, one of "
         f"{', '.join(coresets.CORESETS)}, whose settings are --coreset.*. --recipe NAME chooses a recipe, "
         f"--relabel NAME one of {', '.join(losses.SETTINGS)}. --features pretrained, sentences or tfidf trains on "
-        "fixed vectors of the samples, with the recipe features."
+        "fixed vectors of the samples, with the recipe features. --config RUN/config.json takes all settings from an "
+        "earlier run, the data set too; options on the line override them."
     )
 
 
@@ -404,7 +475,7 @@ def _taken_names(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The options that name a set of settings, the last value of each, and the words without them."""
     names, rest, following = {}, [], iter(words)
     for word in following:
-        if word not in ("--method", "--recipe", "--relabel", "--features"):
+        if word not in ("--method", "--recipe", "--relabel", "--features", "--config"):
             rest.append(word)
         elif (name := next(following, None)) is not None:
             names[word] = name
@@ -451,58 +522,65 @@ def markdown_table(rows: list[dict[str, str]]) -> str:
 
 
 def _print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from alignprune.bench.console import console
 
     table = Table(title=title)
     for name in head:
         table.add_column(name, justify="left" if name == head[0] else "right")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console().print(table)
 
 
 class _Display:
-    """A live progress bar on a terminal; silent elsewhere."""
+    """Progress: bars and the lines above them on a terminal, the plain lines alone elsewhere."""
 
     def __init__(self) -> None:
+        self.bars: Any = None
+        self.stream = sys.stdout
+        if not self.stream.isatty():
+            return
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        self.bars = Bars(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bars = Bars(*columns, console=Console(file=self.stream), transient=True)
 
     def __enter__(self) -> Any:
-        self.bars.start()
+        if self.bars is not None:
+            self.bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bars.stop()
+        if self.bars is not None:
+            self.bars.stop()
 
-    def add(self, description: str, total: int) -> Any:
-        return self.bars.add_task(description, total=total)
-
-    def advance(self, task: Any, description: str) -> None:
-        self.bars.update(task, advance=1, description=description)
-
-    def reached(self, task: Any, done: int, total: int) -> None:
-        self.bars.update(task, completed=done, total=total)
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        if self.bars is None:
+            print(text, file=self.stream, flush=True)
+        else:
+            self.bars.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 class _TrainDisplay(_Display):
-    """One bar for the epochs, one for the batches, and a line an epoch that stays."""
+    """One bar for the epochs, one for the batches, and a line an epoch."""
 
     def start(self, description: str, epochs: int) -> None:
-        self.bars.console.print(description)
-        self.epochs, self.epoch_task = epochs, self.add("epochs", epochs)
-        self.step_task = self.add("batches", 1)
+        self.line(description)
+        self.epochs = epochs
+        if self.bars is not None:
+            self.epoch_task, self.step_task = self.bars.add_task("epochs", total=epochs), self.bars.add_task("batches")
 
     def step(self, epoch: int, step: int, steps: int) -> None:
-        self.bars.update(self.epoch_task, completed=epoch)
-        self.bars.update(self.step_task, completed=step + 1, total=steps)
+        if self.bars is not None:
+            self.bars.update(self.epoch_task, completed=epoch)
+            self.bars.update(self.step_task, completed=step + 1, total=steps)
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         seen = "      -" if metrics["accuracy"] is None else f"{metrics['accuracy']:7.2%}"
@@ -512,13 +590,50 @@ class _TrainDisplay(_Display):
         )
         if metrics["kept_noise"] is not None:
             line += f"  wrong labels kept {metrics['kept_noise']:5.1%}  AUROC {metrics['score_auroc']:.2f}"
-        self.bars.console.print(
-            line + f"  {metrics['images_per_second']:,.0f} images/s", highlight=False, soft_wrap=True
-        )
+        self.line(line + f"  {metrics['images_per_second']:,.0f} images/s")
+
+
+class _DemoDisplay(_Display):
+    """One bar for all epochs; where there is none, a line a run that ends.
+
+    Args:
+        runs: how many there are.
+        epochs: of each run.
+    """
+
+    def __init__(self, runs: int, epochs: int) -> None:
+        super().__init__()
+        self.runs, self.epochs, self.done = runs, epochs, 0
+        self.task = None if self.bars is None else self.bars.add_task("", total=runs * epochs)
+
+    def step(self, method: str, seed: int) -> None:
+        """An epoch of a run is done."""
+        self.done += 1
+        if self.bars is not None:
+            self.bars.update(self.task, advance=1, description=f"{method}, seed {seed}")
+        elif self.done % self.epochs == 0:
+            self.line(f"{method}, seed {seed}: run {self.done // self.epochs} of {self.runs} done")
+
+
+class _CheckDisplay(_Display):
+    """One bar for the samples that are opened; nothing where there is none.
+
+    Args:
+        dataset: what they are of.
+    """
+
+    def __init__(self, dataset: str) -> None:
+        super().__init__()
+        self.task = None if self.bars is None else self.bars.add_task(dataset, total=1)
+
+    def reached(self, done: int, total: int) -> None:
+        """So many of all are opened."""
+        if self.bars is not None:
+            self.bars.update(self.task, completed=done, total=total)
 
 
 class _SweepDisplay(_Display):
-    """One bar for the runs, and a line for each that ends."""
+    """A line for each run that begins or ends."""
 
     def started(self, job: Any) -> None:
         self._report(job, "started")
@@ -533,7 +648,7 @@ class _SweepDisplay(_Display):
         """It was complete: the last line counts those."""
 
     def _report(self, job: Any, what: str) -> None:
-        self.bars.console.print(f"{time.strftime('%H:%M:%S')}  {job.name}: {what}", highlight=False, soft_wrap=True)
+        self.line(f"{time.strftime('%H:%M:%S')}  {job.name}: {what}")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def loaded_after(code: str) -> list[str]:
     [
         "commands",
         "data",
+        "data.preparation",
         "grid.beyond",
         "grid.cells",
         "grid.experiments",
@@ -49,6 +50,8 @@ def loaded_after(code: str) -> list[str]:
         "results.measures",
         "results.tables",
         "run.config",
+        "run.stored",
+        "run.trackers",
     ],
 )
 def test_names_and_settings_need_no_heavy_library(module: str) -> None:

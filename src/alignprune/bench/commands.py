@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 from tyro.conf import Positional
@@ -20,9 +20,12 @@ from alignprune.bench.grid import experiments, plan, sweep
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.grid.sweep import Job, Report, Summary
 from alignprune.bench.run.budget import Budget
-from alignprune.bench.run.config import TrainConfig
+from alignprune.bench.run.config import Device, TrainConfig, torch_device
 from alignprune.bench.run.progress import Progress
 from alignprune.errors import ValueMistake
+
+if TYPE_CHECKING:
+    from alignprune.bench.run.prediction import Predictions
 
 
 @dataclass(frozen=True)
@@ -123,15 +126,40 @@ class TableConfig(Which):
 
 @dataclass(frozen=True)
 class FigureConfig(Which):
-    """Draw figures, or tables as bars, from the runs that are there.
+    """Draw figures, or tables as bars, from the runs that are there; or one's own run, from its folder.
 
     Attributes:
+        names: tables and figures, such as table-1 or figure-3; "all" for every one; or folders of runs.
         out: folder to draw into.
         suffix: png, svg or pdf.
     """
 
     out: Path = Path("figures")
     suffix: Literal["png", "svg", "pdf"] = "png"
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Ask the model of a finished run about samples: a class and its probability each.
+
+    Attributes:
+        run: folder of the run.
+        data: an image, a folder of images (a subfolder named as a class gives that label), an .npz file with x (or
+            x_test, or x_train), a .csv or .parquet file with a column path or the features, or hf:NAME_OR_PATH. Labels
+            are not needed.
+        out: file to write the table into, .csv or .parquet; it must not be there.
+        device: where to compute.
+        workers: loader processes.
+    """
+
+    run: Positional[Path]
+    data: Positional[str]
+    out: Path = Path("predictions.csv")
+    device: Device = "auto"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        integer("workers", self.workers, at_least=0, remedy="0 loads in this process")
 
 
 def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, Any]:
@@ -161,6 +189,20 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
     return kinds.run(config, progress)
 
 
+def predict(config: PredictConfig) -> Predictions:
+    """Ask the model of a run, and write its table.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError, RuntimeError: before anything is written, with what to do.
+    """
+    from alignprune.bench.run import prediction
+
+    prediction.check_out(config.out)
+    found = prediction.predict(config.run, config.data, torch_device(config.device), config.workers)
+    prediction.write(found, config.out)
+    return found
+
+
 def check_data(config: DataConfig, progress: Callable[[int, int], object] | None = None) -> int:
     """Print the state of every data set, or the damaged files of one.
 
@@ -184,8 +226,13 @@ def check_data(config: DataConfig, progress: Callable[[int, int], object] | None
     return 0 if any(status.complete and status.found for status in found) else 1
 
 
+def open_files(dataset: str, config: DataConfig, progress: Callable[[int, int], object] | None) -> data.Report:
+    """Open every sample of a data set; `progress` hears how many of how many are done."""
+    return data.open_all(data.load(dataset, root=config.data_root), config.workers, progress)
+
+
 def _check_files(dataset: str, config: DataConfig, progress: Callable[[int, int], object] | None) -> int:
-    report = data.open_all(data.load(dataset, root=config.data_root), config.workers, progress)
+    report = open_files(dataset, config, progress)
     for damage in report.damaged:
         print(f"{damage.sample}: {damage.reason}")
     counts = ", ".join(f"{count:,} {split}" for split, count in report.counts.items())
@@ -194,17 +241,24 @@ def _check_files(dataset: str, config: DataConfig, progress: Callable[[int, int]
 
 
 def run_sweep(config: SweepConfig, report: Report) -> int:
-    """Run the jobs of the chosen experiments; 1 if some failed."""
+    """Run the jobs of the chosen experiments, or list them, and print what came of it; 1 if some failed."""
+    if config.list:
+        _print_list(listed(config))
+        return 0
+    started = time.perf_counter()
+    summary = sweep_jobs(config, report)
+    print(_summary_text(summary, time.perf_counter() - started))
+    return 1 if summary.failed else 0
+
+
+def sweep_jobs(config: SweepConfig, report: Report) -> Summary:
+    """Run the jobs of the chosen experiments, and archive them."""
     protocol = experiments.protocol(config.protocol)
     seeds = range(config.seeds if config.seeds is not None else protocol.seeds)
-    if config.list:
-        _list(config, protocol, len(seeds))
-        return 0
     cells = [cell for _, chosen in chosen_cells(config, protocol) for cell in chosen]
     machine = {"device": config.device, "workers": config.loader_workers, "data_root": config.data_root}
     given = {name: str(value) if name == "data_root" else value for name, value in machine.items() if value is not None}
     jobs = plan.jobs(cells, protocol, seeds, config.runs, given)
-    started = time.perf_counter()
     summary = sweep.run(
         jobs,
         work,
@@ -221,8 +275,7 @@ def run_sweep(config: SweepConfig, report: Report) -> int:
     for job in summary.skipped:
         if not store.is_archived(job.folder):  # it was stopped before its archive, or there are new rankers
             store.archive(job.folder)
-    print(_summary_text(summary, time.perf_counter() - started))
-    return 1 if summary.failed else 0
+    return summary
 
 
 def work(job: Job) -> None:
@@ -254,18 +307,65 @@ def show_tables(config: TableConfig) -> int:
     return 0
 
 
-def draw_figures(config: FigureConfig) -> int:
-    """Draw the chosen figures."""
-    from alignprune.bench.results import figures
+def table_rows(config: TableConfig) -> list[dict[str, Any]]:
+    """The chosen tables as rows, one a cell and measure: the columns of the form csv, numbers not rounded.
+
+    Raises:
+        ValueError: if a file to write is given: these rows are the answer itself.
+    """
+    from alignprune.bench.results import tables
     from alignprune.bench.results.store import Store
 
+    if config.out is not None:
+        raise ValueMistake(
+            f"out={str(config.out)!r} is given with --json, which prints, expected one of them: leave --json out, or "
+            f"redirect what it prints"
+        )
     protocol, runs = experiments.protocol(config.protocol), Store(config.runs)
-    config.out.mkdir(parents=True, exist_ok=True)
-    for experiment, cells in chosen_cells(config, protocol):
+    return [
+        row
+        for experiment, cells in chosen_cells(config, protocol)
+        for row in tables.rows(
+            _narrowed(experiment, cells), protocol, runs, config.measures, config.against, config.between
+        )
+    ]
+
+
+def draw_figures(config: FigureConfig) -> int:
+    """Draw the chosen figures: of experiments, and of runs by their folders."""
+    from alignprune.bench.results import figures, one_run
+    from alignprune.bench.results.store import Store
+
+    runs = [Path(name) for name in config.names if name not in experiments.EXPERIMENTS and Path(name).is_dir()]
+    names = tuple(name for name in config.names if Path(name) not in runs)
+    _check_runs(config, runs, names)
+    for run in runs:
+        print(f"written to {one_run.draw(run, config.out / f'{run.resolve().name}.{config.suffix}')}")
+    if runs and not names:
+        return 0
+    protocol, stored = experiments.protocol(config.protocol), Store(config.runs)
+    for experiment, cells in chosen_cells(replace(config, names=names), protocol):
         path = config.out / f"{experiment.name}-{protocol.name}.{config.suffix}"
-        for file in figures.draw(_narrowed(experiment, cells), protocol, runs, path):
+        for file in figures.draw(_narrowed(experiment, cells), protocol, stored, path):
             print(f"written to {file}")
     return 0
+
+
+def _check_runs(config: FigureConfig, runs: list[Path], names: tuple[str, ...]) -> None:
+    """Refuse a choice of cells where only runs are drawn, and runs whose pictures would have the same name."""
+    for option in ("rows", "columns", "blocks"):
+        if runs and not names and getattr(config, option):
+            raise ValueMistake(
+                f"{option}={getattr(config, option)!r} is given with the folder of a run, which has none, expected a "
+                f"table or figure: leave it out"
+            )
+    drawn = [run.resolve().name for run in runs]
+    for name in drawn:
+        if drawn.count(name) > 1:
+            raise ValueMistake(
+                f"names holds {drawn.count(name)} runs in folders called {name!r}, expected one a call, since the "
+                f"picture has that name: draw each into an --out of its own"
+            )
 
 
 def chosen_cells(which: Which, protocol: Protocol) -> list[tuple[Experiment, tuple[Cell, ...]]]:
@@ -312,28 +412,48 @@ def _narrowed(experiment: Experiment, cells: tuple[Cell, ...]) -> Experiment:
     return replace(experiment, cells=lambda _: cells)
 
 
-def _list(config: SweepConfig, protocol: Protocol, seeds: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def listed(config: SweepConfig) -> dict[str, Any]:
+    """How many runs each experiment takes, and how many of them are complete.
 
-    table = Table(title=f"protocol {protocol.name}: {protocol.summary}", title_justify="left")
-    for name in ("name", "what it shows", "cells", "runs", "complete"):
-        table.add_column(name, justify="left" if name in ("name", "what it shows") else "right")
+    Returns:
+        protocol and seeds; ``experiments``, each with cells, runs and complete, None where the protocol has none; and
+        runs and complete of all together, those that experiments share counted once.
+    """
+    protocol = experiments.protocol(config.protocol)
+    seeds = config.seeds if config.seeds is not None else protocol.seeds
+    rows: list[dict[str, Any]] = []
     every: dict[Path, Job] = {}
     for experiment in [part for name in config.names or ("all",) for part in experiments.get(name)]:
+        row: dict[str, Any] = {"name": experiment.name, "title": experiment.title}
         try:
             cells = experiments.cells_of(experiment, protocol)
         except ValueError:
-            table.add_row(experiment.name, experiment.title, "-", "-", "-")
+            rows.append(row | dict.fromkeys(("cells", "runs", "complete")))
             continue
         jobs = {job.folder: job for job in plan.jobs(cells, protocol, range(seeds), config.runs)}
         every |= jobs
-        table.add_row(experiment.name, experiment.title, str(len(cells)), str(len(jobs)), str(_complete(jobs)))
+        rows.append(row | {"cells": len(cells), "runs": len(jobs), "complete": _complete(jobs)})
+    together = {"runs": len(every), "complete": _complete(every)}
+    return {"protocol": protocol.name, "seeds": seeds, "experiments": rows, **together}
+
+
+def _print_list(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from alignprune.bench.console import console
+
+    protocol = experiments.protocol(found["protocol"])
+    table = Table(title=f"protocol {protocol.name}: {protocol.summary}", title_justify="left")
+    for name in ("name", "what it shows", "cells", "runs", "complete"):
+        table.add_column(name, justify="left" if name in ("name", "what it shows") else "right")
+    for row in found["experiments"]:
+        table.add_row(*("-" if value is None else str(value) for value in row.values()))
     table.add_section()
-    table.add_row("all", "runs that experiments share counted once", "", str(len(every)), str(_complete(every)))
-    Console().print(table)
+    together = (str(found["runs"]), str(found["complete"]))
+    table.add_row("all", "runs that experiments share counted once", "", *together)
+    console().print(table)
     others = ", ".join(name for name in experiments.PROTOCOLS if name != protocol.name)
-    print(f"{seeds} seeds; -: not in this protocol. Other protocols: --protocol {others}")
+    print(f"{found['seeds']} seeds; -: not in this protocol. Other protocols: --protocol {others}")
 
 
 def _complete(jobs: dict[Path, Job]) -> int:

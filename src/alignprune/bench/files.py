@@ -1,4 +1,4 @@
-"""JSON, arrays and tensors in files that are whole or absent."""
+"""JSON, arrays, tensors and bytes in files that are whole or absent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alignprune._files import replace_file
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; NaN becomes null."""
     text = json.dumps(plain(value), indent=2) + "\n"
-    _write(path, lambda file: file.write(text.encode()))
+    save_bytes(path, text.encode())
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
@@ -29,6 +29,11 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
 def save_tensors(path: Path, value: Any) -> None:
     """Write with torch.save, whole or not at all."""
     _write(path, lambda file: torch.save(value, file))
+
+
+def save_bytes(path: Path, content: bytes) -> None:
+    """Write bytes whole or not at all."""
+    _write(path, lambda file: file.write(content))
 
 
 def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:

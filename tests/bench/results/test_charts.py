@@ -20,7 +20,7 @@ from alignprune.bench.results.charts import Point
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Axes]:
     """The axes of the picture that was saved last."""
     kept: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: kept.append(figure))
+    monkeypatch.setattr(charts, "save", lambda figure, path: kept.append(figure))
     return lambda: kept[-1].axes[0]
 
 

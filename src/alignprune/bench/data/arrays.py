@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from alignprune.bench.data.contents import head_of, unreadable
+from alignprune.bench.data.preparation import Features, Preparation
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, as_noise, check_noise, draw
 from alignprune.bench.data.views import (
     ClassificationData,
@@ -236,7 +238,8 @@ def _prepare(found: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], Transform
     x = {name: array for name, array in found.items() if name.startswith("x_")}
     train = x["x_train"]
     if train.ndim == 2:
-        return standardised(x), Transforms(None, None, None), None
+        ready, preparation = standardised(x)
+        return ready, Transforms(None, None, None, preparation=preparation), None
     from alignprune.bench.data.transforms import tensor_transforms
 
     images = {name: channels_first(array) for name, array in x.items()}
@@ -247,20 +250,25 @@ def _prepare(found: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], Transform
     return images, transforms, finish
 
 
-def standardised(x: dict[str, np.ndarray]) -> dict[str, Tensor]:
+def standardised(x: dict[str, np.ndarray], names: Sequence[str] | None = None) -> tuple[dict[str, Tensor], Preparation]:
     """Features with mean 0 and variance 1 over the training samples.
 
     Args:
         x: features of each split, float [N, D], among them "x_train".
+        names: what the D features are called; None where they have no names.
 
     Returns:
-        the same, float32.
+        the same, float32, and the preparation that made them.
     """
     train = x["x_train"]
     mean, std = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
     # A constant feature (up to rounding) carries nothing; a divisor of 1 leaves it at 0.
     std[std <= 1e-12 * np.abs(mean)] = 1
-    return {name: torch.from_numpy(((array - mean) / std).astype(np.float32)) for name, array in x.items()}
+    step = Features(tuple(mean.tolist()), tuple(std.tolist()))
+    named = tuple(names) if names is not None and len(names) == train.shape[1] else None
+    preparation = Preparation("features", (step,), shape=train.shape[1:], names=named)
+    prepare = preparation.build()
+    return {name: prepare(torch.from_numpy(array.astype(np.float64))) for name, array in x.items()}, preparation
 
 
 def _pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

@@ -400,5 +400,6 @@ def _maker(
             raise ValueMistake(
                 f"split={part!r} has {width} features, expected {widths['train']} as in train: save lists of one length"
             )
-    inputs = standardised({f"x_{part}": values for part, values in numbers.items()})
-    return lambda part: partial(TensorData, inputs[f"x_{part}"]), (widths["train"],), nothing
+    inputs, preparation = standardised({f"x_{part}": values for part, values in numbers.items()}, roles.features)
+    transforms = Transforms(None, None, None, preparation=preparation)
+    return lambda part: partial(TensorData, inputs[f"x_{part}"]), (widths["train"],), transforms

@@ -313,8 +313,9 @@ def _makers(
         texts = columns.texts(frame[roles.text], f"column={roles.text!r} of {place}")
         return lambda at: _text_view(Strings(texts[i] for i in at)), (), Transforms(None, None, None)
     values = columns.features(frame, roles.features, place)
-    inputs = standardised({"x_train": values[train], "all": values})["all"]
-    return lambda at: partial(TensorData, inputs[at]), (inputs.shape[1],), Transforms(None, None, None)
+    ready, preparation = standardised({"x_train": values[train], "all": values}, roles.features)
+    inputs, transforms = ready["all"], Transforms(None, None, None, preparation=preparation)
+    return lambda at: partial(TensorData, inputs[at]), (inputs.shape[1],), transforms
 
 
 def _text_view(texts: Strings) -> View:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import AutoAugmentPolicy, v2
 
+from alignprune.bench.data.preparation import Photo, Pixels, Preparation
 from alignprune.bench.data.views import Transforms
 from alignprune.errors import ValueMistake
 
@@ -76,8 +77,8 @@ def tensor_transforms(
         strong = v2.Compose([*train, v2.AutoAugment(AutoAugmentPolicy.CIFAR10), cutout])
         crop = v2.RandomResizedCrop((height, width))
         contrastive = v2.Compose([crop, v2.RandomHorizontalFlip(), *_colour_distortion(0.5)])
-    finish = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
-    return Transforms(v2.Compose(train), strong, contrastive), finish
+    preparation = Preparation("pixels", (Pixels(tuple(mean), tuple(std)),), shape=(len(mean), height, width))
+    return Transforms(v2.Compose(train), strong, contrastive, preparation=preparation), preparation.build()
 
 
 def photo_transforms(size: int) -> Transforms:
@@ -91,7 +92,7 @@ def photo_transforms(size: int) -> Transforms:
 
     Source: the usual transforms of ImageNet.
     """
-    return _photos(size, [v2.RandomResizedCrop(size)], [v2.Resize(_resized(size)), v2.CenterCrop(size)])
+    return _photos(size, [v2.RandomResizedCrop(size)], (_resized(size),))
 
 
 def resized_transforms(size: int) -> Transforms:
@@ -105,8 +106,8 @@ def resized_transforms(size: int) -> Transforms:
 
     Source: Prune4ReL's transforms of WebVision and Clothing-1M: 256 x 256, crop of 224 with padding 4, flip.
     """
-    resize = v2.Resize((_resized(size), _resized(size)))
-    return _photos(size, [resize, v2.RandomCrop(size, padding=4)], [resize, v2.CenterCrop(size)])
+    both = (_resized(size), _resized(size))
+    return _photos(size, [v2.Resize(both), v2.RandomCrop(size, padding=4)], both)
 
 
 def _resized(size: int) -> int:
@@ -122,7 +123,8 @@ def _colour_distortion(strength: float) -> list[nn.Module]:
     return [v2.RandomApply([jitter], p=0.8), v2.RandomGrayscale(p=0.2)]
 
 
-def _photos(size: int, crop: list[nn.Module], centre: list[nn.Module]) -> Transforms:
+def _photos(size: int, crop: list[nn.Module], resize: tuple[int, ...]) -> Transforms:
+    preparation = Preparation("photo", (Photo(resize, size, IMAGENET_MEAN, IMAGENET_STD),))
     train = [*crop, v2.RandomHorizontalFlip()]
     finish = [
         v2.PILToTensor(),
@@ -135,5 +137,6 @@ def _photos(size: int, crop: list[nn.Module], centre: list[nn.Module]) -> Transf
         train=v2.Compose([*train, *finish]),
         strong=v2.Compose([*train, v2.AutoAugment(AutoAugmentPolicy.IMAGENET), *finish]),
         contrastive=v2.Compose([*contrastive, *finish]),
-        plain=v2.Compose([*centre, *finish]),
+        plain=preparation.build(),
+        preparation=preparation,
     )

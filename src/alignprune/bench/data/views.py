@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, Subset
 
 from alignprune._ranks import keyed_generator
 from alignprune.bench.data.images import read_image
+from alignprune.bench.data.preparation import Preparation
 from alignprune.errors import ValueMistake
 from alignprune.noise import NoisyLabels
 
@@ -37,12 +38,14 @@ class Transforms:
         strong: of the strongly augmented training samples; None where there is no such view.
         contrastive: of the training samples in learning without labels; None where there is no such view.
         plain: of every sample that is not augmented, None for nothing.
+        preparation: the record that the deterministic part is built from; None for features that come ready.
     """
 
     train: nn.Module | None
     strong: nn.Module | None
     contrastive: nn.Module | None
     plain: nn.Module | None = None
+    preparation: Preparation | None = None
 
 
 class TensorData(Dataset[tuple[Tensor, int]]):
@@ -216,6 +219,7 @@ class ClassificationData:
             `Texts`, whose samples are strings.
         noise: noisy and clean labels with the kind of noise; None where no noise is known.
         class_names: C names, in the order of the class ids.
+        preparation: from a raw input to the tensor that a sample is without augmentation.
         ids: what the user calls the training samples, N file names or keys; None = their positions.
     """
 
@@ -233,6 +237,7 @@ class ClassificationData:
     input_shape: tuple[int, ...]
     noise: NoisyLabels | None
     class_names: tuple[str, ...]
+    preparation: Preparation
     ids: Sequence[str] | None = None
 
 
@@ -324,6 +329,7 @@ def assemble(
         input_shape=input_shape,
         noise=noise,
         class_names=tuple(map(str, range(num_classes) if class_names is None else class_names)),
+        preparation=transforms.preparation or Preparation("features", shape=input_shape),
         ids=ids,
     )
 

@@ -119,6 +119,7 @@ def proxy_of(config: TrainConfig) -> TrainConfig | None:
         proxy=None,
         collect=True,
         trace=False,
+        track=None,
         oracle=False,
         reference="none",
         out=folder,

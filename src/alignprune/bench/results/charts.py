@@ -5,6 +5,7 @@ A picture is a grid of panels. What they show is given as numbers; no picture ch
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,8 +16,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
+
+from alignprune.bench.files import save_bytes
 
 LETTERS = 130
 """How many letters fit into the width of a picture."""
@@ -241,6 +245,44 @@ def paint_losses(axes: Axes, losses: Array, wrong: Array, limit: float) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
+def paint_series(axes: Axes, series: Mapping[str, Mapping[int, float]], heading: str) -> None:
+    """Lines over the epochs, at most as many as there are colours, with a legend of their own.
+
+    Args:
+        axes: to draw into.
+        series: by name the value of each epoch that has one.
+        heading: of the vertical axis.
+    """
+    for (name, values), shade in zip(series.items(), _PALETTE, strict=False):
+        x = sorted(values)
+        axes.plot(x, [values[epoch] for epoch in x], color=shade, marker=".", markersize=4, linewidth=1.4, label=name)
+    axes.set_ylabel(heading)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if series:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def paint_distributions(axes: Axes, groups: Sequence[Mapping[str, Array]]) -> None:
+    """Outlines of histograms; those beyond the usual maximum stand in the last bin.
+
+    Args:
+        axes: to draw into.
+        groups: values by name, float [n]; a group has a colour, and its members the strokes.
+    """
+    every = np.concatenate([values for group in groups for values in group.values()])
+    edges = np.linspace(0, usual_maximum(every), 40)
+    for group, shade in zip(groups, _PALETTE, strict=False):
+        for (name, values), stroke in zip(group.items(), _STROKES, strict=False):
+            counts, _ = np.histogram(np.clip(values, 0, edges[-1]), edges)
+            axes.stairs(counts, edges, color=shade, linestyle=stroke, linewidth=1.2, label=f"{name} ({len(values):,})")
+    # A few wrong labels far from a thousand right ones would not be seen otherwise.
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.8)
+    axes.set_ylabel("samples")
+    axes.legend(frameon=False, fontsize=8)
+
+
 def usual_maximum(losses: Array) -> float:
     """What 99.5 % of the losses lie below."""
     return float(np.nanquantile(losses, 0.995))
@@ -360,8 +402,9 @@ def _numbers(points: Sequence[Point], what: str) -> NDArray[np.float64]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture; its suffix says the format."""
+    """Write a picture, whole or not at all; its suffix says the format."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format=path.suffix.removeprefix("."))
+    save_bytes(path, picture.getvalue())

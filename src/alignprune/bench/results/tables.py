@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from rich.box import HORIZONTALS
@@ -204,6 +204,18 @@ def render(
     write = _text if form == "text" else _markdown
     notes = _notes(experiment, protocol, shown) + _note_of_draws(store, protocol, shown)
     return write(title, _grid(experiment, shown), notes)
+
+
+def rows(
+    experiment: Experiment,
+    protocol: Protocol,
+    store: Store,
+    measures: Sequence[str] = (),
+    against: str | None = None,
+    between: tuple[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """A table as rows, one a cell and measure, with the columns of the form "csv"; arguments as for `entries`."""
+    return _rows(experiment, protocol, entries(experiment, protocol, store, measures, against, between))
 
 
 def full_training(shown: Sequence[Entry], block: str, measure: Measure) -> dict[str, Entry]:
@@ -424,16 +436,37 @@ def _markdown(title: str, grid: _Grid, notes: Sequence[str]) -> str:
     return "\n".join([f"**{title}**", "", *table, *(part for note in notes for part in ("", note))]) + "\n"
 
 
-_CSV_HEADER = ("experiment", "protocol", "block", "row", "column", "measure", "n", "mean", "low", "high")
+_CSV_HEADER = (
+    "experiment",
+    "protocol",
+    "block",
+    "row",
+    "column",
+    "measure",
+    "n",
+    "mean",
+    "low",
+    "high",
+    "paper",
+    "difference",
+)
 
 
 def _csv(experiment: Experiment, protocol: Protocol, shown: Sequence[Entry]) -> str:
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*_CSV_HEADER, "paper", "difference"])
+    writer = csv.DictWriter(file, _CSV_HEADER, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_rows(experiment, protocol, shown))
+    return file.getvalue()
+
+
+def _rows(experiment: Experiment, protocol: Protocol, shown: Sequence[Entry]) -> list[dict[str, Any]]:
+    """A row a cell and measure, by the names of `_CSV_HEADER`."""
+    rows = []
     for entry in shown:
         found = entry.measured
         numbers = (found.value, found.low, found.high, entry.paper, entry.difference)
-        exact = ["" if number is None else round(number, 9) for number in numbers]
-        writer.writerow([experiment.name, protocol.name, *entry.place, entry.measure.name, found.n, *exact])
-    return file.getvalue()
+        exact = [None if number is None else round(number, 9) for number in numbers]
+        values = [experiment.name, protocol.name, *entry.place, entry.measure.name, found.n, *exact]
+        rows.append(dict(zip(_CSV_HEADER, values, strict=True)))
+    return rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args, get_type_hints
 
 import torch
 from tyro.conf import Positional, arg
@@ -17,7 +17,7 @@ from alignprune import coresets, losses, presets
 from alignprune._checks import choice, integer, number
 from alignprune.bench import recipes
 from alignprune.bench.recipes import Recipe
-from alignprune.bench.run import budget
+from alignprune.bench.run import budget, trackers
 from alignprune.bench.run.budget import Budget
 from alignprune.errors import ValueMistake
 from alignprune.losses import SOPSettings
@@ -42,8 +42,8 @@ _RECIPE_OF = {
     "news20-sentences": "features",
 }
 
-# The features that an option is for.
-_FEATURES_OF = {"feature_weights": "pretrained", "feature_model": "pretrained", "sentence_model": "sentences"}
+FEATURES_OF = {"feature_weights": "pretrained", "feature_model": "pretrained", "sentence_model": "sentences"}
+"""The features that an option is for."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class DataSettings:
                 f"holdout={self.holdout!r} is out of range, expected a number in (0, 1): 0.1 holds out a tenth"
             )
         choice("features", self.features, get_args(Features))
-        for name, features in _FEATURES_OF.items():
+        for name, features in FEATURES_OF.items():
             given = getattr(self, name)
             if given is not None and self.features != features:
                 raise ValueMistake(
@@ -228,12 +228,19 @@ class EarlierRuns:
             base method, or, for the equal budget, of the method itself.
         proxy: folder of a finished run with --collect, which coresets and pseudo-clean references are chosen by; None
             trains one first.
+        base_pruned_share: what the base run measured, in place of its folder; config.json has it.
         self_supervised: file of features (.pt, float [N, d]) for the coreset method ssp; None trains them first.
     """
 
     base_run: Path | None = None
+    base_pruned_share: float | None = None
     proxy: Path | None = None
     self_supervised: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.base_pruned_share is not None:
+            remedy = "take pruned_share of the base run's result.json"
+            number("base_pruned_share", self.base_pruned_share, low=0, high=1, open_high=True, remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -245,14 +252,18 @@ class Outputs:
         proxy_epochs: after how many epochs of the proxy run these are taken; None = 15 % of them.
         trace: also store every sample's loss and margin in every epoch (trace.npz), for explanations.
         evaluate_every: epochs between two looks at the test set; the last epoch always has one.
+        track: "tensorboard" or "trackio": also log every epoch there, on this machine.
     """
 
     collect: bool = False
     proxy_epochs: int | None = None
     trace: bool = False
     evaluate_every: int = 1
+    track: str | None = None
 
     def __post_init__(self) -> None:
+        if self.track is not None:
+            choice("track", self.track, trackers.TRACKERS)
         integer("evaluate_every", self.evaluate_every, at_least=1, remedy="1 evaluates after every epoch")
 
 
@@ -281,9 +292,22 @@ class MachineSettings:
     @property
     def torch_device(self) -> torch.device:
         """The device of this process; "auto" takes an accelerator where there is one."""
-        if self.device != "auto":
-            return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+        return torch_device(self.device)
+
+
+def torch_device(device: Device) -> torch.device:
+    """The device of that name; "auto" takes an accelerator where there is one.
+
+    Raises:
+        ValueError: for a GPU where torch sees none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueMistake(
+            "device='cuda' is given, but torch sees no GPU here, expected one: use --device cpu, or --device auto"
+        )
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -380,7 +404,7 @@ class TrainConfig:
         return self.recipe.label_smoothing if self.pruning.relabel is None else 0.0
 
     def measured_base(self) -> float | None:
-        """Read the mean share of its samples that an epoch of the base run left out; None without a base.
+        """The mean share of its samples that an epoch of the base run left out, read or as given; None without a base.
 
         Raises:
             ValueError: if `base_run` is missing, or another run than the base.
@@ -389,6 +413,8 @@ class TrainConfig:
         base = self.pruning.base
         if base is None:
             return None
+        if self.earlier.base_run is None and self.earlier.base_pruned_share is not None:
+            return self.earlier.base_pruned_share
         if self.earlier.base_run is None:
             raise ValueMistake(
                 f"base_run=None is missing, expected the folder of a run of {base}, since with a prune ratio "
@@ -429,6 +455,7 @@ class TrainConfig:
             base_share: what `measured_base` has read.
         """
         return {
+            "version": VERSION,
             **{name: _plain(name, value) for name, value in self.options().items() if name not in _PLACES},
             "base_pruned_share": base_share,
         }
@@ -455,6 +482,9 @@ class TrainConfig:
         return getattr(getattr(self, group) if group else self, name)
 
 
+VERSION = 1
+"""Of config.json: raised when a setting changes its name or its meaning."""
+
 _GROUPS: dict[str, type] = {
     "data": DataSettings,
     "pruning": PruningSettings,
@@ -471,8 +501,16 @@ _GROUP_OF: dict[str, str] = {
     **{field.name: "" for field in fields(TrainConfig) if field.name not in _GROUPS},
 }
 
-# Where a run takes place and what it was made from by hand: a resumed run may differ in these.
-_PLACES = {"device", "workers", "data_root", "out", "resume", "base_run", "proxy", "self_supervised"}
+SETTINGS: dict[str, Any] = {
+    name: hint
+    for record in (*_GROUPS.values(), TrainConfig)
+    for name, hint in get_type_hints(record).items()
+    if name in _GROUP_OF
+}
+"""By the flat name of a setting its type."""
+
+# Where a run takes place, who watches it and what it was made from by hand: a resumed run may differ in these.
+_PLACES = {"device", "workers", "data_root", "out", "resume", "track", "base_run", "proxy", "self_supervised"}
 
 _PATHS = {"feature_weights", "sentence_model", "base_run", "proxy", "self_supervised", "data_root", "out"}
 

@@ -3,6 +3,7 @@
 config.json   what was run, every setting resolved
 metrics.jsonl one line an epoch
 checkpoint.pt everything that the rest of the run depends on
+model.*       the trained model, at the end: `alignprune.bench.run.trained`
 noise.npz     given and true labels, where the truth is known
 losses.npz    latest losses by sample half-way and at the end, where the truth is known
 trace.npz     losses and margins by sample in every epoch, with --trace
@@ -87,10 +88,19 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def _refuse_other(stored: dict[str, Any], given: dict[str, Any], path: Path) -> None:
-    differing = sorted(key for key in stored.keys() | given.keys() if stored.get(key) != given.get(key))
+    there, now = _dotted(stored), _dotted(given)
+    differing = sorted(key for key in there.keys() | now.keys() if there.get(key) != now.get(key))
     if differing:
-        changes = "; ".join(f"{key}: {stored.get(key)!r} there, {given.get(key)!r} now" for key in differing)
+        changes = "; ".join(f"{key}: {there.get(key)!r} there, {now.get(key)!r} now" for key in differing)
         raise ValueMistake(
             f"out={str(path)!r} is a run with another configuration ({changes}), expected the same: give the same "
             f"options, or start anew with another --out"
         )
+
+
+def _dotted(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings by their names with dots, those in records one by one."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

@@ -39,6 +39,12 @@ class EpochRecord:
         score_auroc: area under the ROC curve of the score for wrong labels; None where the truth is not known.
         clean_loss: mean latest loss of the samples with right labels; None where the truth is not known.
         noisy_loss: mean latest loss of the samples with wrong labels; None where the truth is not known.
+        train_accuracy: share of the samples trained on that were classified as their given label says, while training.
+        suspects: how many labels the method holds for wrong; None for methods that suspect none.
+        threshold: the score that decided about this epoch; None where there is none, or there are two.
+        threshold_low, threshold_high: the two scores that the epoch lies between; None where there are none.
+        nonfinite: losses that were not finite, since the start.
+        overhead_seconds: of choosing the next samples, part of `seconds`.
     """
 
     epoch: int
@@ -58,6 +64,13 @@ class EpochRecord:
     score_auroc: float | None = None
     clean_loss: float | None = None
     noisy_loss: float | None = None
+    train_accuracy: float | None = None
+    suspects: int | None = None
+    threshold: float | None = None
+    threshold_low: float | None = None
+    threshold_high: float | None = None
+    nonfinite: int | None = None
+    overhead_seconds: float | None = None
 
 
 @dataclass(frozen=True)

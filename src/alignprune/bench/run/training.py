@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,10 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 from alignprune import BatchPolicy, Pruner
 from alignprune.bench import models, recipes
 from alignprune.bench.data import ClassificationData
-from alignprune.bench.run import checkpoint, data, proxy, references, static
+from alignprune.bench.files import plain
+from alignprune.bench.run import checkpoint, data, proxy, references, static, trackers, trained
 from alignprune.bench.run.batches import Batch, TwoViews, batches
 from alignprune.bench.run.budget import Spending
-from alignprune.bench.run.config import TrainConfig
+from alignprune.bench.run.config import TrainConfig, torch_device
 from alignprune.bench.run.diagnosis import Diagnosis, memorisation
 from alignprune.bench.run.evaluation import BATCH_SIZE, evaluate
 from alignprune.bench.run.folder import RunFolder, load_checkpoint
@@ -32,9 +34,12 @@ from alignprune.bench.run.observers import EndOfEpoch, Observer
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.record import EpochRecord, RunRecord, device_name, summary
 from alignprune.bench.run.trace import Trace
+from alignprune.bench.run.trackers import Tracker
+from alignprune.bench.run.trained import TrainedModel
 from alignprune.coresets import Proxy
 from alignprune.errors import ValueMistake
 from alignprune.losses import SOP
+from alignprune.selection import Selection
 
 _FABRIC_PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
@@ -99,6 +104,7 @@ def prepare(config: TrainConfig) -> Inputs:
     Raises:
         ValueError, FileNotFoundError, FileExistsError: with what to do.
     """
+    trackers.check(config.outputs.track)
     base_share = config.measured_base()
     RunFolder.check(config.folder, config.stored(base_share), resume=config.place.resume)
     inputs = Inputs(data.load(config), base_share)
@@ -142,6 +148,7 @@ class _Run:
         self.pruned_loader = self._loader(pruned=True) if self.pruner.score.needs_pruned else None
         assert self.data.test is not None, "data.load has refused data without test samples"
         self.test_loader = DataLoader(self.data.test, batch_size=BATCH_SIZE, num_workers=config.machine.workers)
+        self.right = torch.zeros((), dtype=torch.int64, device=device)  # of this epoch's samples, on this rank
         self.epochs: list[EpochRecord] = []
         if config.place.resume:
             self._restore()
@@ -166,17 +173,34 @@ class _Run:
         if self.folder is not None and self.folder.result is not None:
             return self.folder.result
         self.progress.start(self._description(), self.pruner.epochs)
-        while not self._is_over:
-            self.epochs.append(self._epoch())
-            self.progress.epoch(asdict(self.epochs[-1]))
-            if self.folder is not None:
-                self.folder.save_epoch(self._metrics(), self._state())
+        with self._tracker() as tracker:
+            while not self._is_over:
+                self.epochs.append(self._epoch())
+                done = asdict(self.epochs[-1])
+                self.progress.epoch(done)
+                if self.folder is not None:
+                    self.folder.save_epoch(self._metrics(), self._state())
+                if tracker is not None:
+                    watched = trackers.numbers(done) | trackers.numbers(self.pruner.metrics(), "pruner/")
+                    tracker.log(len(self.epochs), watched)
         result = asdict(self._result())
         if self.folder is not None:
+            trained.save(self.folder.path, self._trained(), self._network)
             for observer in self.observers:
                 observer.save(self.folder.path)
             self.folder.save_result(result)
         return result
+
+    def _tracker(self) -> AbstractContextManager[Tracker | None]:
+        config, name = self.config, self.config.outputs.track if self.folder is not None else None
+        return trackers.opened(name, config.folder, plain(config.stored(None)), resumed=config.place.resume)
+
+    @property
+    def _network(self) -> nn.Module:
+        """The network itself, without what Fabric wraps it in."""
+        wrapped: Any = self.model
+        network: nn.Module = wrapped.module
+        return network
 
     @property
     def _is_over(self) -> bool:
@@ -188,7 +212,8 @@ class _Run:
         pruner = self.pruner
         epoch, selection, annealing = pruner.epoch, pruner.selection, pruner.annealing
         trained, started = self.spending.trained, time.perf_counter()
-        train_loss = self._train_epoch(epoch)
+        overhead = pruner.metrics()["overhead_seconds"]
+        train_loss, train_accuracy = self._train_epoch(epoch)
         train_seconds = time.perf_counter() - started
         if self.pruned_loader is not None and not self.spending.exhausted:
             self._refresh(self.pruned_loader)
@@ -214,13 +239,23 @@ class _Run:
             seconds=time.perf_counter() - started,
             estimated_noise_rate=selection.noise_rate,
             memorisation=memorisation(pruner),
+            train_accuracy=train_accuracy,
+            suspects=None if selection.suspects is None else len(selection.suspects),
+            nonfinite=pruner.nonfinite,
+            overhead_seconds=pruner.metrics()["overhead_seconds"] - overhead,
+            **_thresholds(selection),
             **observed,
         )
 
-    def _train_epoch(self, epoch: int) -> float:
-        """Train on the epoch's samples, as far as the budget goes; returns the mean of the minimised losses."""
-        steps, done = len(self.train_loader), 0
+    def _train_epoch(self, epoch: int) -> tuple[float, float | None]:
+        """Train on the epoch's samples, as far as the budget goes.
+
+        Returns:
+            the mean of the minimised losses, and the share of the samples that were classified as labelled.
+        """
+        steps, done, before = len(self.train_loader), 0, self.spending.trained
         total = torch.zeros((), device=self.fabric.device)
+        self.right.zero_()
         self.model.train()
         for step, (index, batch) in enumerate(batches(self.train_loader, self.fabric.device)):
             if self.spending.exhausted:
@@ -233,7 +268,9 @@ class _Run:
             self.spending.add(len(index))
             done += 1
             self.progress.step(epoch, step, steps)
-        return float(total) / max(done, 1)
+        right: Any = self.fabric.all_reduce(self.right, reduce_op="sum")
+        seen = self.spending.trained - before
+        return float(total) / max(done, 1), int(right) / seen if seen else None
 
     def _learned(self, index: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         """The part of a batch to learn from: what the policy chooses in it, or what the budget still pays for."""
@@ -247,10 +284,9 @@ class _Run:
 
     def _chosen(self, index: Tensor, batch: Batch) -> Tensor:
         """The positions that the policy trains on, int64 [m], after a probing pass in evaluation mode."""
-        network: Any = self.model.module
         self.model.eval()
         with torch.no_grad(), self.fabric.autocast():
-            features, logits = models.features_and_logits(network, batch.x)
+            features, logits = models.features_and_logits(self._network, batch.x)
         self.model.train()
         return self.pruner.choose(index, logits=logits, features=features, labels=batch.y)
 
@@ -258,6 +294,7 @@ class _Run:
         """Forward, backward, update; returns the loss that was minimised."""
         out = self.objective(index, batch)
         loss = self._reduce(index, out) + out.extra
+        self.right += (out.logits.detach().argmax(1) == batch.y).sum()
         self._observe(index, out.recorded, out.logits, batch.y)
         self.optimizer.zero_grad()
         self.objective.zero_grad()
@@ -318,6 +355,15 @@ class _Run:
         rate = f", {noise.noise_rate:.1%} wrong labels" if noise is not None else ""
         return f"{config.data.dataset}{rate}: {config.pruning.method}, seed {config.seed}"
 
+    def _trained(self) -> TrainedModel:
+        return TrainedModel(
+            network=self.config.model_for(self.data.input_shape),
+            input_shape=self.data.input_shape,
+            class_names=self.data.class_names,
+            precision=self.config.machine.precision,
+            preparation=self.data.preparation,
+        )
+
     def _result(self) -> RunRecord:
         config, pruner, noise = self.config, self.pruner, self.data.noise
         full = self.whole_size * config.recipe.epochs
@@ -365,9 +411,7 @@ def make_network(config: TrainConfig, samples: ClassificationData) -> nn.Module:
         weights=config.network.weights or config.recipe.weights,
         drop_path=config.recipe.drop_path,
     )
-    if len(samples.input_shape) == 3:
-        return network.to(memory_format=torch.channels_last)  # half as fast again on a CPU, faster in bf16
-    return network
+    return trained.laid_out(network, samples.input_shape)
 
 
 def _objective(
@@ -392,10 +436,7 @@ def _observers(config: TrainConfig, samples: ClassificationData, epochs: int, de
 
 
 def _fabric(config: TrainConfig) -> Fabric:
-    if config.machine.device == "cuda" and not torch.cuda.is_available():
-        raise ValueMistake(
-            "device='cuda' is given, but torch sees no GPU here, expected one: use --device cpu, or --device auto"
-        )
+    torch_device(config.machine.device)  # refuses a GPU that is not there
     return Fabric(
         accelerator=config.machine.device,
         devices=config.machine.devices,
@@ -418,6 +459,12 @@ def _check(config: TrainConfig, samples: ClassificationData) -> None:
     if config.outputs.collect:
         proxy.warmup_epochs(config.recipe.epochs, config.outputs.proxy_epochs)
     config.pruning.chosen_policy.check(len(samples.labels))
+
+
+def _thresholds(selection: Selection) -> dict[str, float]:
+    """The fields of an `EpochRecord` that say which scores decided."""
+    names = ("threshold",) if len(selection.thresholds) == 1 else ("threshold_low", "threshold_high")
+    return dict(zip(names, selection.thresholds, strict=False))
 
 
 def _merged(parts: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from alignprune.bench.data.embedding.contract import Embedder, Progress
 from alignprune.bench.data.embedding.images import TimmEmbedder
 from alignprune.bench.data.embedding.raw import fingerprint, labels_of
 from alignprune.bench.data.embedding.texts import SentenceEmbedder, Tfidf, TfidfEmbedder
+from alignprune.bench.data.preparation import Preparation
 from alignprune.bench.data.views import ClassificationData, Samples, TensorData
 from alignprune.bench.files import save_arrays, write_json
 from alignprune.errors import MissingFile, ValueMistake
@@ -119,7 +120,8 @@ def embedded(
         "clean_eval": None if data.clean_eval is None else TensorData(inputs, labels_of(data.clean_eval)),
         **others,
     }
-    return replace(data, **views, input_shape=tuple(inputs.shape[1:]))
+    shape = tuple(inputs.shape[1:])
+    return replace(data, **views, input_shape=shape, preparation=Preparation("features", shape=shape))
 
 
 def vectors(embedder: Embedder, samples: Samples, progress: Progress | None = None) -> Tensor:
