@@ -132,12 +132,12 @@ def test_the_cost_stands_beside_what_it_buys(runs: Path, capsys: pytest.CaptureF
     assert cost["cleanlab, five folds"] == pytest.approx(100 * (4 + 1 / EPOCHS))
 
 
-def test_only_probabilities_are_judged_as_such_and_only_flags_have_a_precision(
+def test_only_probabilities_are_judged_as_such_and_only_who_flags_by_what_is_flagged(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calibrated = {row.split(": ")[1] for row, mean in shown(runs, "calibration_error", capsys).items() if mean}
     assert calibrated == {"mean error probability", "share of other predictions", *CONFIDENT}
-    flagged = {row for row, mean in shown(runs, "flagged_precision", capsys).items() if mean}
+    flagged = {row for row, mean in shown(runs, "flagged_recall", capsys).items() if mean}
     assert flagged == {"Robust: score of the run", *(f"cleanlab, five folds: {name}" for name in CONFIDENT)}
     assert {row for row, mean in shown(runs, "estimated_rate_error", capsys).items() if mean} == flagged
 
