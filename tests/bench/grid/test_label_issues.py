@@ -76,7 +76,13 @@ def test_the_rankings_of_a_run_share_it(tmp_path: Path) -> None:
 
 
 def small() -> list[Cell]:
-    smaller = {"limit": SAMPLES, "recipe.epochs": EPOCHS, "recipe.batch_size": 16, "recipe.lr": 1e-2}
+    smaller = {
+        "recipe": "features",
+        "limit": SAMPLES,
+        "recipe.epochs": EPOCHS,
+        "recipe.batch_size": 16,
+        "recipe.lr": 1e-2,
+    }
     return [
         replace(cell, settings={**cell.settings, **smaller, "evaluate_every": EPOCHS})
         for cell in cells_of(EXPERIMENTS["label-issues"], PROTOCOLS["cpu"])
@@ -136,9 +142,10 @@ def test_only_probabilities_are_judged_as_such_and_only_who_flags_by_what_is_fla
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calibrated = {row.split(": ")[1] for row, mean in shown(runs, "calibration_error", capsys).items() if mean}
-    assert calibrated == {"mean error probability", "share of other predictions", *CONFIDENT}
+    assert calibrated == {"mean error probability", "share of other predictions", "label report", *CONFIDENT}
     flagged = {row for row, mean in shown(runs, "flagged_recall", capsys).items() if mean}
-    assert flagged == {"Robust: score of the run", *(f"cleanlab, five folds: {name}" for name in CONFIDENT)}
+    cleanlabs = {f"cleanlab, five folds: {name}" for name in CONFIDENT}
+    assert flagged == {"Robust: score of the run", "Robust: label report", "Full-training: label report"} | cleanlabs
     assert {row for row, mean in shown(runs, "estimated_rate_error", capsys).items() if mean} == flagged
 
 
