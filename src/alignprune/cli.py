@@ -39,12 +39,15 @@ if TYPE_CHECKING:
 _Config = TypeVar("_Config")
 
 _LIBRARIES_OF_EXTRAS = {
+    "altair",
+    "jinja2",
+    "pandas",
+    "vl_convert",
     "datasets",
     "duckdb",
     "filelock",
     "lightning",
     "matplotlib",
-    "pandas",
     "PIL",
     "pyarrow",
     "ray",
@@ -244,6 +247,26 @@ def _train(words: list[str], as_json: bool) -> _Answer:
     return _Answer()
 
 
+def _audit(words: list[str], as_json: bool) -> _Answer:
+    from alignprune.bench import label_report
+
+    config = _parsed(label_report.AuditConfig, words, "audit")
+    with _TrainDisplay() as display:
+        report = label_report.run(config, display, display.line)
+    if as_json:
+        return _Answer(value={"out": report.folder, **report.summary})
+    found = report.summary
+    rate = found["noise_rate"]
+    print(
+        f"{found['num_label_issues']:,} of {found['num_samples']:,} labels are probably wrong"
+        + ("" if rate["estimate"] is None else f"; {rate['estimate']:.1%} of all as estimated")
+    )
+    for line in [*([rate["reason"]] if rate["reason"] else []), *found["warnings"]]:
+        print(f"note: {line}")
+    print(f"written to {report.folder}: {', '.join(label_report.FILES)}")
+    return _Answer()
+
+
 def _predict(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import commands
 
@@ -349,6 +372,12 @@ _COMMANDS = {
         _train,
         "train a classifier: cifar100n, cifar10n, a folder of images, TABLE.csv, FILE.npz, hf:NAME",
         interrupted=" The run is stored up to its last whole epoch; --resume goes on.",
+    ),
+    "audit": _Command(
+        _audit,
+        "which labels are probably wrong: trains on a folder, table or file, or takes a run, and writes a report",
+        extra="audit",
+        interrupted=" The run is stored up to its last whole epoch; the same command goes on.",
     ),
     "predict": _Command(_predict, "what the model of a finished run says of images, arrays or a table"),
     "methods": _Command(_methods, "list the named methods and their settings", extra="cli"),

@@ -25,6 +25,7 @@ from alignprune.policies.robust import log_odds_of_wrong
 _Array = NDArray[Any]
 
 _CONFUSED = 0.25  # as `Robust.confused`
+_SIDES = 1.96  # standard deviations on either side that hold 95 %
 _TIES = 1e-3  # part of the label score that the suspicions of equally probable labels order
 
 
@@ -35,7 +36,8 @@ class Judgement(NamedTuple):
         p_wrong: float64 [N], in [0, 1]; NaN for samples without a label, or never seen.
         label_score: float64 [N], in [0, 1], low = probably wrong: 1 - p_wrong, ties in the order of the suspicions.
         noise_rate: mean of p_wrong.
-        low, high: the least and the largest of the estimates that there are.
+        low, high: the least and the largest of the estimates that there are, less and more what chance makes of labels
+            that are as probably wrong as these, 95 % of the time.
     """
 
     p_wrong: _Array
@@ -69,7 +71,10 @@ def judge(facts: Facts, codes: _Array, num_classes: int) -> Judgement:
     rates = [rate]
     if judged is not None and groups is not None and groups.separation >= CLEAR:
         rates.append(groups.share)
-    return Judgement(p_wrong, _label_score(p_wrong, suspicion), rate, min(rates), max(rates))
+    variance = float(np.nansum(p_wrong * (1 - p_wrong)))
+    chance = _SIDES * math.sqrt(variance) / max(1, int(known.sum()))
+    low, high = max(0.0, min(rates) - chance), min(1.0, max(rates) + chance)
+    return Judgement(p_wrong, _label_score(p_wrong, suspicion), rate, low, high)
 
 
 def excess_of_flips(given: _Array, alternative: _Array, weight: _Array, num_classes: int) -> _Array:

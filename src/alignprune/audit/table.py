@@ -48,10 +48,10 @@ def table(
     Raises:
         TypeMistake, ValueMistake: for a source without a journal, labels, names or ids that do not fit it.
     """
-    return of(facts(source), labels, class_names=class_names, ids=ids)[0]
+    return judged_table(facts(source), labels, class_names=class_names, ids=ids)[0]
 
 
-def of(
+def judged_table(
     known: Facts, labels: Any, *, class_names: Sequence[str] | None = None, ids: Sequence[str] | None = None
 ) -> tuple[pd.DataFrame, Judgement, list[str]]:
     """The table, the judgement it is made of, and the names of the classes."""

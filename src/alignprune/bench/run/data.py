@@ -16,12 +16,24 @@ from alignprune.errors import ValueMistake
 
 
 def load(config: TrainConfig) -> ClassificationData:
-    """All samples that the run may choose among, and those that it is judged by.
+    """All samples that the run may choose among, and those that it is judged by, as it trains on them.
 
     Raises:
         ValueError, FileNotFoundError: if there is no such data, a part of it that is asked for would be empty, there
             is nothing to judge the run by, or the samples are texts and no features of them are asked for.
         TypeError, ImportError: if the features are for other samples, or what computes them is not installed.
+    """
+    data = unembedded(config)
+    _refuse_unfit(config, data)
+    # Last, so that nothing is embedded in vain and word counts know no sample that is held out.
+    return data if config.data.features == "none" else embedding.embedded(data, _embedder(config.data, data))
+
+
+def unembedded(config: TrainConfig) -> ClassificationData:
+    """The same samples as they are, before they become features.
+
+    Raises:
+        ValueError, FileNotFoundError: if there is no such data, or a part of it that is asked for would be empty.
     """
     data = datasets.load(
         config.data.dataset,
@@ -31,15 +43,11 @@ def load(config: TrainConfig) -> ClassificationData:
         seed=config.seed,
         image_size=config.data.image_size,
     )
-    _refuse_unfit(config, data)
     if config.data.imbalance is not None:
         data = datasets.long_tail(data, config.data.imbalance, config.seed)
     if config.data.limit is not None:
         data = datasets.limit(data, config.data.limit, config.seed)
-    if config.data.holdout is not None:
-        data = _held_out(data, config.data.holdout, config.seed)
-    # Last, so that nothing is embedded in vain and word counts know no sample that is held out.
-    return data if config.data.features == "none" else embedding.embedded(data, _embedder(config.data, data))
+    return data if config.data.holdout is None else _held_out(data, config.data.holdout, config.seed)
 
 
 def _embedder(settings: DataSettings, data: ClassificationData) -> embedding.Embedder | embedding.Tfidf:

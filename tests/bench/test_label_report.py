@@ -1,0 +1,143 @@
+"""`alignprune audit`: the label report of data that is trained on, and of a finished run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from alignprune.audit import decisions
+from alignprune.bench.label_report import FILES
+from alignprune.cli import main
+
+WRONG = 60  # of the rows of the table
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 digits as a table of values with names and keys, every tenth label wrong."""
+    images, labels = load_digits(return_X_y=True)
+    frame = pd.DataFrame(images[:600], columns=[f"pixel{i}" for i in range(64)])
+    wrong = np.arange(600) % 10 == 3
+    frame["label"] = [f"digit {y}" for y in np.where(wrong, (labels[:600] + 1 + np.arange(600) % 8) % 10, labels[:600])]
+    frame["id"] = [f"row {i}" for i in range(600)]
+    path = tmp_path_factory.mktemp("own") / "digits.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def audited(table: Path) -> Path:
+    out = table.parent / "report"
+    assert main(["audit", str(table), "--out", str(out), "--epochs", "60", "--device", "cpu", "--rows", "50"]) == 0
+    return out
+
+
+def test_a_table_of_values_gives_the_whole_report(audited: Path) -> None:
+    assert {file.name for file in audited.iterdir()} == {*FILES, "run"}
+    found = pd.read_parquet(audited / "label_issues.parquet")
+    assert list(found["id"].str.startswith("row ")) == [True] * len(found)
+    assert len(found) == 540  # a tenth is held out, as there are no test samples
+    wrong = found["id"].str.removeprefix("row ").astype(int).to_numpy() % 10 == 3
+    issues = found["is_label_issue"].to_numpy()
+    assert wrong[issues].mean() > 0.8
+    assert issues[wrong].mean() > 0.6
+    summary = json.loads((audited / "summary.json").read_text())
+    assert summary["num_samples"] == 540
+    assert summary["num_label_issues"] == issues.sum()
+    assert summary["accuracy"]["labels"] == "given labels, some of them wrong"
+    assert {row["name"] for row in summary["classes"]} == {f"digit {i}" for i in range(10)}
+    page = (audited / "report.html").read_text()
+    assert "50" in page
+    assert "row " in page
+
+
+def test_the_csv_has_the_same_rows_as_the_parquet(audited: Path) -> None:
+    pd.testing.assert_frame_equal(
+        pd.read_csv(audited / "label_issues.csv"),
+        pd.read_parquet(audited / "label_issues.parquet"),
+        check_dtype=False,
+    )
+
+
+def test_the_run_that_was_trained_gives_the_same_report_again(audited: Path, tmp_path: Path) -> None:
+    assert main(["audit", str(audited / "run"), "--out", str(tmp_path / "again")]) == 0
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "again" / "label_issues.parquet"), pd.read_parquet(audited / "label_issues.parquet")
+    )
+
+
+def test_nothing_is_overwritten(audited: Path, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {file: file.stat().st_mtime_ns for file in audited.iterdir()}
+    assert main(["audit", str(table), "--out", str(audited)]) == 2
+    assert "holds a label report already" in capsys.readouterr().err
+    assert main(["audit", str(audited / "run"), "--out", str(audited)]) == 2
+    assert {file: file.stat().st_mtime_ns for file in audited.iterdir()} == before
+
+
+def test_settings_of_a_training_are_refused_where_a_run_is_given(
+    audited: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", str(audited / "run"), "--out", str(tmp_path / "x"), "--epochs", "3"]) == 2
+    assert "epochs=3 is given" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_run_that_has_not_ended_is_refused(audited: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text((audited / "run" / "config.json").read_text())
+    assert main(["audit", str(run)]) == 2
+    assert "has not ended" in capsys.readouterr().err
+    assert not (run / "report").exists()
+
+
+def test_a_run_of_a_method_that_holds_nothing_out_says_so(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["digits", "--method", "infobatch", "--noise", "symmetric", "--noise-rate", "0.2", "--model", "mlp"]
+    assert main(["train", *words, "--recipe.epochs", "8", "--device", "cpu", "--out", str(run)]) == 0
+    assert main(["audit", str(run)]) == 0
+    summary = json.loads((run / "report" / "summary.json").read_text())
+    assert "no sample was held out" in summary["noise_rate"]["reason"]
+
+
+def test_json_is_the_summary(audited: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", str(audited / "run"), "--out", str(tmp_path / "again"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.pop("out") == str(tmp_path / "again")
+    assert found == json.loads((tmp_path / "again" / "summary.json").read_text())
+
+
+def test_a_folder_of_classes_without_a_test_split_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignprune.bench.data.embedding.choice.packaged_weights", lambda: False)
+    images, labels = load_digits(return_X_y=True)
+    for i in range(60):
+        folder = tmp_path / "photos" / ("even" if labels[i] % 2 == 0 else "odd")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((images[i].reshape(8, 8) * 15).astype(np.uint8)).resize((32, 32)).save(folder / f"{i}.png")
+    words = ["--epochs", "1", "--image-size", "32", "--device", "cpu", "--out", str(tmp_path / "report")]
+    assert main(["audit", str(tmp_path / "photos"), *words]) == 0
+    found = pd.read_parquet(tmp_path / "report" / "label_issues.parquet")
+    assert len(found) == 54
+    assert set(found["given_label"]) == {"even", "odd"}
+    assert found["id"].str.fullmatch(r"(even|odd)/\d+\.png").all()
+    assert (tmp_path / "report" / "report.html").read_text().count("data:image/") >= 54
+
+
+def test_a_table_without_its_label_column_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, 2.0]}).to_csv(tmp_path / "own.csv", index=False)
+    assert main(["audit", str(tmp_path / "own.csv"), "--out", str(tmp_path / "report")]) == 2
+    assert "label" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+
+
+def test_the_fingerprint_of_the_page_is_that_of_the_table(audited: Path) -> None:
+    found = pd.read_parquet(audited / "label_issues.parquet")
+    assert decisions.fingerprint(found["id"], found["given_label"]) in (audited / "report.html").read_text()
