@@ -54,8 +54,8 @@ def summary(
 
     Returns:
         plain values, as JSON has them: ``name``, ``num_samples``, ``num_label_issues``, ``noise_rate`` (``estimate``,
-        None where it cannot be told, ``low`` and ``high`` as in `Judgement`, and the ``reason``), ``classes``, ``flips``,
-        ``warnings``, ``accuracy``, ``run``.
+        None where it cannot be told, ``low`` and ``high`` as in `Judgement`, and the ``reason``), ``classes``,
+        ``flips``, ``warnings``, ``accuracy``, ``run``.
     """
     classes = _classes(table, known, class_names)
     return {
