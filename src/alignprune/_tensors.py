@@ -34,7 +34,8 @@ def class_codes(labels: Any, num_samples: int) -> tuple[Tensor, Tensor]:
         num_samples: size N of the data set.
 
     Returns:
-        int32 [N], the codes, and int32 [N], the class ids that predictions are made in; -1 = unlabelled in both.
+        int32 [N], the codes, and int32 [N], the class ids that predictions are made in; -1 = unlabelled in both, and
+        in the latter an integer that is no class id, being negative or beyond int32.
 
     Raises:
         TypeMistake, ValueMistake: for labels of another kind or number.
@@ -62,8 +63,8 @@ def class_codes(labels: Any, num_samples: int) -> tuple[Tensor, Tensor]:
     classes, inverse = np.unique(known, return_inverse=True)
     codes[~missing] = inverse.reshape(-1)
     ids = codes.copy()
-    if classes.dtype.kind in "iu":
-        ids[~missing] = known
+    if classes.dtype.kind in "iub":
+        ids[~missing] = np.where((known >= 0) & (known <= np.iinfo(np.int32).max), known, -1)
     return torch.from_numpy(codes), torch.from_numpy(ids)
 
 

@@ -22,9 +22,7 @@ class Facts:
 
     Attributes:
         suspicion: float32 [N], how suspect a label is by all losses, high = suspect; NaN = never seen.
-        held_out: float32 [N], the loss by which a sample is judged: of late, while it was not trained on; the mean of
-            all where the run found no memorisation, or did not look for it; NaN = none.
-        was_held_out: whether `held_out` holds losses of samples that were held out.
+        held_out: float32 [N], the loss by which a sample is judged: of late, while it was not trained on; NaN = none.
         first_flagged: int32 [N], epoch from 0, -1 = never.
         times_trained, times_held_out: int32 [N], epochs.
         mean_loss, held_out_loss: float32 [N], over the run; NaN = none.
@@ -37,7 +35,6 @@ class Facts:
 
     suspicion: _Array
     held_out: _Array
-    was_held_out: bool
     first_flagged: _Array
     times_trained: _Array
     times_held_out: _Array
@@ -68,10 +65,10 @@ def facts(source: Pruner | Mapping[str, Any]) -> Facts:
             f"source={type(source).__name__} is no Pruner and no state of one, expected either: pass the pruner, or "
             "what pruner.state_dict() returned"
         )
-    if state["version"] != STATE_VERSION:
+    if state.get("version") != STATE_VERSION:
         raise ValueMistake(
-            f"the state has format version {state['version']!r}, expected {STATE_VERSION}: read it with the release of "
-            "alignprune that saved it"
+            f"the state has format version {state.get('version')!r}, expected {STATE_VERSION}: read it with the "
+            "release of alignprune that saved it"
         )
     memories = dict(zip(state["kinds"], state["memories"], strict=True))
     if "Journal" not in memories:
@@ -87,11 +84,9 @@ def facts(source: Pruner | Mapping[str, Any]) -> Facts:
         weight = ledger["weight"].numpy()
         suspicion = np.divide(ledger["total"].numpy(), weight, out=np.full_like(weight, np.nan), where=weight > 0)
         held_out = ledger["held_out"].numpy()
-    was_held_out = not np.isnan(held_out).all()
     return Facts(
         suspicion=suspicion,
-        held_out=held_out if was_held_out else journal["mean_loss"],
-        was_held_out=was_held_out,
+        held_out=held_out,
         first_flagged=journal["first_flagged"],
         times_trained=journal["trained"],
         times_held_out=journal["held_out"],

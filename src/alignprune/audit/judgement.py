@@ -19,25 +19,29 @@ from numpy.typing import NDArray
 from alignprune.audit.facts import Facts
 from alignprune.policies import mixture
 from alignprune.policies.onset import CLEAR
-from alignprune.policies.posterior import posterior
+from alignprune.policies.posterior import Posterior, posterior
 from alignprune.policies.robust import log_odds_of_wrong
 
 _Array = NDArray[Any]
 
 _CONFUSED = 0.25  # as `Robust.confused`
 _SIDES = 1.96  # standard deviations on either side that hold 95 %
-_TIES = 1e-3  # part of the label score that the suspicions of equally probable labels order
+_TIES = 1e-3  # of the label score, over which equally probable labels are spread by their suspicions, at most
 
 
 class Judgement(NamedTuple):
     """How probably labels are wrong.
 
     Attributes:
-        p_wrong: float64 [N], in [0, 1]; NaN for samples without a label, or never seen.
-        label_score: float64 [N], in [0, 1], low = probably wrong: 1 - p_wrong, ties in the order of the suspicions.
-        noise_rate: mean of p_wrong.
+        p_wrong: float64 [N], in [0, 1]; NaN for samples without a label, or never seen, and for all where the labels
+            are of one class.
+        label_score: float64 [N], in [0, 1], low = probably wrong: 1 - p_wrong, but for less than 0.002; it is in the
+            order of p_wrong, ties in that of the suspicions. NaN as p_wrong.
+        noise_rate: mean of p_wrong; NaN where there is none.
         low, high: the least and the largest of the estimates that there are, less and more what chance makes of labels
             that are as probably wrong as these, 95 % of the time.
+        held_out: whether samples were judged by losses of samples that were held out; else, where there are too few
+            of them, by their mean losses.
     """
 
     p_wrong: _Array
@@ -45,6 +49,7 @@ class Judgement(NamedTuple):
     noise_rate: float
     low: float
     high: float
+    held_out: bool
 
 
 def judge(facts: Facts, codes: _Array, num_classes: int) -> Judgement:
@@ -56,25 +61,34 @@ def judge(facts: Facts, codes: _Array, num_classes: int) -> Judgement:
         num_classes: C.
     """
     suspicion = np.where(codes < 0, math.nan, facts.suspicion)
-    odds = log_odds_of_wrong(facts.held_out, codes, _CONFUSED)
-    known = ~np.isnan(suspicion)
-    groups = mixture.fit(suspicion[known])
-    judged = posterior(suspicion, odds)
-    by_loss = np.where(known, 0.0, math.nan) if judged is None else judged.p_wrong
+    judged, held_out = _by_losses(facts, suspicion, codes)
+    if judged is None:
+        nothing = np.full(len(facts), math.nan)
+        return Judgement(nothing, nothing, math.nan, math.nan, math.nan, held_out)
+    groups = mixture.fit(suspicion[~np.isnan(suspicion)])
     against = _disagreement(facts)
     # Counted from a quarter of the predictions on, wholly from three quarters: what the network says early and drops
     # soon is no flip, though it may all go one way.
     counted = np.clip(2 * against - 0.5, 0, 1)
     one_way = excess_of_flips(codes, facts.alternative, counted, num_classes) * np.minimum(1, 2 * against)
-    p_wrong = 1 - (1 - by_loss) * (1 - one_way)
-    rate = float(p_wrong[known].mean()) if known.any() else 0.0
-    rates = [rate]
-    if judged is not None and groups is not None and groups.separation >= CLEAR:
+    p_wrong = 1 - (1 - judged.p_wrong) * (1 - one_way)
+    rates = [float(np.nanmean(p_wrong))]
+    if groups is not None and groups.separation >= CLEAR:
         rates.append(groups.share)
-    variance = float(np.nansum(p_wrong * (1 - p_wrong)))
-    chance = _SIDES * math.sqrt(variance) / max(1, int(known.sum()))
+    chance = _SIDES * math.sqrt(float(np.nansum(p_wrong * (1 - p_wrong)))) / max(1, int((~np.isnan(p_wrong)).sum()))
     low, high = max(0.0, min(rates) - chance), min(1.0, max(rates) + chance)
-    return Judgement(p_wrong, _label_score(p_wrong, suspicion), rate, low, high)
+    return Judgement(p_wrong, _label_score(p_wrong, suspicion), rates[0], low, high, held_out)
+
+
+def _by_losses(facts: Facts, suspicion: _Array, codes: _Array) -> tuple[Posterior | None, bool]:
+    """The posterior, None where there is nothing to judge by, and whether it is by losses of held-out samples."""
+    labels = codes[codes >= 0]
+    if not len(labels) or (labels == labels[0]).all():  # there is no other class that a label could be
+        return None, False
+    judged = posterior(suspicion, log_odds_of_wrong(facts.held_out, codes, _CONFUSED))
+    if judged is not None:
+        return judged, True
+    return posterior(suspicion, log_odds_of_wrong(facts.mean_loss, codes, _CONFUSED)), False
 
 
 def excess_of_flips(given: _Array, alternative: _Array, weight: _Array, num_classes: int) -> _Array:
@@ -120,6 +134,12 @@ def _disagreement(facts: Facts) -> _Array:
 
 def _label_score(p_wrong: _Array, suspicion: _Array) -> _Array:
     known = np.flatnonzero(~np.isnan(p_wrong))
-    rank = np.full(len(p_wrong), math.nan)
-    rank[known[np.argsort(suspicion[known], kind="stable")]] = (np.arange(len(known)) + 0.5) / max(1, len(known))
-    return 1 - ((1 - _TIES) * p_wrong + _TIES * rank)
+    order = known[np.lexsort((suspicion[known], p_wrong[known]))]
+    value, first, count = np.unique((1 - _TIES) * p_wrong[order], return_index=True, return_counts=True)
+    rank = np.concatenate([[0], np.cumsum(np.diff(suspicion[order]) != 0)])  # within a group of ties: equal stay equal
+    steps = 1 + rank[first + count - 1] - rank[first]
+    # Each group of ties is spread over the room up to the next one, so that no group overtakes another.
+    room = np.minimum(np.diff(value, append=1.0), _TIES)
+    score = np.full(len(p_wrong), math.nan)
+    score[order] = 1 - np.repeat(value, count) - np.repeat(room / steps, count) * (rank - np.repeat(rank[first], count))
+    return score

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alignprune._checks import choice, number
 from alignprune.audit.facts import Facts
 from alignprune.audit.judgement import Judgement
 
@@ -31,6 +32,10 @@ class Accuracy:
 
     value: float
     on: str
+
+    def __post_init__(self) -> None:
+        number("value", self.value, low=0, high=1, remedy="the share of the labels that are predicted")
+        choice("on", self.on, ("test", "holdout"))
 
 
 def summary(
@@ -62,7 +67,7 @@ def summary(
         "name": name,
         "num_samples": len(table),
         "num_label_issues": int(table["is_label_issue"].sum()),
-        "noise_rate": _noise_rate(known, judged, accuracy),
+        "noise_rate": _noise_rate(judged, accuracy),
         "classes": classes,
         "flips": _flips(table),
         "warnings": _warnings(table, known, classes),
@@ -71,12 +76,15 @@ def summary(
     }
 
 
-def _noise_rate(known: Facts, judged: Judgement, accuracy: Accuracy | None) -> dict[str, Any]:
+def _noise_rate(judged: Judgement, accuracy: Accuracy | None) -> dict[str, Any]:
+    if math.isnan(judged.noise_rate):
+        reason = "there are no labels of two classes or more on samples that were read, so none can be judged"
+        return {"estimate": None, "low": None, "high": None, "reason": reason}
     rate: dict[str, Any] = {"estimate": judged.noise_rate, "low": judged.low, "high": judged.high, "reason": None}
-    if not known.was_held_out:
+    if not judged.held_out:
         rate["reason"] = (
-            "no sample was held out, so every loss is taken for one of a sample that was: where the network learned "
-            "its labels by heart, wrong ones are missed"
+            "too few samples were held out to judge by, so every loss is taken for one of a sample that was: where the "
+            "network learned its labels by heart, wrong ones are missed"
         )
     if accuracy is not None:
         missed = 1 - accuracy.value
@@ -85,7 +93,8 @@ def _noise_rate(known: Facts, judged: Judgement, accuracy: Accuracy | None) -> d
             bound = missed if accuracy.on == "holdout" else None
             rate |= {"estimate": None, "high": None if bound is None else max(bound, judged.high)}
             rate["reason"] = (
-                f"the network itself misses {missed:.0%} of the labels that it was not trained on; what it cannot "
+                ("" if judged.held_out else f"{rate['reason']}; ")
+                + f"the network itself misses {missed:.0%} of the labels that it was not trained on; what it cannot "
                 f"learn it cannot judge, so the rate is at least {judged.low:.1%}, and may be much higher"
             )
     return rate
@@ -126,13 +135,13 @@ def _warnings(table: pd.DataFrame, known: Facts, classes: Sequence[dict[str, Any
     unlabelled = int(table["given_label"].isna().sum())
     if unlabelled:
         found.append(f"{unlabelled} samples have no label: nothing is said of them")
-    unseen = int((table["p_wrong"].isna() & table["given_label"].notna()).sum())
+    unseen = int((table["mean_loss"].isna() & table["given_label"].notna()).sum())
     if unseen:
         found.append(f"{unseen} samples were never read: nothing is said of their labels")
     if not known.predictions.any():
         found.append("no predictions were recorded, so no label is suggested: pass predictions=logits.argmax(1)")
     expected = float(np.nansum(table["p_wrong"]))
-    if expected < _FEWEST:
+    if expected < _FEWEST and table["p_wrong"].notna().any():
         found.append(f"about {expected:.0f} wrong labels are expected, too few to be told from chance")
     lost = table[table["is_label_issue"]].groupby("given_label")["p_wrong"].agg(lambda p: float((1 - p).sum()))
     for row in classes:

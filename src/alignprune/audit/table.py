@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignprune._tensors import class_codes, fingerprint
+from alignprune._tensors import UNLABELLED, class_codes, fingerprint
 from alignprune.audit.facts import Facts, facts
 from alignprune.audit.judgement import Judgement, judge
 from alignprune.errors import ValueMistake
@@ -34,16 +35,17 @@ def table(
         source: the pruner of the training, after any epoch, or a state that its `state_dict` returned. It has to have
             been made with ``labels``; suggestions need ``reduce(..., predictions=logits.argmax(1))``.
         labels: [N], the given labels, as the pruner got them.
-        class_names: names of the C classes, where labels are class ids 0 to C - 1; None = the labels are the names.
+        class_names: names of the C classes, each once, where labels are class ids 0 to C - 1; None = the labels are the
+            names.
         ids: what you call the samples, N file names or keys, each once; None = their positions.
 
     Returns:
-        a frame with N rows in the order of the data set: ``index`` int64, ``id`` str, ``given_label`` str (None =
-        unlabelled), ``predicted_label`` str (the suggestion for an issue, else what the network said most; None = it
-        said nothing), ``is_label_issue`` bool, ``label_score`` float64 in [0, 1], low = bad, ``p_wrong`` float64, the
-        probability that the given label is wrong (NaN = unlabelled or never seen), ``first_flagged_epoch`` Int64,
-        from 1 (NA = never), ``times_trained`` and ``times_held_out`` int64 epochs, ``mean_loss`` and ``held_out_loss``
-        float64 (NaN = none).
+        a frame with N rows in the order of the data set: ``index`` int64, ``id`` str, ``given_label`` str (missing =
+        unlabelled), ``predicted_label`` str (the suggestion for an issue, else what the network said most; missing = it
+        said nothing), ``is_label_issue`` bool, ``label_score`` float64 in [0, 1], low = bad (NaN as ``p_wrong``),
+        ``p_wrong`` float64, the probability that the given label is wrong (NaN = nothing can be said: unlabelled, never
+        seen, or all labels are of one class), ``first_flagged_epoch`` Int64, from 1 (NA = never), ``times_trained`` and
+        ``times_held_out`` int64 epochs, ``mean_loss`` and ``held_out_loss`` float64 (NaN = none).
 
     Raises:
         TypeMistake, ValueMistake: for a source without a journal, labels, names or ids that do not fit it.
@@ -65,21 +67,22 @@ def judged_table(
             "labels of the training"
         )
     given = ids_given.numpy()
-    names = _names(labels, given, class_names)
-    if (given.max(initial=-1)) >= len(names) or known.alternative.max(initial=-1) >= len(names):
+    if (unknown := np.flatnonzero((codes.numpy() >= 0) & (given < 0))).size:
         raise ValueMistake(
-            f"class_names={len(names)} names are given, expected {max(given.max(), known.alternative.max()) + 1}: one "
-            "for each class id, in order"
+            f"labels[{unknown[0]}] is no class id, expected one of 0 to C - 1, or {UNLABELLED} where a sample has no "
+            "label: number the classes as the network's outputs are"
         )
+    names = _names(labels, max(given.max(initial=-1), known.alternative.max(initial=-1)) + 1, class_names)
     keys = _ids(ids, size)
     judged = judge(known, given, len(names))
     issue = np.nan_to_num(judged.p_wrong) > ISSUE
+    text = pd.Series([""]).dtype  # of this release of pandas: also of a column in which all is missing
     frame = pd.DataFrame(
         {
             "index": np.arange(size),
             "id": keys,
-            "given_label": _named(given, names),
-            "predicted_label": _named(_predicted(known, given, issue), names),
+            "given_label": pd.Series(_named(given, names), dtype=text),
+            "predicted_label": pd.Series(_named(_predicted(known, given, issue), names), dtype=text),
             "is_label_issue": issue,
             "label_score": judged.label_score,
             "p_wrong": judged.p_wrong,
@@ -101,13 +104,29 @@ def _predicted(known: Facts, given: NDArray[Any], issue: NDArray[np.bool_]) -> N
     return np.where(known.predictions > 0, found, -1)
 
 
-def _names(labels: Any, given: NDArray[Any], class_names: Sequence[str] | None) -> list[str]:
-    if class_names is not None:
-        return [str(name) for name in class_names]
-    values = labels.detach().cpu().numpy() if hasattr(labels, "detach") else np.asarray(labels)
-    if values.dtype.kind in "iub" or all(isinstance(value, int) or value is None for value in values.tolist()):
-        return [str(i) for i in range(int(given.max(initial=-1)) + 1)]
-    return sorted({str(value) for value in values.tolist() if value is not None})
+def _names(labels: Any, needed: int, class_names: Sequence[str] | None) -> list[str]:
+    """Names of the class ids, of which ``needed`` are given or predicted."""
+    values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    own = sorted({value for value in values if isinstance(value, str)})
+    if class_names is None:
+        names = own or [str(i) for i in range(needed)]
+    else:
+        names = [str(name) for name in class_names]
+    if own and names != own:
+        raise ValueMistake(
+            f"class_names={names[:3]}... are given beside labels that are names, {own[:3]}..., expected none, or these "
+            "in their order: leave class_names out"
+        )
+    if len(set(names)) < len(names):
+        raise ValueMistake(
+            f"class_names={_twice(names)!r} stands for two classes, expected each once: rename one of them"
+        )
+    if len(names) < needed:
+        raise ValueMistake(
+            f"class_names={len(names)} names are there, expected {needed}, since class id {needed - 1} is given or "
+            "predicted: pass a name for each class id, in order, and labels that are class ids"
+        )
+    return names
 
 
 def _ids(ids: Sequence[str] | None, size: int) -> list[str]:
@@ -117,10 +136,13 @@ def _ids(ids: Sequence[str] | None, size: int) -> list[str]:
         raise ValueMistake(f"ids={len(ids)} are given, expected {size}: a name for each sample, in order")
     keys = [str(key) for key in ids]
     if len(set(keys)) < size:
-        seen: set[str] = set()
-        twice = next(key for key in keys if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueMistake(f"ids={twice!r} stands for two samples, expected each once: rename one of them")
+        raise ValueMistake(f"ids={_twice(keys)!r} stands for two samples, expected each once: rename one of them")
     return keys
+
+
+def _twice(names: list[str]) -> str:
+    """The name that is there most often."""
+    return Counter(names).most_common(1)[0][0]
 
 
 def _named(codes: NDArray[Any], names: list[str]) -> NDArray[Any]:

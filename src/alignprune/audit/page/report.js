@@ -629,9 +629,10 @@
     for (const other of head.parentElement.children) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     const value = (line) => (column ? Number(line.children[column].dataset.value) : line.children[0].textContent);
+    const missing = (line) => column > 0 && line.children[column].dataset.value === "";
     const body = $("classes").tBodies[0];
     const order = (a, b) => (column ? value(a) - value(b) : value(a).localeCompare(value(b), "en", { numeric: true }));
-    body.append(...[...body.rows].sort((a, b) => (down ? -order(a, b) : order(a, b))));
+    body.append(...[...body.rows].sort((a, b) => missing(a) - missing(b) || (down ? -order(a, b) : order(a, b))));
   }
 
   // -- keys -----------------------------------------------------------------------------------------------------
