@@ -9,13 +9,18 @@ OLDEST := .venv-oldest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint docs bench test-oldest lock clean
+.PHONY: help demo audit test lint docs bench test-oldest lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.installed-demo ## train with label noise on a small data set, with and without pruning
 	$(BIN)/alignprune demo $(ARGS)
+
+# Wrong labels planted in real digits; data of your own: make audit ARGS="path/to/folder".
+audit: ARGS := $(or $(ARGS),digits --noise symmetric --noise-rate 0.1 --out runs/audit-digits)
+audit: .venv/.installed-audit ## find the labels that are probably wrong, and write the label report
+	$(BIN)/alignprune audit $(ARGS)
 
 test: .venv/.installed-dev ## run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
