@@ -103,7 +103,7 @@ def test_a_run_of_a_method_that_holds_nothing_out_says_so(tmp_path: Path) -> Non
     assert main(["train", *words, "--recipe.epochs", "8", "--device", "cpu", "--out", str(run)]) == 0
     assert main(["audit", str(run)]) == 0
     summary = json.loads((run / "report" / "summary.json").read_text())
-    assert "no sample was held out" in summary["noise_rate"]["reason"]
+    assert "too few samples were held out" in summary["noise_rate"]["reason"]
 
 
 def test_json_is_the_summary(audited: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
