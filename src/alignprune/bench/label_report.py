@@ -46,6 +46,7 @@ FILES = ("label_issues.parquet", "label_issues.csv", "summary.json", "report.htm
 
 _IMAGE_SIDE = 64  # pixels of the photos that a small network is trained on, where there are no pretrained weights
 _HOLDOUT = 0.1
+_SHOWN_SIDE = 96  # pixels to which small pictures are enlarged
 _FEWEST_STEPS, _MOST_EPOCHS = 1_000, 100
 
 Features = Literal["auto", "none", "pretrained", "sentences", "tfidf"]
@@ -329,7 +330,7 @@ def _write(
         missing = len(found["classes"]) - trajectories.class_means.shape[1]
         padded = np.pad(trajectories.class_means, ((0, 0), (0, missing)), constant_values=np.nan)
         trajectories = replace(trajectories, class_means=padded)
-    show = _shower(samples.train_eval)
+    show = _shower(samples)
     page.write(out / "report.html", frame, found, show=show, trajectories=trajectories, rows=rows)
 
 
@@ -338,16 +339,26 @@ def _cell(value: str | None) -> str | None:
     return None if value is None or value != value else as_cell(value)
 
 
-def _shower(samples: Samples) -> Callable[[int], page.Sample]:
+def _shower(samples: ClassificationData) -> Callable[[int], page.Sample]:
     """What shows a training sample, as it was before any transform."""
-    kind = raw.modality(samples)
+    stored, kind = samples.train_eval, raw.modality(samples.train_eval)
     if kind == "texts":
-        texts = raw.texts_of(samples)
+        texts = raw.texts_of(stored)
         return lambda index: page.Text(texts[index])
     if kind == "images":
-        return functools.partial(_image, raw.images_of(samples))
-    names = [str(i) for i in range(len(samples[0][0]))]
-    return lambda index: page.Values(names, samples[index][0].tolist())
+        return functools.partial(_image, raw.images_of(stored))
+    if samples.picture is not None:
+        return functools.partial(_picture, stored, samples.picture)
+    names = [str(i) for i in range(len(stored[0][0]))]
+    return lambda index: page.Values(names, stored[index][0].tolist())
+
+
+def _picture(stored: Samples, shape: tuple[int, int], index: int) -> page.Sample:
+    from PIL import Image
+
+    grey = (stored[index][0].clamp(0, 1) * 255).to(torch.uint8).reshape(shape).numpy()
+    scale = max(1, _SHOWN_SIDE // max(shape))
+    return page.Image(Image.fromarray(grey).resize((shape[1] * scale, shape[0] * scale), Image.Resampling.NEAREST))
 
 
 def _image(images: Any, index: int) -> page.Sample:

@@ -67,4 +67,5 @@ def digits(noise: str = "clean", noise_rate: float | None = None, seed: int = 0)
         reference=None,
         num_classes=CLASSES,
         input_shape=tuple(inputs.shape[1:]),
+        picture=(8, 8),
     )

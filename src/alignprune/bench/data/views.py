@@ -221,6 +221,7 @@ class ClassificationData:
         class_names: C names, in the order of the class ids.
         preparation: from a raw input to the tensor that a sample is without augmentation.
         ids: what the user calls the training samples, N file names or keys; None = their positions.
+        picture: height and width of the grey image whose pixels, in [0, 1], the features are; None where they are none.
     """
 
     name: str
@@ -239,6 +240,7 @@ class ClassificationData:
     class_names: tuple[str, ...]
     preparation: Preparation
     ids: Sequence[str] | None = None
+    picture: tuple[int, int] | None = None
 
 
 def refuse_overlap(reference: Samples | None, test: Samples | None) -> None:
@@ -293,6 +295,7 @@ def assemble(
     input_shape: tuple[int, ...],
     class_names: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
+    picture: tuple[int, int] | None = None,
 ) -> ClassificationData:
     """Make all views of the training samples.
 
@@ -309,6 +312,7 @@ def assemble(
         input_shape: as in `ClassificationData`.
         class_names: as in `ClassificationData`; None names the classes by their ids.
         ids: as in `ClassificationData`.
+        picture: as in `ClassificationData`.
 
     Returns:
         the data.
@@ -331,6 +335,7 @@ def assemble(
         class_names=tuple(map(str, range(num_classes) if class_names is None else class_names)),
         preparation=transforms.preparation or Preparation("features", shape=input_shape),
         ids=ids,
+        picture=picture,
     )
 
 
