@@ -24,10 +24,9 @@ from sklearn.utils import Bunch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from alignprune.bench.data import ClassificationData, TensorData, cifar100n, image_folder, limit, load
+from alignprune.bench.data import ClassificationData, TensorData, Texts, cifar100n, image_folder, limit, load
 from alignprune.bench.data.embedding import (
     SentenceEmbedder,
-    Texts,
     Tfidf,
     TimmEmbedder,
     choose_embedder,
@@ -366,28 +365,6 @@ def test_texts_without_a_word_in_common_are_refused() -> None:
         Tfidf().fit(Texts(["one two", "three four"], torch.zeros(2)))
     with pytest.raises(TypeMistake, match="samples=images are given, expected texts"):
         Tfidf().fit(TensorData(pixels(2), torch.zeros(2)))
-
-
-@pytest.fixture(scope="module")
-def sentence_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as SentenceTransformer.save writes it: a small network with drawn weights, mean of its word pieces."""
-    pytest.importorskip("sentence_transformers", reason="the extra sentences is not installed")
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer import modules
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("sentences")
-    words = sorted({word for text in TEXTS for word in re.findall(r"\w+|[^\w\s]", text.lower())})
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
-    settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = BertModel(BertConfig(vocab_size=len(words) + 5, max_position_embeddings=64, **settings))
-    network.save_pretrained(folder / "network")
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "network")
-    transformer = modules.Transformer(str(folder / "network"))
-    SentenceTransformer(modules=[transformer, modules.Pooling(16)], device="cpu").save(str(folder / "model"))
-    return folder / "model"
 
 
 @torch.no_grad()

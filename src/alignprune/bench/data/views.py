@@ -329,7 +329,8 @@ def assemble(
         input_shape=input_shape,
         noise=noise,
         class_names=tuple(map(str, range(num_classes) if class_names is None else class_names)),
-        preparation=transforms.preparation or Preparation("features", shape=input_shape),
+        preparation=transforms.preparation
+        or (Preparation("features", shape=input_shape) if input_shape else Preparation("text")),
         ids=ids,
     )
 

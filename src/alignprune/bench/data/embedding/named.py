@@ -10,7 +10,7 @@ from alignprune.bench.data.cifar import CIFAR100N, cifar100n
 from alignprune.bench.data.embedding.data import embedded
 from alignprune.bench.data.embedding.images import TimmEmbedder
 from alignprune.bench.data.embedding.texts import SentenceEmbedder
-from alignprune.bench.data.news import FILE, NEWS20, read_documents, training_size
+from alignprune.bench.data.news import FILE, GROUPS, NEWS20, read_documents, training_size
 from alignprune.bench.data.records import as_labels, check_exists, check_noise, data_root, draw
 from alignprune.bench.data.views import ClassificationData, PathLike, Texts, Transforms, assemble
 
@@ -91,5 +91,6 @@ def news20_sentences(
         reference=None,
         num_classes=20,
         input_shape=(),
+        class_names=GROUPS,
     )
     return embedded(documents, embedder)
