@@ -25,12 +25,11 @@ from alignprune.bench.data import columns
 from alignprune.bench.data.columns import class_name
 from alignprune.bench.data.contents import head_of, unreadable
 from alignprune.bench.data.embedding.contract import Progress
-from alignprune.bench.data.embedding.raw import labels_of
 from alignprune.bench.data.huggingface import PREFIX, TableImages
 from alignprune.bench.data.images import SUFFIXES, read_image
 from alignprune.bench.data.preparation import Preparation
 from alignprune.bench.data.table import SUFFIXES as TABLES
-from alignprune.bench.data.views import FileNames, ImageFiles, Samples, TensorData, Texts, channels_first
+from alignprune.bench.data.views import FileNames, ImageFiles, Samples, TensorData, Texts, channels_first, labels_of
 from alignprune.errors import MissingFile, ValueMistake
 
 if TYPE_CHECKING:

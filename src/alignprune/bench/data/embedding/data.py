@@ -22,10 +22,10 @@ from alignprune._checks import choice
 from alignprune.bench.data.cache import Arrays, cached
 from alignprune.bench.data.embedding.contract import Embedder, Progress
 from alignprune.bench.data.embedding.images import TimmEmbedder
-from alignprune.bench.data.embedding.raw import fingerprint, labels_of, raw_of
+from alignprune.bench.data.embedding.raw import fingerprint, raw_of
 from alignprune.bench.data.embedding.texts import SentenceEmbedder, Tfidf, TfidfEmbedder
 from alignprune.bench.data.preparation import Embedding, Preparation
-from alignprune.bench.data.views import ClassificationData, Samples, TensorData
+from alignprune.bench.data.views import ClassificationData, Samples, TensorData, labels_of
 from alignprune.bench.files import save_arrays, write_json
 from alignprune.errors import MissingFile, ValueMistake
 

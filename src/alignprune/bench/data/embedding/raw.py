@@ -128,14 +128,6 @@ def texts_of(samples: Samples) -> list[str]:
     return list(stored.texts)
 
 
-def labels_of(samples: Samples) -> Tensor:
-    """The class ids of a view, int64 [N], without reading a sample."""
-    if isinstance(samples, Subset):
-        return labels_of(samples.dataset)[torch.as_tensor(samples.indices, dtype=torch.int64)]
-    stored: Any = samples
-    return torch.as_tensor(stored.labels, dtype=torch.int64)
-
-
 def fingerprint(samples: Samples) -> str:
     """A text that changes with the content of the samples: with arrays and texts, or names, sizes and times of files.
 
