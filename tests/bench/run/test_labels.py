@@ -83,6 +83,23 @@ def test_samples_are_called_by_their_ids(tmp_path: Path) -> None:
         data.load(configure(settings | {"dataset": str(own(tmp_path / "other"))}))
 
 
+def test_decisions_on_what_a_holdout_leaves_change_just_that(tmp_path: Path) -> None:
+    settings = {"dataset": str(own(tmp_path)), "method": "full", "limit": 80, "holdout": 0.25, "seed": 3}
+    before = data.load(configure(settings))
+    given = before.labels.tolist()
+    assert len(given) == 60
+    mark = decisions.fingerprint([str(i) for i in range(60)], [NAMES[label] for label in given])
+    new = (given[7] + 1) % 3
+    rows = [(7, 7, NAMES[given[7]], "relabel", NAMES[new], mark), (50, 50, NAMES[given[50]], "drop", "", mark)]
+    with open(tmp_path / "decisions.csv", "w", newline="") as file:
+        csv.writer(file).writerows([decisions.COLUMNS, *rows])
+    after = data.load(configure(settings | {"labels": str(tmp_path / "decisions.csv")}))
+    assert after.labels.tolist() == [*given[:7], new, *given[8:50], *given[51:]]
+    assert [after.test[i][1] for i in range(20)] == [before.test[i][1] for i in range(20)]  # type: ignore[index]
+    with pytest.raises(ValueMistake, match="is the fingerprint of another data set"):
+        data.load(configure(settings | {"labels": str(tmp_path / "decisions.csv"), "seed": 4}))
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,7 +57,8 @@ class DataSettings:
         noise: kind of label noise; None = the data set's own.
         noise_rate: rate of synthetic noise, in [0, 1].
         labels: file of decisions on the given labels (decisions.csv of the label report): samples are relabelled and
-            dropped before anything else is done to them; None leaves all as they are given.
+            dropped before anything else is done to them; decisions on what a holdout leaves come after it. None leaves
+            all as they are given.
         labels_digest: SHA-256 of that file, which config.json has; another file is refused. None takes any.
         imbalance: share of its samples that the last class keeps, in (0, 1]; the first keeps all, those between
             exponentially fewer. None leaves the classes as they are.

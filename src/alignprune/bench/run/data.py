@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch.utils.data import Subset
@@ -11,6 +11,7 @@ from torch.utils.data import Subset
 from alignprune._checks import floor
 from alignprune._ranks import keyed_generator
 from alignprune.audit import decisions
+from alignprune.audit.decisions import Decisions
 from alignprune.bench import data as datasets
 from alignprune.bench.data import ClassificationData, embedding
 from alignprune.bench.run.config import DataSettings, TrainConfig
@@ -66,21 +67,38 @@ def unembedded(config: TrainConfig, progress: Progress | None = None) -> Classif
         image_size=config.data.image_size,
         progress=heard.embedding,
     )
-    if config.data.labels is not None:
-        config.decided_by()  # refuses another file than the settings say
-        data = _decided(config.data.labels, data, heard)
+    decided = None if config.data.labels is None else _decisions(config)
+    if decided is not None and decided.data == _fingerprint(data):
+        data, decided = _decided(config, data, decided, heard), None
     if config.data.imbalance is not None:
         data = datasets.long_tail(data, config.data.imbalance, config.seed)
     if config.data.limit is not None:
         data = datasets.limit(data, config.data.limit, config.seed)
-    return data if config.data.holdout is None else _held_out(data, config.data.holdout, config.seed)
+    if config.data.holdout is not None:
+        data = _held_out(data, config.data.holdout, config.seed)
+    # The report of a run with a holdout is on the samples that are left, and so are the decisions.
+    return data if decided is None else _decided(config, data, decided, heard)
 
 
-def _decided(file: Path, data: ClassificationData, heard: Progress) -> ClassificationData:
+def _decisions(config: TrainConfig) -> Decisions:
+    assert config.data.labels is not None
+    config.decided_by()  # refuses a file that is not there, and another than the settings say
+    return decisions.load(config.data.labels)
+
+
+def _ids(data: ClassificationData) -> Sequence[str]:
+    return [str(i) for i in range(len(data.labels))] if data.ids is None else data.ids
+
+
+def _fingerprint(data: ClassificationData) -> str:
+    return decisions.fingerprint(_ids(data), [data.class_names[label] for label in data.labels.tolist()])
+
+
+def _decided(config: TrainConfig, data: ClassificationData, found: Decisions, heard: Progress) -> ClassificationData:
     """Relabel and drop the training samples as people decided."""
-    ids = [str(i) for i in range(len(data.labels))] if data.ids is None else data.ids
+    file = config.data.labels
     try:
-        labels, kept = decisions.load(file).apply(data.labels, data.class_names, ids)
+        labels, kept = found.apply(data.labels, data.class_names, _ids(data))
     except UserError as error:
         raise type(error)(f"labels={str(file)!r}: {error}") from error
     if not len(kept):
