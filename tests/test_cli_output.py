@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,66 @@ def test_in_a_pipe_the_demo_prints_a_line_a_run(tmp_path: Path, capsys: pytest.C
     assert lines[5] == "robust, seed 0: run 6 of 6 done"
 
 
+def texts(folder: Path) -> list[str]:
+    """The words that train on a small table of texts."""
+    rows = "".join(
+        f"red apple {i},fruit,train\ngreen grass {i},plant,{'test' if i % 2 else 'train'}\n" for i in range(20)
+    )
+    (folder / "own.csv").write_text(f"text,label,split\n{rows}")
+    own = ["--features", "tfidf", "--method", "full", "--epochs", "1", "--device", "cpu", "--out", str(folder / "run")]
+    return ["train", str(folder / "own.csv"), *own]
+
+
+def test_in_a_pipe_it_is_said_what_texts_become_and_how_far_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALIGNPRUNE_CACHE", str(tmp_path / "cache"))
+    assert main(texts(tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("word counts, weighted by rarity, along the leading directions of the training texts")
+    assert lines[1:3] == ["features of 30 of 30 samples", "features of 10 of 10 samples"]
+    assert lines[3].endswith("own.csv: full, seed 0")
+
+
+def test_plain_lines_of_a_long_work_are_ten() -> None:
+    from alignprune.bench.run.progress import Tenths
+
+    tenths = Tenths()
+    for _ in range(2):  # two parts of a data set
+        assert [done for done in range(1, 1001) if tenths.passed(done, 1000)] == list(range(100, 1001, 100))
+    assert tenths.passed(7, 7)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
 def test_on_a_terminal_there_are_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, text = on_a_terminal([*TRAIN, "2", "--out", str(tmp_path / "run")], monkeypatch)
+    assert code == 0
+    assert b"\x1b[" in text
+    assert b"epochs" in text
+    assert b"epoch   2/2  accuracy" in text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_on_a_terminal_there_is_a_bar_for_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alignprune.bench.data.embedding import TfidfEmbedder
+
+    embed = TfidfEmbedder.embed
+
+    def slow(self: Any, samples: Any, progress: Any = None) -> Any:
+        progress(3, 30)
+        time.sleep(0.3)  # the bars are drawn ten times a second
+        return embed(self, samples, progress)
+
+    monkeypatch.setattr(TfidfEmbedder, "embed", slow)
+    monkeypatch.setenv("ALIGNPRUNE_CACHE", str(tmp_path / "cache"))
+    code, text = on_a_terminal(texts(tmp_path), monkeypatch)
+    assert code == 0
+    assert b"word counts, weighted by rarity" in text
+    assert b"3/30" in text
+
+
+def on_a_terminal(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, bytes]:
+    """The exit code of a command, and all that it shows on a terminal."""
     import pty
 
     reader, writer = pty.openpty()
@@ -166,11 +225,7 @@ def test_on_a_terminal_there_are_bars(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TERM", "xterm")
     with open(writer, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", terminal)
-        code = main([*TRAIN, "2", "--out", str(tmp_path / "run")])
+        code = main(words)
     watching.join()
     os.close(reader)
-    text = b"".join(shown)
-    assert code == 0
-    assert b"\x1b[" in text
-    assert b"epochs" in text
-    assert b"epoch   2/2  accuracy" in text
+    return code, b"".join(shown)

@@ -271,7 +271,8 @@ def _predict(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import commands
 
     config = _parsed(commands.PredictConfig, words, "predict")
-    found = commands.predict(config)
+    with _SamplesDisplay("features") as display:
+        found = commands.predict(config, display.reached)
     if as_json:
         numbers = {"samples": len(found.ids), "known": found.known, "unknown": found.unknown}
         return _Answer(value={"out": config.out, "part": found.part, **numbers, "accuracy": found.accuracy})
@@ -317,7 +318,7 @@ def _data(words: list[str], as_json: bool) -> _Answer:
 
     config = _parsed(commands.DataConfig, words, "data")
     if config.dataset is not None:
-        with _CheckDisplay(config.dataset) as display:
+        with _SamplesDisplay(config.dataset) as display:
             if not as_json:
                 return _Answer(commands.check_data(config, display.reached))
             report = commands.open_files(config.dataset, config, display.reached)
@@ -468,11 +469,12 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
     place = _place_of_dataset(words, default(None))
     dataset = None if place is None else words.pop(place)
     _, rest = _taken_names(words)
+    given = default(dataset)
     config = _parsed(
         configs.TrainConfig,
         rest if dataset is None else [dataset, *rest],  # in front, where no list of values ends in it
         "train",
-        default=default(dataset),
+        default=given,
         description=_train_help(),
         config=(tyro.conf.AvoidSubcommands,),  # method and --relabel have said which settings there are
     )
@@ -480,6 +482,8 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
         raise ValueMistake(
             "DATASET is missing: alignprune train cifar100n, a folder of images, a table.csv or a file.npz"
         )
+    if config.data.labels != given.data.labels and config.data.labels_digest == given.data.labels_digest:
+        return config.with_settings(labels_digest=None)  # of the file that the option has replaced
     return config
 
 
@@ -598,7 +602,25 @@ class _Display:
 
 
 class _TrainDisplay(_Display):
-    """One bar for the epochs, one for the batches, and a line an epoch."""
+    """One bar for the samples that are embedded, then one for the epochs, one for the batches, and a line an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from alignprune.bench.run.progress import Tenths
+
+        self.tenths, self.embedding_task = Tenths(), None
+
+    def note(self, text: str) -> None:
+        self.line(text)
+
+    def embedding(self, done: int, total: int) -> None:
+        if self.bars is None:
+            if self.tenths.passed(done, total):
+                self.line(f"features of {done:,} of {total:,} samples")
+            return
+        if self.embedding_task is None:
+            self.embedding_task = self.bars.add_task("features")
+        self.bars.update(self.embedding_task, completed=done, total=total, visible=done < total)
 
     def start(self, description: str, epochs: int) -> None:
         self.line(description)
@@ -644,21 +666,24 @@ class _DemoDisplay(_Display):
             self.line(f"{method}, seed {seed}: run {self.done // self.epochs} of {self.runs} done")
 
 
-class _CheckDisplay(_Display):
-    """One bar for the samples that are opened; nothing where there is none.
+class _SamplesDisplay(_Display):
+    """One bar for samples that are gone through; nothing where there is none.
 
     Args:
-        dataset: what they are of.
+        what: what to call it.
     """
 
-    def __init__(self, dataset: str) -> None:
+    def __init__(self, what: str) -> None:
         super().__init__()
-        self.task = None if self.bars is None else self.bars.add_task(dataset, total=1)
+        self.what, self.task = what, None
 
     def reached(self, done: int, total: int) -> None:
-        """So many of all are opened."""
-        if self.bars is not None:
-            self.bars.update(self.task, completed=done, total=total)
+        """So many of all are done."""
+        if self.bars is None:
+            return
+        if self.task is None:
+            self.task = self.bars.add_task(self.what)
+        self.bars.update(self.task, completed=done, total=total)
 
 
 class _SweepDisplay(_Display):

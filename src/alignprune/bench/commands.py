@@ -145,8 +145,8 @@ class PredictConfig:
     Attributes:
         run: folder of the run.
         data: an image, a folder of images (a subfolder named as a class gives that label), an .npz file with x (or
-            x_test, or x_train), a .csv or .parquet file with a column path or the features, or hf:NAME_OR_PATH. Labels
-            are not needed.
+            x_test, or x_train), a .csv, .tsv or .parquet file with a column path, a column text or the features
+            (?text=COLUMN and the like choose others), or hf:NAME_OR_PATH. Labels are not needed.
         out: file to write the table into, .csv or .parquet; it must not be there.
         device: where to compute.
         workers: loader processes.
@@ -180,7 +180,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
 
     first = plan.proxy_of(config)
     if first is not None:
-        training.prepare(config)  # what is wrong with the run is found before its proxy is trained
+        training.prepare(config, progress)  # what is wrong with the run is found before its proxy is trained
         first.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(first.folder.with_suffix(".lock")):
             if not sweep.complete(first.folder):
@@ -189,8 +189,12 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
     return kinds.run(config, progress)
 
 
-def predict(config: PredictConfig) -> Predictions:
+def predict(config: PredictConfig, progress: Callable[[int, int], object] | None = None) -> Predictions:
     """Ask the model of a run, and write its table.
+
+    Args:
+        config: which.
+        progress: hears how many samples of how many are turned into vectors, where the run reads such.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError, RuntimeError: before anything is written, with what to do.
@@ -198,7 +202,7 @@ def predict(config: PredictConfig) -> Predictions:
     from alignprune.bench.run import prediction
 
     prediction.check_out(config.out)
-    found = prediction.predict(config.run, config.data, torch_device(config.device), config.workers)
+    found = prediction.predict(config.run, config.data, torch_device(config.device), config.workers, progress)
     prediction.write(found, config.out)
     return found
 

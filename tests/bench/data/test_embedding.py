@@ -24,10 +24,9 @@ from sklearn.utils import Bunch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from alignprune.bench.data import ClassificationData, TensorData, cifar100n, image_folder, limit, load
+from alignprune.bench.data import ClassificationData, TensorData, Texts, cifar100n, image_folder, limit, load
 from alignprune.bench.data.embedding import (
     SentenceEmbedder,
-    Texts,
     Tfidf,
     TimmEmbedder,
     choose_embedder,
@@ -283,6 +282,16 @@ def write_package(site: Path, state: dict[str, Tensor]) -> None:
     torch.save(foreign, site / IMAGE_PACKAGE / "models" / "efficientnet-lite0-57934424.pth")
 
 
+def install(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package as the real one, with another sentence model."""
+    package = model.parent / "site" / TEXT_PACKAGE
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.py").touch()
+    if not (package / "model").exists():
+        (package / "model").symlink_to(model)
+    monkeypatch.syspath_prepend(model.parent / "site")
+
+
 def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
 
@@ -366,28 +375,6 @@ def test_texts_without_a_word_in_common_are_refused() -> None:
         Tfidf().fit(Texts(["one two", "three four"], torch.zeros(2)))
     with pytest.raises(TypeMistake, match="samples=images are given, expected texts"):
         Tfidf().fit(TensorData(pixels(2), torch.zeros(2)))
-
-
-@pytest.fixture(scope="module")
-def sentence_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as SentenceTransformer.save writes it: a small network with drawn weights, mean of its word pieces."""
-    pytest.importorskip("sentence_transformers", reason="the extra sentences is not installed")
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer import modules
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path_factory.mktemp("sentences")
-    words = sorted({word for text in TEXTS for word in re.findall(r"\w+|[^\w\s]", text.lower())})
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
-    settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = BertModel(BertConfig(vocab_size=len(words) + 5, max_position_embeddings=64, **settings))
-    network.save_pretrained(folder / "network")
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "network")
-    transformer = modules.Transformer(str(folder / "network"))
-    SentenceTransformer(modules=[transformer, modules.Pooling(16)], device="cpu").save(str(folder / "model"))
-    return folder / "model"
 
 
 @torch.no_grad()
@@ -587,6 +574,20 @@ def test_texts_always_become_vectors_and_values_stay(sentence_model: Path, monke
     assert choose_embedder(values).embedder is None
 
 
+@pytest.mark.parametrize("shorter, longer, words, counted", [(3, 2, 80, False), (2, 3, 91, True), (2, 3, 90, False)])
+def test_long_texts_become_word_counts_unless_a_sentence_model_is_given(
+    shorter: int, longer: int, words: int, counted: bool, sentence_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(sentence_model, monkeypatch)
+    texts = ["a cat"] * shorter + [" ".join(["mat"] * words)] * longer
+    data = data_of(lambda labels: Texts(texts, labels), 5, test=Texts(["a"], torch.zeros(1)))
+    found = choose_embedder(data)
+    assert isinstance(found.embedder, Tfidf if counted else SentenceEmbedder)
+    if counted:
+        assert found.reason.startswith("half of the texts have 91 words or more, and the installed sentence model")
+    assert choose_embedder(data, sentence_model=sentence_model).embedder == SentenceEmbedder(sentence_model)
+
+
 def test_weights_for_data_that_they_cannot_embed_are_refused(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueMistake, match="weights=.* is given for texts, expected images"):
         choose_embedder(texts_data(), weights)
@@ -620,11 +621,7 @@ def test_newsgroups_as_sentence_vectors_have_the_order_labels_and_noise_of_the_o
     monkeypatch: pytest.MonkeyPatch,
     check_consistent: Callable[[ClassificationData], None],
 ) -> None:
-    package = tmp_path / "site" / TEXT_PACKAGE
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "model").symlink_to(sentence_model)
-    monkeypatch.syspath_prepend(tmp_path / "site")
+    install(sentence_model, monkeypatch)
     texts = [f"{TEXTS[i % 6]} {' '.join(f'word{7 * i + j}' for j in range(20))}" for i in range(60)]
     parts = {
         name: Bunch(

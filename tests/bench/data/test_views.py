@@ -1,17 +1,19 @@
-"""The views of a data set: in workers, pickled, by batch, strongly augmented, and cut down to a part."""
+"""The views of a data set: in workers, pickled, by batch, strongly augmented, relabelled, and cut down to a part."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from alignprune.bench.data import ClassificationData, arrays, limit, load, long_tail, subset
+from alignprune.bench.data import ClassificationData, arrays, limit, load, long_tail, relabel, subset
 from alignprune.bench.data.transforms import Cutout
 from alignprune.bench.data.views import FileNames
 
@@ -129,6 +131,86 @@ def test_a_subset_keeps_its_order_in_every_view(tmp_path: Path, items: Items, ch
     check_consistent(data)
     assert torch.equal(items(data.train_eval)[0], items(full.train_eval)[0][[5, 3, 20]])
     assert data.labels.tolist() == [1, 3, 0]
+
+
+# -- other labels ------------------------------------------------------------------------------------------
+
+
+def texts(tmp_path: Path) -> ClassificationData:
+    rows = "".join(f"text {i},{'abc'[i % 3]}\n" for i in range(12))
+    (tmp_path / "own.csv").write_text(f"text,label\n{rows}")
+    return load(tmp_path / "own.csv", noise="symmetric", noise_rate=0.5, seed=1)
+
+
+def photos(tmp_path: Path) -> ClassificationData:
+    for i in range(12):
+        (tmp_path / "own" / "abc"[i % 3]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (20 * i, 0, 0)).save(tmp_path / "own" / "abc"[i % 3] / f"{i}.png")
+    return load(tmp_path / "own", noise="symmetric", noise_rate=0.5, seed=1, image_size=16)
+
+
+def table(tmp_path: Path) -> ClassificationData:
+    import datasets
+
+    column = [Image.new("RGB", (20, 20), (20 * i, 0, 0)) for i in range(12)]
+    kinds = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b", "c"]))
+    labels = [i % 3 for i in range(12)]
+    datasets.Dataset.from_dict({"image": column, "label": labels}, kinds).save_to_disk(str(tmp_path / "own"))
+    return load(f"hf:{tmp_path / 'own'}", noise="symmetric", noise_rate=0.5, seed=1, image_size=16)
+
+
+def labels_in(view: Dataset | None) -> list[int]:
+    assert view is not None
+    return [view[i][1] for i in range(len(view))]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("make", [images, texts, photos, table])
+@pytest.mark.parametrize("part", [False, True])
+def test_every_view_of_given_labels_gets_the_others_and_the_truth_stays(
+    make: Callable[[Path], ClassificationData], part: bool, tmp_path: Path
+) -> None:
+    data = make(tmp_path)
+    if part:
+        data = subset(subset(data, torch.tensor([9, 1, 5, 3, 8, 2])), torch.tensor([4, 2, 0, 1]))
+    before = [labels_in(view) for view in (data.train, data.train_eval)]
+    given = (data.labels + 1) % 3
+    made = relabel(data, given)
+    assert made.labels.tolist() == given.tolist()
+    for name in ("train", "train_eval", "strong", "contrastive"):
+        assert (getattr(made, name) is None) == (getattr(data, name) is None)
+        if getattr(made, name) is not None:
+            assert labels_in(getattr(made, name)) == given.tolist()
+    for one, other in ((made.clean_eval, data.clean_eval), (made.test, data.test)):
+        assert one is other
+    if data.noise is not None:
+        assert made.noise is not None
+        assert made.noise.labels.tolist() == given.tolist()
+        assert torch.equal(made.noise.clean, data.noise.clean)
+    for i in range(len(given)):
+        sample, same = made.train_eval[i][0], data.train_eval[i][0]
+        assert torch.equal(sample, same) if isinstance(sample, torch.Tensor) else sample == same
+    assert [labels_in(view) for view in (data.train, data.train_eval)] == before
+    given[0] = (given[0] + 1) % 3
+    assert labels_in(made.train) == made.labels.tolist() != given.tolist()
+
+
+def test_labels_that_do_not_fit_the_samples_are_refused(tmp_path: Path) -> None:
+    data = images(tmp_path)
+    for labels, said in (
+        (data.labels[:-1], r"labels is torch.int64 of shape \(39,\), expected int64 of shape \(40,\)"),
+        (data.labels.int(), "labels is torch.int32 of shape"),
+        (data.labels + 1, r"labels\[3\]=4 is no class, expected 0 to 3"),
+        (data.labels - 1, r"labels\[0\]=-1 is no class"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            relabel(data, labels)
+    twice = subset(data, torch.tensor([7, 3, 7]))
+    assert relabel(twice, torch.tensor([2, 1, 2])).labels.tolist() == [2, 1, 2]
+    with pytest.raises(ValueError, match=r"labels\[0\]=2 is given to a sample that the data hold twice"):
+        relabel(twice, torch.tensor([2, 1, 0]))
+    own = replace(data, train=torch.utils.data.TensorDataset(torch.zeros(40), data.labels))
+    with pytest.raises(TypeError, match="data holds samples of the kind TensorDataset"):
+        relabel(own, data.labels)
 
 
 # -- strong views ------------------------------------------------------------------------------------------

@@ -68,5 +68,5 @@ def test_texts_are_refused_before_anything_begins(tmp_path: Path, capsys: pytest
     pd.DataFrame({"text": ["a", "b"] * 30, "label": ["x", "y"] * 30}).to_csv(tmp_path / "own.csv", index=False)
     words = ["--method", "full", "--holdout", "0.1", "--out", str(tmp_path / "run")]
     assert main(["train", str(tmp_path / "own.csv"), *words]) == 2
-    assert "holds texts, expected images or features: turn the texts into features first" in capsys.readouterr().err
+    assert "holds texts, expected a way to turn them into vectors: --features tfidf" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

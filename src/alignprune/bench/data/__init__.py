@@ -17,6 +17,7 @@ from alignprune.bench.data.arrays import ARRAYS, arrays
 from alignprune.bench.data.cifar import CIFAR10N, CIFAR100N, cifar10n, cifar100n
 from alignprune.bench.data.clothing1m import CLOTHING1M, clothing1m
 from alignprune.bench.data.digits import DIGITS, digits
+from alignprune.bench.data.embedding.contract import Progress
 from alignprune.bench.data.embedding.named import (
     CIFAR100N_PRETRAINED,
     NEWS20_SENTENCES,
@@ -40,6 +41,7 @@ from alignprune.bench.data.views import (
     Texts,
     limit,
     long_tail,
+    relabel,
     subset,
 )
 from alignprune.bench.data.webvision import WEBVISION, webvision
@@ -76,6 +78,7 @@ __all__ = [
     "news20_sentences",
     "open_all",
     "refuse_unknown",
+    "relabel",
     "subset",
     "table",
     "webvision",
@@ -114,6 +117,7 @@ def load(
     noise_rate: float | None = None,
     seed: int = 0,
     image_size: int | None = None,
+    progress: Progress | None = None,
 ) -> ClassificationData:
     """Load a data set by name or by path.
 
@@ -127,6 +131,7 @@ def load(
         seed: seed of synthetic noise.
         image_size: height and width in pixels to which photos are brought, None for the data set's default;
             samples that have a size of their own keep it.
+        progress: called with the samples done and all where a data set is embedded; others load in one go.
 
     Returns:
         the data.
@@ -143,6 +148,8 @@ def load(
         settings |= {"noise": kind, "noise_rate": noise_rate, "seed": seed}
     if record.image_size is not None:
         settings["image_size"] = record.image_size if image_size is None else image_size
+    if record.embeds:
+        settings["progress"] = progress
     return loader(place, **settings) if record.files else loader(**settings)
 
 

@@ -3,7 +3,8 @@
 raw input --step--> ... --step--> float32 tensor of the network's input shape
 
 A step is a frozen record of plain values, so that it is stored as JSON; `build` makes the transform of it. What a data
-set does to a sample that is not augmented is built from the same record, so the two cannot disagree.
+set does to a sample that is not augmented is built from the same record, so the two cannot disagree. An embedder holds
+more than JSON has room for: it is kept in files beside the record.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +21,15 @@ from torch import Tensor, nn
 from alignprune._checks import choice
 from alignprune.errors import ValueMistake
 
-RAW = ("photo", "pixels", "features")
-"""What a raw input can be: an RGB image of any size; uint8 [C, H, W]; float [D]."""
+if TYPE_CHECKING:
+    from alignprune.bench.data.embedding import FittedEmbedder
+
+RAW = ("photo", "pixels", "features", "text")
+"""What a raw input can be: an RGB image of any size; uint8 [C, H, W]; float [D]; a string."""
 
 
 class Step(ABC):
-    """One step; a subclass is a frozen dataclass of plain values and tuples of them."""
+    """One step; a subclass is a frozen dataclass."""
 
     kind: ClassVar[str]
     """What the JSON calls it."""
@@ -32,6 +37,24 @@ class Step(ABC):
     @abstractmethod
     def build(self) -> nn.Module:
         """The transform: of one photo, or else of a sample or of a batch of them."""
+
+    def values(self) -> dict[str, Any]:
+        """The record as JSON has it, plain values by their names."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def names(cls) -> set[str]:
+        """Of the values."""
+        record: Any = cls
+        return {field.name for field in fields(record)}
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], folder: Path) -> Step:
+        """The step of some values; `folder` is where `save` wrote."""
+        return cls(**values)
+
+    def save(self, folder: Path) -> None:  # noqa: B027  most steps are whole in JSON
+        """Write into a folder what JSON has no room for."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +122,54 @@ class Features(Step):
         return _Standardise(self.mean, self.std)
 
 
+@dataclass(frozen=True, eq=False)
+class Embedding(Step):
+    """Images or texts, as the standardised vectors of an embedder: float32 [..., D].
+
+    Attributes:
+        embedder: what embeds them; it is kept in files of its own.
+    """
+
+    kind: ClassVar[str] = "embedding"
+    embedder: FittedEmbedder
+
+    def build(self) -> nn.Module:
+        return _Embed(self.embedder)
+
+    def values(self) -> dict[str, Any]:
+        return {"embedder": self.embedder.embedder.kind}
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], folder: Path) -> Step:
+        from alignprune.bench.data import embedding
+
+        found = embedding.load(folder)
+        if found.embedder.kind != values["embedder"]:
+            raise ValueMistake(
+                f"folder={str(folder)!r} holds an embedder of the kind {found.embedder.kind!r}, expected "
+                f"{values['embedder']!r}, as the record says: the files belong to different runs"
+            )
+        return cls(found)
+
+    def save(self, folder: Path) -> None:
+        self.embedder.save(folder)
+
+
+class _Embed(nn.Module):
+    def __init__(self, embedder: FittedEmbedder) -> None:
+        super().__init__()
+        self.embedder = embedder
+
+    def forward(self, x: Any) -> Tensor:
+        from alignprune.bench.data.embedding.raw import samples_of
+
+        single = (
+            isinstance(x, str) or not isinstance(x, (Tensor, list, tuple)) or (isinstance(x, Tensor) and x.ndim == 3)
+        )
+        found = self.embedder.embed_once(samples_of([x] if single else x))
+        return found[0] if single else found
+
+
 class _Standardise(nn.Module):
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -115,7 +186,7 @@ class _AsFloat(nn.Module):
         return x.float()
 
 
-STEPS: dict[str, type[Step]] = {step.kind: step for step in (Photo, Pixels, Features)}
+STEPS: dict[str, type[Step]] = {step.kind: step for step in (Photo, Pixels, Features, Embedding)}
 """Every kind of step, by what the JSON calls it."""
 
 
@@ -126,7 +197,7 @@ class Preparation:
     Attributes:
         raw: what a raw input is, one of `RAW`.
         steps: in their order; without any the raw input is what the network reads.
-        shape: of a raw input, (C, H, W) or (D,); None for photos, which may have any size.
+        shape: of a raw input, (C, H, W) or (D,); None for photos and texts, which may have any size.
         names: of the D features of a raw input, in their order; None where they have none.
     """
 
@@ -138,38 +209,55 @@ class Preparation:
     def __post_init__(self) -> None:
         choice("raw", self.raw, RAW)
 
+    @property
+    def embedder(self) -> FittedEmbedder | None:
+        """What embeds the raw inputs, where something does: it is fastest with many at once."""
+        first = self.steps[0] if self.steps else None
+        return first.embedder if isinstance(first, Embedding) else None
+
     def build(self) -> nn.Module:
-        """The transform of one raw input, or, but for photos, of a batch of them, to float32."""
+        """The transform of one raw input to float32.
+
+        But for photos it also takes a batch of them; before an embedder a list of photos or texts is one, too.
+        """
         return nn.Sequential(*(step.build() for step in self.steps), _AsFloat())
+
+    def save(self, folder: Path) -> None:
+        """Write what the JSON has no room for beside it."""
+        for step in self.steps:
+            step.save(folder)
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON has it: plain values alone, the steps with their kinds."""
-        steps = [{"kind": step.kind, **asdict(step)} for step in self.steps]  # type: ignore[call-overload]
+        steps = [{"kind": step.kind, **step.values()} for step in self.steps]
         return {"raw": self.raw, "shape": self.shape, "names": self.names, "steps": steps}
 
     @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> Preparation:
+    def from_json(stored: Mapping[str, Any], folder: Path = Path()) -> Preparation:
         """The record that `to_json` wrote.
 
+        Args:
+            stored: the record.
+            folder: where `save` wrote.
+
         Raises:
-            ValueError: for a step or a value that there is not, or one that is missing.
+            FileNotFoundError, ImportError: if an embedder, or the weights that it needs, are not there.
+            ValueError: for a step or a value that there is not, or one that is missing, and for other weights.
         """
         _check_names("preparation", stored, {"raw", "shape", "names", "steps"})
         return Preparation(
             raw=stored["raw"],
-            steps=tuple(map(_step, stored["steps"])),
+            steps=tuple(_step(step, folder) for step in stored["steps"]),
             shape=_as_tuple(stored["shape"]),
             names=_as_tuple(stored["names"]),
         )
 
 
-def _step(stored: Mapping[str, Any]) -> Step:
+def _step(stored: Mapping[str, Any], folder: Path) -> Step:
     choice("preparation.steps.kind", stored.get("kind"), STEPS)
-    record: Any = STEPS[stored["kind"]]
-    _check_names("preparation.steps", stored, {"kind", *(field.name for field in fields(record))})
-    values = {name: _as_tuple(value) for name, value in stored.items() if name != "kind"}
-    made: Step = record(**values)
-    return made
+    record = STEPS[stored["kind"]]
+    _check_names("preparation.steps", stored, {"kind", *record.names()})
+    return record.read({name: _as_tuple(value) for name, value in stored.items() if name != "kind"}, folder)
 
 
 def _check_names(what: str, stored: Mapping[str, Any], expected: set[str]) -> None:

@@ -1,6 +1,7 @@
 """Samples to predict, as they come: images, arrays, tables or a Hugging Face data set, with or without given labels.
 
 What a source holds has to be what the network's preparation reads; anything else is refused with what was expected.
+What an embedder reads is embedded at once, and so as in training; other samples are prepared when they are loaded.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import io
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl
@@ -20,12 +21,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from alignprune._checks import choice
+from alignprune.bench.data import columns
 from alignprune.bench.data.columns import class_name
 from alignprune.bench.data.contents import head_of, unreadable
-from alignprune.bench.data.huggingface import PREFIX
+from alignprune.bench.data.embedding.contract import Progress
+from alignprune.bench.data.huggingface import PREFIX, TableImages
 from alignprune.bench.data.images import SUFFIXES, read_image
 from alignprune.bench.data.preparation import Preparation
-from alignprune.bench.data.views import FileNames, Samples, TensorData, channels_first
+from alignprune.bench.data.table import SUFFIXES as TABLES
+from alignprune.bench.data.views import FileNames, ImageFiles, Samples, TensorData, Texts, channels_first, labels_of
 from alignprune.errors import MissingFile, ValueMistake
 
 if TYPE_CHECKING:
@@ -35,8 +39,11 @@ UNKNOWN = -1
 """The class id of a sample whose label is not given, or is none of the network's classes."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by the number of channels, what PIL calls such an image
+_BLOCK = 2**26  # bytes of a CSV file that are read at once: more than its longest row has
 _ARRAYS = (("x", "y"), ("x_test", "y_test"), ("x_train", "y_train"))
-_ID, _PATH, _LABELS = "id", "path", ("label", "given_label")
+_ID, _PATH, _TEXT, _LABELS = "id", "path", "text", ("label", "given_label")
+_SPLIT, _TESTED = "split", (("test",), ("val", "valid", "validation"))  # as `alignprune.bench.data.table` judges a run
+_OPTIONS = (_ID, _PATH, _TEXT, _SPLIT, "label")  # of a table
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,26 +63,42 @@ class RawSamples:
     part: str
 
 
-def read(source: str, preparation: Preparation, class_names: Sequence[str]) -> RawSamples:
+def read(
+    source: str, preparation: Preparation, class_names: Sequence[str], progress: Progress | None = None
+) -> RawSamples:
     """Find the samples of a source.
 
     Args:
         source: an image file; a folder of images, in which a subfolder with the name of a class gives that label; an
-            .npz file with x (or x_test, or x_train) and optional labels; a .csv or .parquet file with a column path or
-            the features, optional id and label; or hf:NAME_OR_PATH with a column of images.
+            .npz file with x (or x_test, or x_train) and optional labels; a .csv, .tsv or .parquet file with a column
+            path, a column text or the features, optional id and label, which ?label=COLUMN and the like may choose; or
+            hf:NAME_OR_PATH with a column of images or of texts.
         preparation: what the network's raw inputs are, and what is done to them.
         class_names: C names, in the order of the class ids.
+        progress: called with the samples done and all while they are embedded.
 
     Returns:
-        the samples; an image that cannot be read, or does not fit, raises when it is loaded.
+        the samples; an image that cannot be read, or does not fit, raises when it is loaded, which an embedder does
+        here.
 
     Raises:
         FileNotFoundError: if there is no such source, or no sample in it.
         ValueError: if it holds something else than the network reads.
     """
+    found = _found(source, preparation, class_names)
+    if preparation.embedder is None:
+        return found
+    vectors = preparation.embedder.embed(found.samples, progress)
+    return replace(found, samples=TensorData(vectors, labels_of(found.samples)))
+
+
+def _found(source: str, preparation: Preparation, class_names: Sequence[str]) -> RawSamples:
+    """The samples of a source, prepared, but for those that have to be embedded."""
     if source.startswith(PREFIX):
         return _huggingface(source, preparation, class_names)
-    path = Path(source)
+    place, _, query = source.partition("?")
+    is_table = place.lower().endswith(TABLES)
+    path = Path(place if is_table else source)
     if not path.exists():
         raise MissingFile(
             f"data={source!r} is not there, expected an image, a folder of images, an .npz, .csv or .parquet file, or "
@@ -83,8 +106,9 @@ def read(source: str, preparation: Preparation, class_names: Sequence[str]) -> R
         )
     if path.is_dir():
         return _folder(path, preparation, class_names)
-    reader = {".npz": _arrays, ".csv": _table, ".parquet": _table}.get(path.suffix.lower(), _image)
-    return reader(path, preparation, class_names)
+    if is_table:
+        return _table(path, columns.options(query, _OPTIONS), preparation, class_names)
+    return (_arrays if path.suffix.lower() == ".npz" else _image)(path, preparation, class_names)
 
 
 # -- images ------------------------------------------------------------------------------------------------
@@ -111,6 +135,16 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
     def __init__(self, images: _Images, names: Sequence[str], labels: Tensor, preparation: Preparation) -> None:
         self.images, self.names, self.labels = images, names, labels
         self.shape, self.prepare = preparation.shape, preparation.build()
+
+    def stored(self, part: str) -> Samples:
+        """The same images as an embedder reads them, before anything is done to them."""
+        if self.shape is not None:
+            pixels = [_pixels(repr(name), self.images[i], self.shape) for i, name in enumerate(self.names)]
+            return TensorData(torch.stack(pixels), self.labels)
+        if isinstance(self.images, FileNames):
+            return ImageFiles(self.images, self.labels, None)
+        assert isinstance(self.images, _Column)
+        return TableImages(self.images.table, part, self.labels, None)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -155,7 +189,9 @@ def _pictures(
             f"data is {part}, expected {_expected(preparation)}, which the run was trained on: give an .npz, .csv or "
             f".parquet file with these"
         )
-    return RawSamples(_Pictures(images, names, _class_ids(labels, class_names), preparation), names, labels, part)
+    class_ids = _class_ids(labels, class_names)
+    found = _Pictures(images, names, class_ids, preparation)
+    return RawSamples(found if preparation.embedder is None else found.stored(part), names, labels, part)
 
 
 def _image(path: Path, preparation: Preparation, class_names: Sequence[str]) -> RawSamples:
@@ -164,7 +200,7 @@ def _image(path: Path, preparation: Preparation, class_names: Sequence[str]) -> 
             f"data={str(path)!r} ends in {path.suffix!r}, expected an image ({', '.join(SUFFIXES)}), .npz, .csv or "
             f".parquet: convert it"
         )
-    return _pictures([str(path)], [path.name], [None], "an image", preparation, class_names)
+    return _pictures(FileNames(path.parent, [path.name]), [path.name], [None], "an image", preparation, class_names)
 
 
 def _folder(folder: Path, preparation: Preparation, class_names: Sequence[str]) -> RawSamples:
@@ -224,8 +260,8 @@ def _tensors(
     preparation: Preparation,
     class_names: Sequence[str],
 ) -> RawSamples:
-    prepared = TensorData(inputs, _class_ids(given, class_names), None, preparation.build())
-    return RawSamples(prepared, ids, given, part)
+    finish = preparation.build() if preparation.embedder is None else None
+    return RawSamples(TensorData(inputs, _class_ids(given, class_names), None, finish), ids, given, part)
 
 
 def _checked(name: str, x: np.ndarray, preparation: Preparation) -> Tensor:
@@ -252,6 +288,8 @@ def _checked(name: str, x: np.ndarray, preparation: Preparation) -> Tensor:
 
 def _expected(preparation: Preparation) -> str:
     """What a raw input is, in words."""
+    if preparation.raw == "text":
+        return f"texts in a column {_TEXT} of a table or a Hugging Face data set"
     if preparation.shape is None:
         return "photos as image files or in a Hugging Face data set"
     if preparation.raw == "features":
@@ -260,43 +298,79 @@ def _expected(preparation: Preparation) -> str:
     return f"images of {width} x {height} pixels and {channels} channels, uint8 [N, {height}, {width}, {channels}]"
 
 
-def _table(path: Path, preparation: Preparation, class_names: Sequence[str]) -> RawSamples:
-    table = _read_table(path)
+def _table(path: Path, chosen: dict[str, str], preparation: Preparation, class_names: Sequence[str]) -> RawSamples:
+    table = _read_table(path, chosen)
     if not table.num_rows:
         raise ValueMistake(f"data={str(path)!r} has no row, expected one sample at least: add samples")
-    label = next((name for name in _LABELS if name in table.column_names), None)
-    given = [None] * table.num_rows if label is None else _label_names(table[label].to_pylist(), class_names)
-    if _PATH in table.column_names:
-        files = table[_PATH].to_pylist()
-        if None in files:
-            raise ValueMistake(
-                f"{_PATH} is empty in row {files.index(None)} of {str(path)!r}, expected a file: fill it"
-            )
-        images = [os.path.join(path.parent, str(file)) for file in files]
-        ids = _ids(table) or [str(file) for file in files]
-        return _pictures(images, ids, given, "a table of images", preparation, class_names)
-    columns = _feature_columns(path, table, preparation)
-    features = np.stack([_numbers(path, table, name) for name in columns], axis=1)
-    inputs = _checked(f"data={str(path)!r}", features, preparation)
-    ids = _ids(table) or [str(i) for i in range(table.num_rows)]
-    return _tensors(inputs, ids, given, f"{len(columns)} columns of features", preparation, class_names)
+    rows, part = _tested(table, chosen.get(_SPLIT, _SPLIT))
+    table = table.take(rows)
+    label = chosen.get("label") or next((name for name in _LABELS if name in table.column_names), None)
+    given = [None] * len(rows) if label is None else _label_names(table[label].to_pylist(), class_names)
+    ids = [str(i) for i in rows]
+    if (key := chosen.get(_ID, _ID)) in table.column_names:
+        ids = [str(value) for value in table[key].to_pylist()]
+    if preparation.raw == "text":
+        texts = _texts(path, table, chosen.get(_TEXT, _TEXT), preparation)
+        return RawSamples(Texts(texts, _class_ids(given, class_names)), ids, given, f"{part} of texts")
+    if (column := chosen.get(_PATH, _PATH)) in table.column_names:
+        files = ["" if file is None else str(file) for file in table[column].to_pylist()]
+        empty = [row for row, file in zip(rows, files, strict=True) if not file]
+        if empty:
+            raise ValueMistake(f"{column} is empty in row {empty[0]} of {str(path)!r}, expected a file: fill it")
+        names = ids if key in table.column_names else files
+        return _pictures(FileNames(path.parent, files), names, given, f"{part} of images", preparation, class_names)
+    others = [name for name in table.column_names if name in (_SPLIT, *chosen.values())]
+    features = _feature_columns(path, table.drop_columns(others), preparation)
+    values = np.stack([_numbers(path, table, name) for name in features], axis=1)
+    inputs = _checked(f"data={str(path)!r}", values, preparation)
+    return _tensors(inputs, ids, given, f"{part} of {len(features)} columns of features", preparation, class_names)
 
 
-def _read_table(path: Path) -> pyarrow.Table:
+def _tested(table: pyarrow.Table, column: str) -> tuple[list[int], str]:
+    """The rows that a run on this table is judged by, all without such, and what they are."""
+    words = [str(word).strip().casefold() for word in table[column].to_pylist()] if column in table.column_names else []
+    for names in _TESTED:
+        rows = [row for row, word in enumerate(words) if word in names]
+        if rows:
+            return rows, f"the {names[0]} rows of a table"
+    return list(range(table.num_rows)), "a table"
+
+
+def _texts(path: Path, table: pyarrow.Table, name: str, preparation: Preparation) -> Sequence[str]:
+    if name not in table.column_names:
+        raise ValueMistake(
+            f"data={str(path)!r} has the columns {columns.listed(table.column_names)}, expected "
+            f"{_expected(preparation)}, as the run was trained on: choose it by ?{_TEXT}=COLUMN"
+        )
+    return columns.texts(table.select([name]).to_pandas()[name], f"column={name!r} of {str(path)!r}")
+
+
+def _read_table(path: Path, chosen: dict[str, str]) -> pyarrow.Table:
+    """The table, with words as they are written in the columns that are no numbers and no labels."""
     import pyarrow
     from pyarrow import csv, parquet
 
     try:
-        return parquet.read_table(path) if path.suffix.lower() == ".parquet" else csv.read_csv(path)
+        if path.suffix.lower() == ".parquet":
+            table = parquet.read_table(path)
+        else:
+            words = {chosen.get(role, role): pyarrow.string() for role in (_ID, _PATH, _TEXT)}
+            table = csv.read_csv(
+                path,
+                read_options=csv.ReadOptions(block_size=_BLOCK),
+                parse_options=csv.ParseOptions(
+                    delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True
+                ),
+                convert_options=csv.ConvertOptions(column_types=words),
+            )
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueMistake(
             f"data={str(path)!r} cannot be read ({str(error).splitlines()[0]}), expected a table with a line of names "
             f"and a row a sample: mend the file"
         ) from error
-
-
-def _ids(table: pyarrow.Table) -> list[str] | None:
-    return [str(value) for value in table[_ID].to_pylist()] if _ID in table.column_names else None
+    for column in chosen.values():
+        choice("column", column, table.column_names)
+    return table
 
 
 def _feature_columns(path: Path, table: pyarrow.Table, preparation: Preparation) -> list[str]:
@@ -363,9 +437,24 @@ def _huggingface(source: str, preparation: Preparation, class_names: Sequence[st
     path, _, options = source.removeprefix(PREFIX).partition("?")
     chosen = dict(parse_qsl(options))
     for option in chosen:
-        choice("option", option, ("split", "image", "label"))
+        choice("option", option, ("split", "image", "text", "label", "id"))
     name, table = _split(path, chosen.get("split"))
     types = {column: type(feature).__name__ for column, feature in table.features.items()}
+    label = _label_column(types, chosen)
+    given: list[str | None] = [None] * len(table)
+    if label is not None:
+        names = getattr(table.features[label], "names", None)
+        values = table[label][:]
+        if names is not None:
+            values = [None if value is None or value < 0 else names[value] for value in values]
+        given = _label_names(values, class_names)
+    key = chosen.get("id", _ID)
+    ids = [str(value) for value in table[key][:]] if key in types else [str(i) for i in range(len(table))]
+    if preparation.raw == "text":
+        column = _text_column(table.features, chosen, (label, key))
+        texts = columns.texts(table.select_columns(column).to_pandas()[column], f"column={column!r} of split {name}")
+        samples = Texts(texts, _class_ids(given, class_names))
+        return RawSamples(samples, ids, given, f"the split {name}")
     images = [column for column, kind in types.items() if kind == "Image"]
     if "image" in chosen:
         choice("column", chosen["image"], images)
@@ -374,26 +463,31 @@ def _huggingface(source: str, preparation: Preparation, class_names: Sequence[st
             f"data={source!r} has {len(images)} columns of images among {', '.join(types)}, expected one: name it, as "
             f"in {PREFIX}NAME?image=COLUMN"
         )
-    label = _label_column(types, chosen)
-    column = _Column(table.select_columns(chosen.get("image", images[0])))
-    given: list[str | None] = [None] * len(table)
-    if label is not None:
-        names = getattr(table.features[label], "names", None)
-        values = table[label][:]
-        if names is not None:
-            values = [None if value is None or value < 0 else names[value] for value in values]
-        given = _label_names(values, class_names)
-    ids = [str(value) for value in table[_ID][:]] if _ID in types else [str(i) for i in range(len(table))]
-    return _pictures(column, ids, given, f"the split {name}", preparation, class_names)
+    pictures = _Column(table.select_columns(chosen.get("image", images[0])))
+    return _pictures(pictures, ids, given, f"the split {name}", preparation, class_names)
 
 
 def _label_column(types: dict[str, str], chosen: dict[str, str]) -> str | None:
-    """The column of labels: as chosen, otherwise the only one of its type; None without."""
+    """The column of labels: as chosen, otherwise the only one of its type, or that of the name; None without."""
     if "label" in chosen:
         choice("column", chosen["label"], types)
         return chosen["label"]
     found = [name for name, kind in types.items() if kind == "ClassLabel"]
-    return found[0] if len(found) == 1 else None
+    return found[0] if len(found) == 1 else "label" if "label" in types else None
+
+
+def _text_column(features: Any, chosen: dict[str, str], others: tuple[str | None, str]) -> str:
+    """The column of texts: as chosen, otherwise that of the name, or the only one of strings."""
+    words = [
+        name
+        for name, feature in features.items()
+        if name not in others and getattr(feature, "dtype", None) in ("string", "large_string")
+    ]
+    if "text" in chosen or len(words) != 1:
+        column = chosen.get("text", _TEXT)
+        choice("column", column, words)
+        return column
+    return words[0]
 
 
 def _split(path: str, wanted: str | None) -> tuple[str, Any]:

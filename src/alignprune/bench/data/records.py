@@ -61,6 +61,7 @@ class DatasetRecord:
         image_size: height and width in pixels to which the loader brings photos without a choice; None for
             samples that have a size of their own.
         inspect: what is wrong with one of `files` under a data root, None for nothing; must not take long.
+        embeds: whether its loader lets a pretrained network look at every sample, and reports its progress.
     """
 
     name: str
@@ -74,6 +75,7 @@ class DatasetRecord:
     per_class: bool = True
     image_size: int | None = None
     inspect: Callable[[Path, str], str | None] = problem
+    embeds: bool = False
 
 
 @dataclass(frozen=True)

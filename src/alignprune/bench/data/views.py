@@ -6,6 +6,7 @@ where these are known; `assemble` makes all of these from one function of (label
 
 from __future__ import annotations
 
+import copy
 import filecmp
 import hashlib
 import os
@@ -21,7 +22,7 @@ from torch.utils.data import Dataset, Subset
 from alignprune._ranks import keyed_generator
 from alignprune.bench.data.images import read_image
 from alignprune.bench.data.preparation import Preparation
-from alignprune.errors import ValueMistake
+from alignprune.errors import TypeMistake, ValueMistake
 from alignprune.noise import NoisyLabels
 
 Samples = Dataset[tuple[Tensor, int]]
@@ -333,7 +334,8 @@ def assemble(
         input_shape=input_shape,
         noise=noise,
         class_names=tuple(map(str, range(num_classes) if class_names is None else class_names)),
-        preparation=transforms.preparation or Preparation("features", shape=input_shape),
+        preparation=transforms.preparation
+        or (Preparation("features", shape=input_shape) if input_shape else Preparation("text")),
         ids=ids,
         picture=picture,
     )
@@ -414,6 +416,74 @@ def subset(data: ClassificationData, indices: Tensor) -> ClassificationData:
         noise=None if noise is None else replace(noise, labels=noise.labels[indices], clean=noise.clean[indices]),
         ids=None if data.ids is None else [data.ids[i] for i in where],
     )
+
+
+def labels_of(samples: Samples) -> Tensor:
+    """The class ids of a view, int64 [N], without reading a sample."""
+    if isinstance(samples, Subset):
+        return labels_of(samples.dataset)[torch.as_tensor(samples.indices, dtype=torch.int64)]
+    stored: Any = samples
+    return torch.as_tensor(stored.labels, dtype=torch.int64)
+
+
+def relabel(data: ClassificationData, labels: Tensor) -> ClassificationData:
+    """Give the training samples other labels; test, reference and the clean labels stay as they are.
+
+    Args:
+        data: the data, which is not changed.
+        labels: class ids of the training samples, int64 [N].
+
+    Returns:
+        the same data with these given labels, in every view that carries given labels and in the noise.
+
+    Raises:
+        TypeError: if a view is of a kind whose labels cannot be replaced.
+        ValueError: if labels has another shape or type, or one of them is no class.
+    """
+    if labels.dtype != torch.int64 or labels.shape != data.labels.shape:
+        raise ValueMistake(
+            f"labels is {labels.dtype} of shape {tuple(labels.shape)}, expected int64 of shape "
+            f"{tuple(data.labels.shape)}, a class id a training sample: pass all of them"
+        )
+    wrong = torch.nonzero((labels < 0) | (labels >= data.num_classes)).flatten()
+    if len(wrong):
+        raise ValueMistake(
+            f"labels[{int(wrong[0])}]={int(labels[wrong[0]])} is no class, expected 0 to {data.num_classes - 1}: give "
+            "every sample one"
+        )
+    given = labels.clone()
+    return replace(
+        data,
+        train=_relabelled(data.train, given),
+        train_eval=_relabelled(data.train_eval, given),
+        strong=None if data.strong is None else _relabelled(data.strong, given),
+        contrastive=None if data.contrastive is None else _relabelled(data.contrastive, given),
+        labels=given,
+        noise=None if data.noise is None else replace(data.noise, labels=given),
+    )
+
+
+def _relabelled(view: Samples, labels: Tensor) -> Samples:
+    """A copy of a view with other labels, which shares the samples."""
+    if isinstance(view, Subset):
+        where = torch.as_tensor(view.indices, dtype=torch.int64)
+        whole = labels_of(view.dataset).clone()
+        whole[where] = labels
+        twice = torch.nonzero(whole[where] != labels).flatten()
+        if len(twice):
+            raise ValueMistake(
+                f"labels[{int(twice[0])}]={int(labels[twice[0]])} is given to a sample that the data hold twice, with "
+                "another label the other time, expected the same: choose one of the two"
+            )
+        return Subset(_relabelled(view.dataset, whole), view.indices)
+    if not hasattr(view, "labels"):
+        raise TypeMistake(
+            f"data holds samples of the kind {type(view).__name__}, expected a view that "
+            "`alignprune.bench.data.load` gives: give the labels to your own data set"
+        )
+    made: Any = copy.copy(view)
+    made.labels = labels
+    return made
 
 
 def balanced(labels: Tensor, num_classes: int, size: int, generator: torch.Generator) -> Tensor:

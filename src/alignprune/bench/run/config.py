@@ -16,10 +16,11 @@ from tyro.conf import Positional, arg
 from alignprune import coresets, losses, presets
 from alignprune._checks import choice, integer, number
 from alignprune.bench import recipes
+from alignprune.bench.data.cache import file_digest
 from alignprune.bench.recipes import Recipe
 from alignprune.bench.run import budget, trackers
 from alignprune.bench.run.budget import Budget
-from alignprune.errors import ValueMistake
+from alignprune.errors import MissingFile, ValueMistake
 from alignprune.losses import SOPSettings
 from alignprune.policies import BatchPolicy, Policy
 from alignprune.scores import Score
@@ -55,6 +56,10 @@ class DataSettings:
             for each class, or hf:NAME_OR_PATH.
         noise: kind of label noise; None = the data set's own.
         noise_rate: rate of synthetic noise, in [0, 1].
+        labels: file of decisions on the given labels (decisions.csv of the label report): samples are relabelled and
+            dropped before anything else is done to them; decisions on what a holdout leaves come after it. None leaves
+            all as they are given.
+        labels_digest: SHA-256 of that file, which config.json has; another file is refused. None takes any.
         imbalance: share of its samples that the last class keeps, in (0, 1]; the first keeps all, those between
             exponentially fewer. None leaves the classes as they are.
         limit: train on a random, class-balanced subset of this size.
@@ -72,6 +77,8 @@ class DataSettings:
     dataset: Positional[str]
     noise: str | None = None
     noise_rate: float | None = None
+    labels: Path | None = None
+    labels_digest: str | None = None
     imbalance: float | None = None
     limit: int | None = None
     holdout: float | None = None
@@ -93,6 +100,11 @@ class DataSettings:
         if self.holdout is not None and not 0 < self.holdout < 1:
             raise ValueMistake(
                 f"holdout={self.holdout!r} is out of range, expected a number in (0, 1): 0.1 holds out a tenth"
+            )
+        if self.labels_digest is not None and self.labels is None:
+            raise ValueMistake(
+                f"labels_digest={self.labels_digest!r} is given without labels, expected the file that it is of: add "
+                f"--labels FILE, or leave it out"
             )
         choice("features", self.features, get_args(Features))
         for name, features in FEATURES_OF.items():
@@ -423,6 +435,28 @@ class TrainConfig:
             )
         return budget.measured_share(self.earlier.base_run, base, self.recipe.epochs)
 
+    def decided_by(self) -> str | None:
+        """The SHA-256 of the file of decisions on labels, read; None without.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            ValueError: if it is another than the one of `labels_digest`.
+        """
+        file, expected = self.data.labels, self.data.labels_digest
+        if file is None:
+            return None
+        if not file.is_file():
+            raise MissingFile(
+                f"labels={str(file)!r} is not there, expected the decisions.csv of a label report: check the path"
+            )
+        found = file_digest(file)
+        if expected not in (None, found):
+            raise ValueMistake(
+                f"labels={str(file)!r} has the SHA-256 {found[:12]}..., expected {str(expected)[:12]}..., as the "
+                f"settings say: give the file that was used, or take this one by --labels-digest None"
+            )
+        return found
+
     def epochs(self, base_share: float | None, part: float = 1.0) -> int:
         """Epochs to train; on a part of the data set, which the equal budget makes more of the smaller it is.
 
@@ -453,10 +487,14 @@ class TrainConfig:
 
         Args:
             base_share: what `measured_base` has read.
+
+        Raises:
+            FileNotFoundError, ValueError: as `decided_by`.
         """
         return {
             "version": VERSION,
             **{name: _plain(name, value) for name, value in self.options().items() if name not in _PLACES},
+            "labels_digest": self.decided_by(),
             "base_pruned_share": base_share,
         }
 
@@ -512,7 +550,7 @@ SETTINGS: dict[str, Any] = {
 # Where a run takes place, who watches it and what it was made from by hand: a resumed run may differ in these.
 _PLACES = {"device", "workers", "data_root", "out", "resume", "track", "base_run", "proxy", "self_supervised"}
 
-_PATHS = {"feature_weights", "sentence_model", "base_run", "proxy", "self_supervised", "data_root", "out"}
+_PATHS = {"labels", "feature_weights", "sentence_model", "base_run", "proxy", "self_supervised", "data_root", "out"}
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -144,7 +144,7 @@ def run(config: TrainConfig, progress: Progress | None = None) -> dict[str, Any]
         ValueError, FileNotFoundError, FileExistsError: before any training, with what to do.
     """
     assert config.pruning.folds is not None
-    inputs = training.prepare(config)
+    inputs = training.prepare(config, progress)
     samples = inputs.data
     parts = folds(samples.labels, config.pruning.folds, config.seed)
     folder = RunFolder(config.folder, config.stored(None), resume=config.place.resume)

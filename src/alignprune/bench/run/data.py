@@ -1,7 +1,8 @@
-"""The samples of a run: loaded, thinned out, limited, a part held out, and embedded, as the configuration says."""
+"""The samples of a run: loaded, relabelled, thinned out, limited, a part held out, and embedded, as configured."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -9,32 +10,54 @@ from torch.utils.data import Subset
 
 from alignprune._checks import floor
 from alignprune._ranks import keyed_generator
+from alignprune.audit import decisions
+from alignprune.audit.decisions import Decisions
 from alignprune.bench import data as datasets
 from alignprune.bench.data import ClassificationData, embedding
 from alignprune.bench.run.config import DataSettings, TrainConfig
-from alignprune.errors import ValueMistake
+from alignprune.bench.run.progress import Progress
+from alignprune.errors import UserError, ValueMistake
 
 
-def load(config: TrainConfig) -> ClassificationData:
+def load(config: TrainConfig, progress: Progress | None = None) -> ClassificationData:
     """All samples that the run may choose among, and those that it is judged by, as it trains on them.
+
+    Args:
+        config: which.
+        progress: hears what is done to the samples, and how far they are embedded.
 
     Raises:
         ValueError, FileNotFoundError: if there is no such data, a part of it that is asked for would be empty, there
-            is nothing to judge the run by, or the samples are texts and no features of them are asked for.
+            is nothing to judge the run by, decisions on labels are of other data, or the samples are texts and no
+            features of them are asked for.
         TypeError, ImportError: if the features are for other samples, or what computes them is not installed.
     """
-    data = unembedded(config)
+    heard = progress or Progress()
+    data = unembedded(config, heard)
     _refuse_unfit(config, data)
+    if config.data.features == "none":
+        return data
     # Last, so that nothing is embedded in vain and word counts know no sample that is held out.
-    return data if config.data.features == "none" else embedding.embedded(data, _embedder(config.data, data))
+    embedder = _embedder(config.data, data)
+    heard.note(embedding.described(embedder))
+    return embedding.embedded(data, embedder, heard.embedding)
 
 
-def unembedded(config: TrainConfig) -> ClassificationData:
+def unembedded(config: TrainConfig, progress: Progress | None = None) -> ClassificationData:
     """The same samples as they are, before they become features.
 
+    Args:
+        config: which.
+        progress: hears what is done to the samples, and how far a data set is that comes as features.
+
     Raises:
-        ValueError, FileNotFoundError: if there is no such data, or a part of it that is asked for would be empty.
+        ValueError, FileNotFoundError: if there is no such data, a part of it that is asked for would be empty, or
+            decisions on labels are of other data.
     """
+    heard = progress or Progress()
+    record = datasets.DATASETS.get(config.data.dataset)
+    if record is not None and record.embeds:
+        heard.note(record.description)
     data = datasets.load(
         config.data.dataset,
         root=config.machine.data_root,
@@ -42,12 +65,49 @@ def unembedded(config: TrainConfig) -> ClassificationData:
         noise_rate=config.data.noise_rate,
         seed=config.seed,
         image_size=config.data.image_size,
+        progress=heard.embedding,
     )
+    decided = None if config.data.labels is None else _decisions(config)
+    if decided is not None and decided.data == _fingerprint(data):
+        data, decided = _decided(config, data, decided, heard), None
     if config.data.imbalance is not None:
         data = datasets.long_tail(data, config.data.imbalance, config.seed)
     if config.data.limit is not None:
         data = datasets.limit(data, config.data.limit, config.seed)
-    return data if config.data.holdout is None else _held_out(data, config.data.holdout, config.seed)
+    if config.data.holdout is not None:
+        data = _held_out(data, config.data.holdout, config.seed)
+    # The report of a run with a holdout is on the samples that are left, and so are the decisions.
+    return data if decided is None else _decided(config, data, decided, heard)
+
+
+def _decisions(config: TrainConfig) -> Decisions:
+    assert config.data.labels is not None
+    config.decided_by()  # refuses a file that is not there, and another than the settings say
+    return decisions.load(config.data.labels)
+
+
+def _ids(data: ClassificationData) -> Sequence[str]:
+    return [str(i) for i in range(len(data.labels))] if data.ids is None else data.ids
+
+
+def _fingerprint(data: ClassificationData) -> str:
+    return decisions.fingerprint(_ids(data), [data.class_names[label] for label in data.labels.tolist()])
+
+
+def _decided(config: TrainConfig, data: ClassificationData, found: Decisions, heard: Progress) -> ClassificationData:
+    """Relabel and drop the training samples as people decided."""
+    file = config.data.labels
+    try:
+        labels, kept = found.apply(data.labels, data.class_names, _ids(data))
+    except UserError as error:
+        raise type(error)(f"labels={str(file)!r}: {error}") from error
+    if not len(kept):
+        raise ValueMistake(
+            f"labels={str(file)!r} drops all {len(labels)} training samples, expected some to be left: keep some"
+        )
+    changed = int((labels != data.labels).sum())
+    heard.note(f"labels: {changed:,} relabelled, {len(labels) - len(kept):,} dropped of {len(labels):,}, by {file}")
+    return datasets.subset(datasets.relabel(data, labels), kept)
 
 
 def _embedder(settings: DataSettings, data: ClassificationData) -> embedding.Embedder | embedding.Tfidf:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from alignprune._checks import choice
 from alignprune._files import replace_file
 from alignprune.bench.data import raw
+from alignprune.bench.data.embedding.contract import Progress as EmbeddingProgress
 from alignprune.bench.files import save_bytes
 from alignprune.bench.run import trained
 from alignprune.bench.run.evaluation import BATCH_SIZE
@@ -69,7 +70,9 @@ def check_out(path: Path) -> None:
         raise ExistingFile(f"out={str(path)!r} is there already, expected a new file: choose another with --out")
 
 
-def predict(run: Path, source: str, device: torch.device, workers: int = 0) -> Predictions:
+def predict(
+    run: Path, source: str, device: torch.device, workers: int = 0, progress: EmbeddingProgress | None = None
+) -> Predictions:
     """Ask the model of a run about the samples of a source.
 
     Args:
@@ -77,13 +80,15 @@ def predict(run: Path, source: str, device: torch.device, workers: int = 0) -> P
         source: as for `alignprune.bench.data.raw.read`.
         device: where to compute.
         workers: loader processes.
+        progress: called with the samples done and all while they are embedded, for a run on features.
 
     Raises:
         FileNotFoundError, ValueError: if there is no such run or source, or the samples are of another kind.
+        ImportError: if what the run's features need is not installed.
         RuntimeError: if the run is not finished.
     """
     network, about = trained.load(run)
-    found = raw.read(source, about.preparation, about.class_names)
+    found = raw.read(source, about.preparation, about.class_names, progress)
     loader = DataLoader(found.samples, batch_size=BATCH_SIZE, num_workers=workers)
     labels, confidences, given = [], [], []
     network = network.to(device)

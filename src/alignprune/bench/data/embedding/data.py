@@ -22,10 +22,10 @@ from alignprune._checks import choice
 from alignprune.bench.data.cache import Arrays, cached
 from alignprune.bench.data.embedding.contract import Embedder, Progress
 from alignprune.bench.data.embedding.images import TimmEmbedder
-from alignprune.bench.data.embedding.raw import fingerprint, labels_of
+from alignprune.bench.data.embedding.raw import fingerprint, raw_of
 from alignprune.bench.data.embedding.texts import SentenceEmbedder, Tfidf, TfidfEmbedder
-from alignprune.bench.data.preparation import Preparation
-from alignprune.bench.data.views import ClassificationData, Samples, TensorData
+from alignprune.bench.data.preparation import Embedding, Preparation
+from alignprune.bench.data.views import ClassificationData, Samples, TensorData, labels_of
 from alignprune.bench.files import save_arrays, write_json
 from alignprune.errors import MissingFile, ValueMistake
 
@@ -56,7 +56,21 @@ class FittedEmbedder:
         Returns:
             float32 [N, D].
         """
-        return (vectors(self.embedder, samples, progress) - torch.from_numpy(self.mean)) / torch.from_numpy(self.std)
+        return self._standardised(vectors(self.embedder, samples, progress))
+
+    def embed_once(self, samples: Samples) -> Tensor:
+        """The standardised vectors of some samples, computed now and not kept.
+
+        Args:
+            samples: a view of N samples, or a `Subset` of one.
+
+        Returns:
+            float32 [N, D].
+        """
+        return self._standardised(_finite(self.embedder.embed(samples)))
+
+    def _standardised(self, found: Tensor) -> Tensor:
+        return (found - torch.from_numpy(self.mean)) / torch.from_numpy(self.std)
 
     def save(self, folder: Path) -> None:
         """Write the embedder into a folder: a record as JSON, and arrays.
@@ -120,8 +134,9 @@ def embedded(
         "clean_eval": None if data.clean_eval is None else TensorData(inputs, labels_of(data.clean_eval)),
         **others,
     }
-    shape = tuple(inputs.shape[1:])
-    return replace(data, **views, input_shape=shape, preparation=Preparation("features", shape=shape))
+    raw, raw_shape = raw_of(data.train_eval)
+    preparation = Preparation(raw, (Embedding(known),), raw_shape)
+    return replace(data, **views, input_shape=tuple(inputs.shape[1:]), preparation=preparation)
 
 
 def vectors(embedder: Embedder, samples: Samples, progress: Progress | None = None) -> Tensor:

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,7 +90,7 @@ class TimmEmbedder:
         return {
             "kind": self.kind,
             "model": self.model,
-            "weights": None if self.weights is None else str(self.weights),
+            "weights": None if self.weights is None else str(self.weights.absolute()),
             "image_size": self.image_size,
             "checksum": self.checksum,
             "versions": {"timm": timm.__version__, "torch": torch.__version__},
@@ -204,12 +205,13 @@ def _size(image: Any) -> tuple[int, int]:
 
 
 def _workers(samples: Samples) -> int:
-    """Processes that decode files; images in memory need none."""
+    """Processes that decode files; images in memory, and those of a single batch, need none."""
     base = samples
     while isinstance(base, Subset):
         base = base.dataset
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if isinstance(base, TensorData) else min(available, _WORKERS)
+    few = len(samples) <= _BATCH  # type: ignore[arg-type]
+    return 0 if few or isinstance(base, TensorData) else min(available, _WORKERS)
 
 
 def _packaged(model: str) -> Path:
@@ -235,6 +237,7 @@ def _fixed_size(model: str) -> int | None:
     return known.input_size[-1] if known is not None and known.fixed_input_size else None
 
 
+@lru_cache(maxsize=1)  # one image at a time is asked for, too, and to read the weights takes longer than to use them
 def _network(embedder: TimmEmbedder) -> tuple[nn.Module, Tensor, Tensor]:
     """The network without its classifier, and mean and deviation of its inputs' channels, [3, 1, 1], in [0, 1]."""
     import timm

@@ -7,10 +7,11 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from alignprune.bench.data.cifar import CIFAR100N, cifar100n
+from alignprune.bench.data.embedding.contract import Progress
 from alignprune.bench.data.embedding.data import embedded
 from alignprune.bench.data.embedding.images import TimmEmbedder
 from alignprune.bench.data.embedding.texts import SentenceEmbedder
-from alignprune.bench.data.news import FILE, NEWS20, read_documents, training_size
+from alignprune.bench.data.news import FILE, GROUPS, NEWS20, read_documents, training_size
 from alignprune.bench.data.records import as_labels, check_exists, check_noise, data_root, draw
 from alignprune.bench.data.views import ClassificationData, PathLike, Texts, Transforms, assemble
 
@@ -20,6 +21,7 @@ CIFAR100N_PRETRAINED = replace(
     description="cifar100n as 1,280 features of EfficientNet-Lite0, pretrained on ImageNet, at 96 pixels; they are "
     "computed once, in some minutes, and cached; needs the extra pretrained",
     note="needs the extra pretrained; CIFAR-100_human.pt is needed for the noise real only",
+    embeds=True,
 )
 
 NEWS20_SENTENCES = replace(
@@ -29,15 +31,21 @@ NEWS20_SENTENCES = replace(
     "all-MiniLM-L6-v2 on their first 128 word pieces, with clean labels or synthetic noise; they are computed once, in "
     "a quarter of an hour, and cached; needs the extra sentences",
     note=f"needs the extra sentences; {NEWS20.note}",
+    embeds=True,
 )
 
 
 def cifar100n_pretrained(
-    root: PathLike | None = None, noise: str = "real", noise_rate: float | None = None, seed: int = 0
+    root: PathLike | None = None,
+    noise: str = "real",
+    noise_rate: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> ClassificationData:
     """CIFAR-100 with the labels of CIFAR-100N, clean labels or synthetic noise, as features, float32 [1280].
 
-    Args, Raises: as for `cifar100n`; ImportError if the weights are not installed.
+    Args, Raises: as for `cifar100n`; `progress` is called with the images done and all while they are embedded;
+        ImportError if the weights are not installed.
 
     Returns:
         the data. The order of the samples, their labels and their noise are those of `cifar100n`.
@@ -45,11 +53,16 @@ def cifar100n_pretrained(
     Source: Tan and Le (ICML 2019), EfficientNet; its Lite variant drops squeeze-and-excitation and takes ReLU6.
     """
     embedder = TimmEmbedder()
-    return replace(embedded(cifar100n(root, noise, noise_rate, seed), embedder), name=CIFAR100N_PRETRAINED.name)
+    images = cifar100n(root, noise, noise_rate, seed)
+    return replace(embedded(images, embedder, progress), name=CIFAR100N_PRETRAINED.name)
 
 
 def news20_sentences(
-    root: PathLike | None = None, noise: str = "clean", noise_rate: float | None = None, seed: int = 0
+    root: PathLike | None = None,
+    noise: str = "clean",
+    noise_rate: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> ClassificationData:
     """20 Newsgroups as sentence vectors, float32 [384]; headers, footers and quotes are part of the documents.
 
@@ -58,6 +71,7 @@ def news20_sentences(
         noise: "clean", or a kind of `alignprune.noise` that needs no table of classes.
         noise_rate: nominal rate of synthetic noise in [0, 1]; None for "clean".
         seed: seed of synthetic noise.
+        progress: called with the documents done and all while they are embedded.
 
     Returns:
         the data. The order of the samples, their labels and their noise are those of `news` with 20 groups.
@@ -91,5 +105,6 @@ def news20_sentences(
         reference=None,
         num_classes=20,
         input_shape=(),
+        class_names=GROUPS,
     )
-    return embedded(documents, embedder)
+    return embedded(documents, embedder, progress)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from alignprune.bench.data.views import ImageFiles, Samples, TensorData
+from alignprune.bench.data.views import ImageFiles, Samples, TensorData, Texts
 from alignprune.errors import TypeMistake, ValueMistake
 
 
@@ -39,6 +40,47 @@ def modality(samples: Samples) -> str:
         f"samples={type(base).__name__} holds neither texts, images nor values that can be told apart, expected a view "
         "of a data set that `alignprune.bench.data.load` gives: pass one of these"
     )
+
+
+def raw_of(samples: Samples) -> tuple[str, tuple[int, ...] | None]:
+    """What a raw sample is, one of `alignprune.bench.data.preparation.RAW`, and its shape where all have the same.
+
+    Args:
+        samples: a view of images or texts, or a `Subset` of one.
+    """
+    base = _base(samples)
+    if isinstance(base, TensorData):
+        return "pixels", tuple(base.inputs.shape[1:])
+    return ("text" if modality(base) == "texts" else "photo"), None
+
+
+def samples_of(raw: Tensor | Sequence[Any]) -> Samples:
+    """Raw samples as a view that an embedder reads, with labels that mean nothing.
+
+    Args:
+        raw: N strings, N images of the PIL library or of uint8 [C, H, W], or uint8 [N, C, H, W].
+    """
+    labels = torch.zeros(len(raw), dtype=torch.int64)
+    if isinstance(raw, Tensor):
+        return TensorData(raw, labels)
+    if all(isinstance(one, str) for one in raw):
+        return Texts(raw, labels)
+    return _Opened(raw, labels)
+
+
+class _Opened(Dataset[tuple[Any, int]]):
+    """Images that are open."""
+
+    transform = None
+
+    def __init__(self, images: Sequence[Any], labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.images[index], int(self.labels[index])
 
 
 def images_of(samples: Samples) -> Dataset[tuple[Any, int]]:
@@ -84,14 +126,6 @@ def texts_of(samples: Samples) -> list[str]:
         raise TypeMistake(f"samples={modality(samples)} are given, expected texts: choose another embedder")
     stored: Any = samples
     return list(stored.texts)
-
-
-def labels_of(samples: Samples) -> Tensor:
-    """The class ids of a view, int64 [N], without reading a sample."""
-    if isinstance(samples, Subset):
-        return labels_of(samples.dataset)[torch.as_tensor(samples.indices, dtype=torch.int64)]
-    stored: Any = samples
-    return torch.as_tensor(stored.labels, dtype=torch.int64)
 
 
 def fingerprint(samples: Samples) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -96,7 +97,7 @@ class SentenceEmbedder:
 
         return {
             "kind": self.kind,
-            "folder": None if self.folder is None else str(self.folder),
+            "folder": None if self.folder is None else str(self.folder.absolute()),
             "max_tokens": self.max_tokens,
             "checksum": self.checksum,
             "versions": {
@@ -123,7 +124,7 @@ class SentenceEmbedder:
         Raises:
             ValueError: if the folder holds no model that can be read.
         """
-        model = self._model()
+        model = _model(self)
         texts = texts_of(samples)
         # Texts of alike length go together, so that few word pieces are padding.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -139,19 +140,21 @@ class SentenceEmbedder:
         vectors[order] = sorted_vectors
         return vectors
 
-    def _model(self) -> Any:
-        from sentence_transformers import SentenceTransformer
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            model = SentenceTransformer(str(self.place), device=device, local_files_only=True)
-        except Exception as error:  # transformers, tokenizers and safetensors raise errors of their own
-            raise ValueMistake(
-                f"sentence_model={str(self.place)!r} cannot be read ({type(error).__name__}: {error}), expected a "
-                "folder that SentenceTransformer.save wrote: give another folder"
-            ) from error
-        model.max_seq_length = self.max_tokens
-        return model.eval()
+@lru_cache(maxsize=1)  # one text at a time is asked for, too, and to read the model takes longer than to use it
+def _model(embedder: SentenceEmbedder) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = SentenceTransformer(str(embedder.place), device=device, local_files_only=True)
+    except Exception as error:  # transformers, tokenizers and safetensors raise errors of their own
+        raise ValueMistake(
+            f"sentence_model={str(embedder.place)!r} cannot be read ({type(error).__name__}: {error}), expected a "
+            "folder that SentenceTransformer.save wrote: give another folder"
+        ) from error
+    model.max_seq_length = embedder.max_tokens
+    return model.eval()
 
 
 @dataclass(frozen=True)
