@@ -266,3 +266,18 @@ def test_an_interrupt_without_a_resume_is_reported() -> None:
     net.set_params(callbacks=[])
     with pytest.raises(RuntimeError, match="read in epoch 1 already"):
         net.partial_fit(X, Y, epochs=1)
+
+
+def test_what_the_network_says_is_recorded_for_the_label_report() -> None:
+    pruner = ap.Pruner.from_preset("full", num_samples=N, epochs=EPOCHS, labels=Y)
+    network = nn.Linear(3, 3)
+    with torch.no_grad():
+        network.weight.copy_(torch.eye(3))
+        network.bias.zero_()
+    net = Net(network, pruner=pruner, criterion=nn.CrossEntropyLoss, criterion__reduction="none", lr=0.0,
+              max_epochs=EPOCHS, batch_size=BATCH, train_split=None, verbose=0)  # fmt: skip
+    net.fit(X, Y)
+    journal, said = pruner.memory(ap.memory.Journal), X.argmax(1)
+    assert (journal.predictions == EPOCHS).all()
+    assert journal.agreeing.tolist() == [EPOCHS * int(here == given) for here, given in zip(said, Y, strict=True)]
+    assert (journal.alternative.numpy() == np.where(said == Y, -1, said)).all()

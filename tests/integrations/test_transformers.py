@@ -201,6 +201,16 @@ def checkpoints(folder: Path) -> list[str]:
 # -------------------------------------------------------------------------- what is read
 
 
+def test_what_the_model_says_is_recorded_for_the_label_report(tmp_path: Path) -> None:
+    pruner = a_pruner("full", labels=[0] * N)
+    trainer = PrunedTrainer(Echo(), arguments(tmp_path), train_dataset=Contents(), pruner=pruner)
+    trainer.train()
+    journal = pruner.memory(ap.memory.Journal)
+    assert (journal.predictions == EPOCHS).all()
+    assert journal.agreeing.tolist() == [EPOCHS] + [0] * (N - 1)  # its second logit is the content, 0 for the first
+    assert journal.alternative.tolist() == [-1] + [1] * (N - 1)
+
+
 @pytest.mark.parametrize(
     "kind, workers, accumulate", [("torch", 0, 1), ("torch", 2, 3), ("datasets", 0, 2), ("datasets", 1, 1)]
 )

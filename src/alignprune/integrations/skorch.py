@@ -63,7 +63,10 @@ class Pruned(NeuralNet):  # type: ignore[misc]  # skorch has no types
     def get_loss(self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False) -> Tensor:
         """The pruner's weighted mean of the losses in training, their plain mean in validation."""
         losses: Tensor = super().get_loss(y_pred, y_true, X=X, training=training)
-        return self.pruner.reduce(self.index_, losses) if training else losses.mean()
+        if not training:
+            return losses.mean()
+        classes = y_pred.ndim == 2 and y_true.ndim == 1 and not y_true.is_floating_point()
+        return self.pruner.reduce(self.index_, losses, predictions=y_pred.detach().argmax(1) if classes else None)
 
     def on_epoch_end(self, net: Any, **datasets: Any) -> None:
         """Close the pruner's epoch, before any callback of the user sees its end."""

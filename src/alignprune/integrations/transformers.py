@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,20 @@ if TYPE_CHECKING:
     _Trainer = Trainer
 else:
     _Trainer = object
+
+
+class SampleLosses(NamedTuple):
+    """What a batch of B samples shows.
+
+    Attributes:
+        losses: float [B].
+        labelled: bool [B], which of them are of samples with a label.
+        predictions: integers [B], the class ids that the model says, for the label report; None = it says none.
+    """
+
+    losses: Tensor
+    labelled: Tensor
+    predictions: Tensor | None = None
 
 
 class PruningMixin(_Trainer):
@@ -150,11 +164,11 @@ class PruningMixin(_Trainer):
                 )
             return super().compute_loss(model, inputs, return_outputs, *args, **settings)
         index = inputs.pop(INDEX)
-        losses, labelled = self.sample_losses(model, inputs)
-        loss = self.pruner.reduce(index, losses, labelled=labelled)
-        return (loss, {"losses": losses.detach()}) if return_outputs else loss
+        found = SampleLosses(*self.sample_losses(model, inputs))
+        loss = self.pruner.reduce(index, found.losses, labelled=found.labelled, predictions=found.predictions)
+        return (loss, {"losses": found.losses.detach()}) if return_outputs else loss
 
-    def sample_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def sample_losses(self, model: nn.Module, inputs: dict[str, Any]) -> SampleLosses:
         """One loss a sample, of a batch to train on or of the reference; override it for losses of your own.
 
         Here the cross-entropy of classification, with the ``label_smoothing_factor`` of the arguments.
@@ -164,7 +178,7 @@ class PruningMixin(_Trainer):
             inputs: the batch on the model's device.
 
         Returns:
-            losses, float [B], and which of them are of samples with a label, bool [B].
+            the losses; an override may give a pair or triple of them as well.
         """
         labels = inputs["labels"]
         outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
@@ -175,7 +189,7 @@ class PruningMixin(_Trainer):
                 "a sample, [B] and [B, C]: override sample_losses(model, inputs) for another task"
             )
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.args.label_smoothing_factor)
-        return losses, labels != UNLABELLED
+        return SampleLosses(losses, labels != UNLABELLED, logits.detach().argmax(1))
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args: Any, **settings: Any
@@ -218,8 +232,8 @@ class PruningMixin(_Trainer):
             reference = named[reference]
 
         def losses(model: nn.Module, batch: Any) -> Tensor:
-            found, labelled = self.sample_losses(model, send_to_device(dict(batch), self.args.device))
-            return found[labelled]
+            found = SampleLosses(*self.sample_losses(model, send_to_device(dict(batch), self.args.device)))
+            return found.losses[found.labelled]
 
         made = self.get_test_dataloader(reference)
         whole = DataLoader(  # the Trainer's would give every process a part of it, and the ranks' mean another weight
@@ -429,4 +443,4 @@ def _refuse_streams(dataset: object) -> None:
         )
 
 
-__all__ = ["INDEX", "PRUNER_NAME", "EpochLoader", "PrunedTrainer", "PruningCallback", "PruningMixin"]
+__all__ = ["INDEX", "PRUNER_NAME", "EpochLoader", "PrunedTrainer", "PruningCallback", "PruningMixin", "SampleLosses"]

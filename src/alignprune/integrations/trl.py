@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from alignprune._tensors import UNLABELLED
 from alignprune.errors import MissingExtra, ValueMistake
-from alignprune.integrations.transformers import SETTINGS, PruningMixin
+from alignprune.integrations.transformers import SETTINGS, PruningMixin, SampleLosses
 
 try:
     from trl import SFTTrainer
@@ -54,7 +54,7 @@ class SFTPruningMixin(PruningMixin):
                 "router_aux_loss_coef=0.0"
             )
 
-    def sample_losses(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def sample_losses(self, model: nn.Module, inputs: dict[str, Any]) -> SampleLosses:
         """The mean loss over the tokens of every sample that have a label.
 
         Args:
@@ -62,7 +62,7 @@ class SFTPruningMixin(PruningMixin):
             inputs: the batch on the model's device, its ``labels`` int64 [B, T].
 
         Returns:
-            losses, float [B], and which of the samples have a token with a label, bool [B].
+            the losses; a sample is labelled if one of its tokens is. It has no class, so nothing is predicted.
         """
         if model.training:  # TRL's forward pass, for the sake of what it logs; its loss is a mean over the batch
             kept = _Kept(model)
@@ -72,7 +72,7 @@ class SFTPruningMixin(PruningMixin):
             outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
         losses, labelled = _token_losses(outputs, inputs["labels"])
         counts = labelled.sum(1)
-        return (losses * labelled).sum(1) / counts.clamp_min(1), counts > 0
+        return SampleLosses((losses * labelled).sum(1) / counts.clamp_min(1), counts > 0)
 
 
 class PrunedSFTTrainer(SFTPruningMixin, SFTTrainer):
