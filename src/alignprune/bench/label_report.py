@@ -134,7 +134,7 @@ def run(config: AuditConfig, progress: Progress | None = None, say: Callable[[st
         return report(given, config.out or given / "report", rows=config.rows, data_root=config.data_root, say=say)
     out = config.out or Path("audits") / _stem(config.source)
     _refuse_existing(out)
-    training, reason = _training(config, out / "run")
+    training, reason = _training(config, out / "run", progress)
     say(reason)
     commands.train(training, progress)
     return report(out / "run", out, rows=config.rows, data_root=config.data_root, say=say)
@@ -194,12 +194,12 @@ def report(
 # -- what to train -----------------------------------------------------------------------------------------
 
 
-def _training(config: AuditConfig, folder: Path) -> tuple[TrainConfig, str]:
-    """What fits the data, and a line that says why."""
+def _training(config: AuditConfig, folder: Path, progress: Progress | None) -> tuple[TrainConfig, str]:
+    """What fits the data, and a line that says why; `progress` hears of a data set that comes as features."""
     plain = default_config(config.source, "robust").with_settings(
         **_given(config, "noise", "noise_rate", "holdout", "image_size", "seed", "device", "workers", "data_root")
     )
-    samples = data.unembedded(plain)
+    samples = data.unembedded(plain, progress)
     if samples.test is None and config.holdout is None:
         plain = plain.with_settings(holdout=_HOLDOUT)
     features, reason = config.features, f"trained on: {config.features}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from alignprune.audit import decisions
@@ -147,3 +148,30 @@ def test_the_config_of_a_run_asks_for_its_decisions_unless_others_are_named(
     assert main(["train", *again, "--labels-digest", "None"]) == 0
     with pytest.raises(ValueMistake, match="labels_digest='ab' is given without labels"):
         parse_train([str(own(tmp_path)), "--labels-digest", "ab"])
+
+
+def test_decisions_on_the_report_of_an_audit_are_audited_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(own(tmp_path)) as found:
+        values, names = found["x_train"], [NAMES[label] for label in GIVEN]
+    frame = pd.DataFrame(values, columns=list("abcd")).assign(label=names)
+    frame.to_csv(tmp_path / "own.csv", index=False)
+    words = ["audit", str(tmp_path / "own.csv"), "--epochs", "2", "--device", "cpu"]  # a tenth is held out
+    assert main([*words, "--out", str(tmp_path / "first")]) == 0
+    report = pd.read_parquet(tmp_path / "first" / "label_issues.parquet").sort_values("index")
+    assert len(report) == 81
+    mark = decisions.fingerprint(report.id, report.given_label)
+    first = report.iloc[0]
+    other = NAMES[(NAMES.index(first.given_label) + 1) % 3]
+    rows = [(first["index"], first.id, first.given_label, "relabel", other, mark)]
+    rows += [(row["index"], row.id, row.given_label, "drop", "", mark) for _, row in report.iloc[10:15].iterrows()]
+    with open(tmp_path / "decisions.csv", "w", newline="") as file:
+        csv.writer(file).writerows([decisions.COLUMNS, *rows])
+    capsys.readouterr()
+    again = [*words, "--labels", str(tmp_path / "decisions.csv"), "--out", str(tmp_path / "again")]
+    assert main(again) == 0
+    assert "labels: 1 relabelled, 5 dropped of 81" in capsys.readouterr().out
+    anew = pd.read_parquet(tmp_path / "again" / "label_issues.parquet").sort_values("index")
+    left = report.drop(report.index[10:15])
+    assert anew.given_label.tolist() == [other, *left.given_label.tolist()[1:]]

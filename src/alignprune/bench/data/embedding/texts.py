@@ -144,15 +144,21 @@ class SentenceEmbedder:
 @lru_cache(maxsize=1)  # one text at a time is asked for, too, and to read the model takes longer than to use it
 def _model(embedder: SentenceEmbedder) -> Any:
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    shown = logging.is_progress_bar_enabled()
     try:
+        logging.disable_progress_bar()  # whoever asked is told in another way
         model = SentenceTransformer(str(embedder.place), device=device, local_files_only=True)
     except Exception as error:  # transformers, tokenizers and safetensors raise errors of their own
         raise ValueMistake(
             f"sentence_model={str(embedder.place)!r} cannot be read ({type(error).__name__}: {error}), expected a "
             "folder that SentenceTransformer.save wrote: give another folder"
         ) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     model.max_seq_length = embedder.max_tokens
     return model.eval()
 
