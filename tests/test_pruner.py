@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import alignprune as ap
+from alignprune._state import STATE_VERSION
 from alignprune.policies import Policy
 from alignprune.scores import Score
 
@@ -773,9 +774,9 @@ OTHER_STATES: list[tuple[Callable[[], dict[str, Any]], str]] = [
     (lambda: state_of(infobatch(seed=5)), r"seed=5, expected seed=0"),
     (lambda: state_of(infobatch(epochs=11)), r"epochs=11, expected epochs=10"),
     (lambda: state_of(infobatch(delta=0.5)), r"delta=0.5, expected delta=0.875"),
-    (lambda: state_of(infobatch(), version=0), r"format version 0, expected 4"),
-    (lambda: {"version": 4}, r"lacks num_samples, method"),
-    (lambda: {"version": 2}, r"format version 2, expected 4"),
+    (lambda: state_of(infobatch(), version=0), rf"format version 0, expected {STATE_VERSION}"),
+    (lambda: {"version": STATE_VERSION}, r"lacks num_samples, method"),
+    (lambda: {"version": 2}, rf"format version 2, expected {STATE_VERSION}"),
     (lambda: {}, r"state=\{\} is no state of a Pruner"),
     (lambda: [], r"state=\[\] is no state of a Pruner"),  # type: ignore[return-value, arg-type]
     (lambda: None, r"state=None is no state of a Pruner"),  # type: ignore[return-value, arg-type]

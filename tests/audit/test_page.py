@@ -619,6 +619,22 @@ def test_the_classes_are_sorted_by_the_number_that_is_chosen(driver: Any, tmp_pa
     assert reader.js(shares) == ["10.0%", "20.0%", "25.0%", "30.0%"]
 
 
+def test_a_class_without_samples_has_no_shares_and_comes_last(driver: Any, tmp_path: Path) -> None:
+    report = table()
+    about = summary(report)
+    about["classes"][1] |= {"size": 0, "issues": 0, "noise_rate": None, "left_out_share": None}
+    for one, share in zip((about["classes"][k] for k in (0, 2, 3)), (0.3, 0.0, 0.2), strict=True):
+        one["left_out_share"] = share
+    page.write(tmp_path / "a.html", report, about, rows=1)
+    reader = Reader(driver, (tmp_path / "a.html").as_uri())
+    reader.open()
+    shares = "return [...document.querySelectorAll('#classes tbody tr')].map((r) => r.lastElementChild.textContent)"
+    reader.click("#classes th:last-child button")
+    assert reader.js(shares) == ["30.0%", "20.0%", "0.0%", "–"]
+    reader.click("#classes th:last-child button")
+    assert reader.js(shares) == ["0.0%", "20.0%", "30.0%", "–"]
+
+
 def test_the_selection_is_saved_with_the_columns_and_values_of_the_table(reader: Reader, tmp_path: Path) -> None:
     report = table()
     reader.choose("given", "=1+1")

@@ -339,6 +339,7 @@ def test_the_lines_of_the_page_load_the_table_into_a_datalab(tmp_path: Path, mon
         pytest.importorskip(library, reason="cleanlab or pyarrow is not installed")
     run = made(unlabelled=25)
     report = audit.table(run.pruner, run.given, class_names=NAMES)
+    report.loc[100, "predicted_label"] = None
     (tmp_path / "report").mkdir()
     report.to_parquet(tmp_path / "report/label_issues.parquet")
     monkeypatch.chdir(tmp_path)
@@ -347,7 +348,7 @@ def test_the_lines_of_the_page_load_the_table_into_a_datalab(tmp_path: Path, mon
     scope: dict[str, Any] = {}
     exec(lines[1], scope)
     found = scope["lab"].get_issues("label")
-    expected = report[report["given_label"].notna()].reset_index(drop=True)
+    expected = report[report["given_label"].notna()].reset_index(drop=True).fillna({"predicted_label": "None"})
     pd.testing.assert_frame_equal(found, expected[list(found.columns)], check_dtype=False)
     assert list(found.columns) == ["is_label_issue", "label_score", "given_label", "predicted_label"]
     assert scope["lab"].get_issue_summary()["num_issues"].tolist() == [report["is_label_issue"].sum()]
