@@ -135,7 +135,8 @@ def run(config: AuditConfig, progress: Progress | None = None, say: Callable[[st
     out = config.out or Path("audits") / _stem(config.source)
     _refuse_existing(out)
     training, reason = _training(config, out / "run", progress)
-    say(reason)
+    if training.data.features == "none":  # a run on features says itself what they are
+        say(reason)
     commands.train(training, progress)
     return report(out / "run", out, rows=config.rows, data_root=config.data_root, say=say)
 
