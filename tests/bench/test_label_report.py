@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from alignprune.audit import decisions
-from alignprune.bench.label_report import FILES
+from alignprune.bench.label_report import FILES, of_frame
 from alignprune.cli import main
 
 WRONG = 60  # of the rows of the table
@@ -141,3 +141,11 @@ def test_a_table_without_its_label_column_is_refused_before_anything_is_written(
 def test_the_fingerprint_of_the_page_is_that_of_the_table(audited: Path) -> None:
     found = pd.read_parquet(audited / "label_issues.parquet")
     assert decisions.fingerprint(found["id"], found["given_label"]) in (audited / "report.html").read_text()
+
+
+def test_a_frame_gives_the_report_of_its_table(table: Path, audited: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(table)
+    found = of_frame(frame, tmp_path / "own", epochs=60, device="cpu", rows=50)
+    pd.testing.assert_frame_equal(found.table, pd.read_parquet(audited / "label_issues.parquet"), check_dtype=False)
+    with pytest.raises(FileExistsError, match="holds a label report already"):
+        of_frame(frame, tmp_path / "own")

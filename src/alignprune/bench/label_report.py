@@ -141,6 +141,26 @@ def run(config: AuditConfig, progress: Progress | None = None, say: Callable[[st
     return report(out / "run", out, rows=config.rows, data_root=config.data_root, say=say)
 
 
+def of_frame(frame: pd.DataFrame, out: Path, **settings: Any) -> Report:
+    """Train on a pandas frame and write the report; the frame is stored beside it, so that the run can be repeated.
+
+    Args:
+        frame: a row a sample: a column label, and path, text or columns of numbers, as `bench.data.table` reads them.
+        out: folder of the report; made if absent.
+        settings: others of `AuditConfig`, by name.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: with what to do.
+    """
+    _refuse_existing(out)
+    file = out / "data.parquet"
+    if file.exists() and not _stored_frame(file).equals(frame.reset_index(drop=True)):
+        raise ExistingFile(f"out={str(out)!r} holds another data.parquet, expected a new folder: choose another")
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(file, lambda target: frame.to_parquet(target, index=False))
+    return run(AuditConfig(str(file), out=out, **settings))
+
+
 def report(
     folder: Path,
     out: Path,
@@ -241,6 +261,12 @@ _KINDS: dict[type, Literal["none", "pretrained", "sentences", "tfidf"]] = {
 def _given(config: AuditConfig, *names: str) -> dict[str, Any]:
     """The settings that were given, by name."""
     return {name: value for name in names if (value := getattr(config, name)) is not None}
+
+
+def _stored_frame(file: Path) -> pd.DataFrame:
+    import pandas
+
+    return pandas.read_parquet(file)
 
 
 def _refuse_settings(config: AuditConfig) -> None:
