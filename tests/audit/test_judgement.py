@@ -112,6 +112,18 @@ def test_what_was_said_in_less_than_a_quarter_of_the_epochs_is_no_flip() -> None
         assert (p[labels == 1] < 0.01).all()
 
 
+def test_of_a_flip_that_is_said_less_than_half_of_the_time_only_a_part_counts() -> None:
+    labels = np.repeat(np.arange(2, dtype=np.int32), 300)
+    facts = made_facts(
+        600,
+        agreeing=np.where(labels == 0, 6, 10).astype(np.int32),
+        alternative=np.where(labels == 0, 1, -1).astype(np.int32),
+    )
+    p = audit.judge(facts, labels, 2).p_wrong
+    # All of these flips go one way; 4 of 10 predictions spoke for them, which is taken for 4.5 of 11.
+    assert p[labels == 0] == pytest.approx(2 * 4.5 / 11, abs=0.01)
+
+
 # -- the whole ---------------------------------------------------------------------------------------------
 
 

@@ -68,6 +68,15 @@ def test_every_number_is_that_of_a_loop_over_the_rows() -> None:
     assert counts == sorted(counts, reverse=True)
 
 
+def test_an_issue_whose_own_label_is_said_and_one_without_a_suggestion_are_no_flips() -> None:
+    facts = made_facts(60)
+    report, judged, names = judged_table(facts, np.arange(60) % 2, class_names=NAMES)
+    report["predicted_label"] = ["ant", "ant", None, *["bee"] * 57]
+    report = report.assign(is_label_issue=np.arange(60) < 4, p_wrong=0.75)
+    flips = audit.summary(report, facts, judged, names, name="data")["flips"]
+    assert flips == [{"given": "bee", "suggested": "ant", "count": 1, "expected": 0.75}]
+
+
 def test_the_noise_rate_of_a_training_is_near_the_truth_and_warns_of_nothing() -> None:
     run = digits()
     _, found = reported(audit.facts(run.pruner), run.given, accuracy=Accuracy(0.86, "holdout"))

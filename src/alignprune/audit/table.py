@@ -100,8 +100,8 @@ def judged_table(
 def _predicted(known: Facts, given: NDArray[Any], issue: NDArray[np.bool_]) -> NDArray[Any]:
     """Class ids, -1 = nothing predicted: what speaks against the label of an issue, else what was said most."""
     agrees = (2 * known.agreeing >= known.predictions) & ~(issue & (known.alternative >= 0))
-    found = np.where(agrees & (known.agreeing > 0), given, known.alternative)
-    return np.where(known.predictions > 0, found, -1)
+    found: NDArray[Any] = np.where(agrees & (known.agreeing > 0), given, known.alternative)
+    return found
 
 
 def _names(labels: Any, needed: int, class_names: Sequence[str] | None) -> list[str]:
