@@ -30,7 +30,7 @@ def flips(counts: Any, weight: float = 1.0) -> tuple[NDArray[Any], NDArray[Any],
 def slow_excess(labels: Any, alternative: Any, weight: Any, classes: int) -> list[float]:
     """The equations of the module, pair by pair and sample by sample."""
     found = [0.0] * len(labels)
-    z = math.sqrt(2 * math.log(max(2, classes * (classes - 1))))
+    z = math.sqrt(2 * math.log(max(1, classes * (classes - 1)) / 0.05))
     for y, a in itertools.permutations(range(classes), 2):
         there = [i for i in range(len(labels)) if labels[i] == y and alternative[i] == a and weight[i] > 0]
         back = [i for i in range(len(labels)) if labels[i] == a and alternative[i] == y]

@@ -608,6 +608,16 @@ def test_nobody_is_readmitted_where_the_rate_is_known_or_few_were_looked_at() ->
     assert set(range(40)) <= set(suspects_of(select(Robust(ramp=1), score, ledger=ledger)))  # nor without labels
 
 
+def test_labels_of_one_class_say_no_more_than_none() -> None:
+    n, policy = 400, Robust(ramp=1)
+    score, ledger = scores_of(n), looked_at(n, 0)
+    assert np.isnan(log_odds_of_wrong(ledger.held_out.numpy(), np.zeros(n, dtype=np.int32))).all()
+    with_one = select(policy, score, ledger=ledger, labels=torch.zeros(n, dtype=torch.int64))
+    without = select(policy, score, ledger=ledger)
+    assert suspects_of(with_one) == suspects_of(without) != []
+    assert with_one.noise_rate == without.noise_rate
+
+
 def test_a_suspect_without_a_label_is_not_readmitted() -> None:
     score, ledger, labels = scores_of(400), ledger_of(400), labels_of(400, 4, 0)
     labels[::2] = -1
@@ -706,7 +716,7 @@ def test_the_log_odds_of_a_label_are_how_likely_it_is_to_be_given_wrongly_over_r
     labelled = [label for label in labels.tolist() if label >= 0]
     expected = []
     for loss, label in zip(losses.tolist(), labels.tolist(), strict=True):
-        if math.isnan(loss) or label < 0:
+        if math.isnan(loss) or label < 0 or len(set(labelled)) < 2:
             expected.append(NAN)
             continue
         p = math.exp(-max(loss, 1e-6))  # the network's probability of the label, never quite 1

@@ -25,6 +25,7 @@ from alignprune.policies.robust import log_odds_of_wrong
 _Array = NDArray[Any]
 
 _CONFUSED = 0.25  # as `Robust.confused`
+_CHANCE = 0.05  # of an excess in any of the pairs where flips go both ways
 _SIDES = 1.96  # standard deviations on either side that hold 95 %
 _TIES = 1e-3  # of the label score, over which equally probable labels are spread by their suspicions, at most
 
@@ -94,7 +95,8 @@ def _by_losses(facts: Facts, suspicion: _Array, codes: _Array) -> tuple[Posterio
 def excess_of_flips(given: _Array, alternative: _Array, weight: _Array, num_classes: int) -> _Array:
     """Share of wrong labels among the samples of each pair of classes that are flipped one way only.
 
-    An excess counts where it is larger than the largest that chance makes of all pairs, by Bernstein's bound.
+    An excess counts where chance would make one so large in any of the pairs one time in twenty at most (Bernstein's
+    bound).
 
     Args:
         given: int32 [N], given class ids, -1 = unlabelled.
@@ -120,7 +122,7 @@ def excess_of_flips(given: _Array, alternative: _Array, weight: _Array, num_clas
     first[place] = back
     exists = pairs[reverse] == first
     other, other_spread = (np.where(exists, values[reverse], 0.0) for values in (count, spread))
-    z = math.sqrt(2 * math.log(max(2, num_classes * (num_classes - 1))))
+    z = math.sqrt(2 * math.log(num_classes * (num_classes - 1) / _CHANCE))
     certain = count - other > z * np.sqrt(spread + other_spread) + z * z / 3
     found[told] = np.where(certain, 1 - other / count, 0.0)[place]
     return found

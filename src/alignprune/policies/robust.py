@@ -227,9 +227,12 @@ def log_odds_of_wrong(losses: _Array, labels: _Array, confused: float = 0.25) ->
         confused: share of the wrong labels that are confusions, in [0, 1].
 
     Returns:
-        float32 [N], NaN where there is no loss or no label.
+        float32 [N], NaN where there is no loss or no label, and for all where the labels are of one class: there is no
+        other that could stand behind one.
     """
     counts = np.bincount(labels[labels >= 0]).astype(np.float32)
+    if np.count_nonzero(counts) < 2:
+        return np.full(len(losses), np.nan, dtype=np.float32)
     share = np.minimum(counts / counts.sum(), np.float32(1 - 1e-6))
     losses = np.maximum(losses, np.float32(1e-6))
     drawn = (1 - confused) * (share / (1 - share))[labels] + confused * np.exp(-losses)
