@@ -20,10 +20,11 @@ from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.grid.experiments import EXPERIMENTS, PROTOCOLS, cells_of
 from alignprune.bench.results import rankings, store
 from alignprune.bench.results.detection import Ranking, average_precision
-from alignprune.bench.results.rankings import RANKERS, FinishedRun, Ranker
+from alignprune.bench.results.rankings import RANKERS, FinishedRun, Ranker, judged
 from alignprune.bench.results.store import Store
 from alignprune.bench.run.config import configure
 from alignprune.bench.run.folder import load_checkpoint
+from alignprune.bench.run.training import train
 from alignprune.cli import main
 
 SAMPLES, EPOCHS = 300, 12  # long enough to memorise, so that suspects are left out
@@ -51,6 +52,7 @@ def test_every_run_has_what_its_rankings_read(protocol: Protocol) -> None:
         config, reads = configure({**cell.settings, "seed": 0}), RANKERS[str(cell.ranking)].reads
         assert config.data.noise != "clean"
         assert config.outputs.trace == (reads != "probabilities")
+        assert reads != "plain losses" or config.recorded_smoothing == 0
         assert (config.pruning.folds == 5) == (reads == "probabilities")
 
 
@@ -179,6 +181,16 @@ def suspicion(folder: Path, name: str) -> np.ndarray:
     return RANKERS[name].rank(FinishedRun(folder)).suspicion
 
 
+def test_no_probability_is_read_off_a_smoothed_loss(runs: Path, tmp_path: Path) -> None:
+    plain = folder_of(runs, "Full-training")
+    smoothed = configure({**json.loads((plain / "job.json").read_text())["settings"], "out": str(tmp_path / "run")})
+    smoothed = smoothed.with_settings(recipe=replace(smoothed.recipe, label_smoothing=0.1, epochs=2))
+    train(smoothed)
+    here, there = ({record.ranking for record in judged(folder)} for folder in (plain, smoothed.folder))
+    assert here - there == {"share of wrong events", "mean error probability"}
+    assert there < here
+
+
 def test_forgetting_is_counted_from_one_look_at_a_sample_to_the_next(runs: Path) -> None:
     folder = folder_of(runs, "Robust")
     with np.load(folder / "trace.npz") as stored:
@@ -265,9 +277,10 @@ def test_a_run_from_before_the_journal_is_ranked_by_the_rest(tmp_path: Path) -> 
     np.savez(
         tmp_path / "trace.npz", losses=losses, margins=-losses, reference=np.full(4, np.nan), is_noisy=np.arange(30) < 9
     )
-    (tmp_path / "config.json").write_text(json.dumps({"dataset": "digits", "method": "full"}))
+    config = {"dataset": "digits", "method": "full", "relabel": None, "recipe": {"label_smoothing": 0.0}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     assert {record.ranking for record in rankings.judged(tmp_path)} == {
-        name for name, ranker in RANKERS.items() if ranker.reads == "trace"
+        name for name, ranker in RANKERS.items() if ranker.reads in ("trace", "plain losses")
     }
 
 

@@ -154,7 +154,7 @@ def test_a_table_of_features_with_names_and_some_labels(
 
 
 def test_the_table_can_be_parquet(features: Path, tmp_path: Path) -> None:
-    words = ["predict", str(features / "run"), str(features / "own.npz"), "--out"]
+    words = ["predict", str(features / "run"), str(features / "own.npz"), "--device", "cpu", "--out"]
     assert main([*words, str(tmp_path / "out.parquet")]) == 0
     found = pa.parquet.read_table(tmp_path / "out.parquet").to_pydict()
     rows = predicted(features, str(features / "own.npz"), tmp_path / "out.csv")
@@ -169,7 +169,9 @@ def test_images_of_the_right_size_and_mode_are_read_by_a_run_on_arrays(pixels: P
         Image.fromarray(image).save(tmp_path / "new" / f"{i:02}.png")
     rows = predicted(pixels, str(tmp_path / "new"), tmp_path / "out.csv")
     from_arrays = predicted(pixels, str(pixels / "own.npz"), tmp_path / "arrays.csv")
-    assert [row["confidence"] for row in rows] == [row["confidence"] for row in from_arrays]
+    # The batches lie otherwise in memory, which some processors answer with another order of sums in bf16.
+    confidences = [[float(row["confidence"]) for row in found] for found in (rows, from_arrays)]
+    np.testing.assert_allclose(*confidences, rtol=1e-2)
     assert [row["id"] for row in rows] == [f"{i:02}.png" for i in range(len(images))]
 
 

@@ -41,12 +41,17 @@ class _Data:
         block: what the table calls it.
         noises: by column.
         settings: by protocol; a protocol that is absent leaves it out.
+        meaningless: rankings that its recipe leaves without a meaning.
     """
 
     block: str
     noises: Mapping[str, Settings]
     settings: Mapping[str, Settings]
+    meaningless: tuple[str, ...] = ()
 
+
+# They read a probability off the loss, which the label smoothing of a recipe does not let fall to 0.
+_OF_PLAIN_LOSSES = ("share of wrong events", "mean error probability")
 
 _DATA = (
     _Data("digits", _symmetric(0.05, 0.1, 0.2, 0.4), {"cpu": _DIGITS}),
@@ -63,6 +68,7 @@ _DATA = (
             "short": {**_IMAGES, "recipe.epochs": 30, "precision": "bf16", "evaluate_every": 10},
             "paper": _IMAGES,
         },
+        _OF_PLAIN_LOSSES,
     ),
 )
 
@@ -75,8 +81,7 @@ _OF_EVERY_TRAINING = (
     "mean loss, window 5",
     "mean loss since the start",
     "exponential mean, 0.9",
-    "share of wrong events",
-    "mean error probability",
+    *_OF_PLAIN_LOSSES,
     "area under the margin",
     "forgetting events",
     "share of other predictions",
@@ -133,5 +138,6 @@ def rankings(protocol: Protocol) -> tuple[Cell, ...]:
         if protocol.name in data.settings
         for way in _WAYS
         for ranking in way.rankings
+        if ranking not in data.meaningless
         for column, noise in data.noises.items()
     )

@@ -30,7 +30,7 @@ from alignprune.bench.run.out_of_fold import OutOfFold
 from alignprune.errors import MissingExtra
 from alignprune.selection import Selection
 
-Reads = Literal["trace", "reference", "journal", "scores", "probabilities"]
+Reads = Literal["trace", "plain losses", "reference", "journal", "scores", "probabilities"]
 
 _Array = NDArray[Any]
 
@@ -52,6 +52,8 @@ class FinishedRun:
         if not (self.folder / trace.FILE).exists():
             return False
         match reads:
+            case "plain losses":
+                return self.records_plain_losses
             case "reference":
                 return self.history.reference is not None
             case "journal":
@@ -66,6 +68,12 @@ class FinishedRun:
         traced = (self.folder / trace.FILE).exists()
         truth = (trace.load(self.folder / trace.FILE) if traced else OutOfFold.load(self.folder)).is_noisy
         return truth.numpy() if truth is not None and truth.any() and not truth.all() else None
+
+    @cached_property
+    def records_plain_losses(self) -> bool:
+        """Whether its losses are cross-entropies without label smoothing."""
+        config = json.loads((self.folder / "config.json").read_text())
+        return config["relabel"] is not None or config["recipe"]["label_smoothing"] == 0
 
     @cached_property
     def history(self) -> History:
@@ -138,6 +146,12 @@ def _last(statistic: suspicion.Statistic) -> Callable[[FinishedRun], Ranking]:
         return Ranking(row, is_probability=statistic.name in _PROBABILITIES)
 
     return rank
+
+
+def _what_it_reads(statistic: suspicion.Statistic) -> Reads:
+    if statistic.needs_reference:
+        return "reference"
+    return "plain losses" if statistic.needs_plain_losses else "trace"
 
 
 _PROBABILITIES = ("mean error probability",)  # of the statistics: one minus what the network gives the given label
@@ -247,10 +261,7 @@ def _cleanlab() -> Any:
 RANKERS: dict[str, Ranker] = {
     ranker.name: ranker
     for ranker in (
-        *(
-            Ranker(statistic.name, _last(statistic), "reference" if statistic.needs_reference else "trace")
-            for statistic in STATISTICS.values()
-        ),
+        *(Ranker(statistic.name, _last(statistic), _what_it_reads(statistic)) for statistic in STATISTICS.values()),
         Ranker("forgetting events", _forgetting),
         Ranker("share of other predictions", _other_predictions, "journal"),
         Ranker("held-out loss", _held_out, "journal"),

@@ -90,11 +90,14 @@ class Statistic:
         name: in words.
         by_epoch: from a history one row an epoch, float64 [N]: high = suspect, NaN = nothing known yet.
         needs_reference: whether the history must have a reference.
+        needs_plain_losses: whether it reads the probability of the given label off its loss, so that the losses must
+            be cross-entropies without label smoothing, which never lets them fall to 0.
     """
 
     name: str
     by_epoch: Callable[[History], _Rows]
     needs_reference: bool = False
+    needs_plain_losses: bool = False
 
 
 def auroc_by_epoch(history: History, names: Sequence[str] = ()) -> dict[str, NDArray[np.float64]]:
@@ -208,8 +211,10 @@ STATISTICS: dict[str, Statistic] = {
         Statistic("mean loss, window 5", lambda history: _mean_in_window(history.losses, 5)),
         Statistic("mean loss since the start", lambda history: _mean(history.losses)),
         Statistic("exponential mean, 0.9", lambda history: _mean(history.losses, decay=0.9)),
-        Statistic("share of wrong events", lambda history: _mean(_wrong_events(history.losses))),
-        Statistic("mean error probability", lambda history: _mean(-np.expm1(-history.losses))),
+        Statistic(
+            "share of wrong events", lambda history: _mean(_wrong_events(history.losses)), needs_plain_losses=True
+        ),
+        Statistic("mean error probability", lambda history: _mean(-np.expm1(-history.losses)), needs_plain_losses=True),
         Statistic("area under the margin", lambda history: _mean(-history.margins)),  # Pleiss et al., NeurIPS 2020
         Statistic("alignment, window 25", lambda history: _misalignment_in_window(history, 25), needs_reference=True),
         Statistic("alignment since the start", _misalignment, needs_reference=True),
