@@ -201,6 +201,22 @@ def checkpoints(folder: Path) -> list[str]:
 # -------------------------------------------------------------------------- what is read
 
 
+def test_a_policy_that_reads_probabilities_gets_plain_losses_beside_smoothed_ones(tmp_path: Path) -> None:
+    means = {}
+    for preset in ("full", "robust"):
+        pruner = a_pruner(preset, labels=[i % 2 for i in range(N)], epochs=1)
+        args = arguments(tmp_path, num_train_epochs=1, label_smoothing_factor=0.3)
+        model = Echo()
+        model.config = BertConfig()  # the Trainer looks into it where labels are smoothed
+        PrunedTrainer(model, args, train_dataset=Contents(), pruner=pruner).train()
+        means[preset] = pruner.memory(ap.memory.Journal).mean_loss
+    seen = ~means["robust"].isnan()
+    torch.testing.assert_close(means["robust"][seen], LOSSES[seen])
+    content = torch.arange(N) / 10
+    smoothed = 0.85 * LOSSES + 0.15 * (LOSSES - content)  # a share of 0.15 of the other class
+    torch.testing.assert_close(means["full"], smoothed)
+
+
 def test_what_the_model_says_is_recorded_for_the_label_report(tmp_path: Path) -> None:
     pruner = a_pruner("full", labels=[0] * N)
     trainer = PrunedTrainer(Echo(), arguments(tmp_path), train_dataset=Contents(), pruner=pruner)

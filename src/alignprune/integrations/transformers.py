@@ -73,11 +73,14 @@ class SampleLosses(NamedTuple):
         losses: float [B].
         labelled: bool [B], which of them are of samples with a label.
         predictions: integers [B], the class ids that the model says, for the label report; None = it says none.
+        record: float [B], what is recorded instead of the losses, for policies that read probabilities off them; None =
+            the losses.
     """
 
     losses: Tensor
     labelled: Tensor
     predictions: Tensor | None = None
+    record: Tensor | None = None
 
 
 class PruningMixin(_Trainer):
@@ -165,7 +168,9 @@ class PruningMixin(_Trainer):
             return super().compute_loss(model, inputs, return_outputs, *args, **settings)
         index = inputs.pop(INDEX)
         found = SampleLosses(*self.sample_losses(model, inputs))
-        loss = self.pruner.reduce(index, found.losses, labelled=found.labelled, predictions=found.predictions)
+        loss = self.pruner.reduce(
+            index, found.losses, record=found.record, labelled=found.labelled, predictions=found.predictions
+        )
         return (loss, {"losses": found.losses.detach()}) if return_outputs else loss
 
     def sample_losses(self, model: nn.Module, inputs: dict[str, Any]) -> SampleLosses:
@@ -188,8 +193,11 @@ class PruningMixin(_Trainer):
                 f"labels is {labels.dtype} {tuple(labels.shape)} and logits {tuple(logits.shape)}, expected one class "
                 "a sample, [B] and [B, C]: override sample_losses(model, inputs) for another task"
             )
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.args.label_smoothing_factor)
-        return SampleLosses(losses, labels != UNLABELLED, logits.detach().argmax(1))
+        smoothing, record = self.args.label_smoothing_factor, None
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        if smoothing and self.pruner.policy.reads_probabilities:
+            record = F.cross_entropy(logits.detach(), labels, reduction="none")
+        return SampleLosses(losses, labels != UNLABELLED, logits.detach().argmax(1), record)
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args: Any, **settings: Any

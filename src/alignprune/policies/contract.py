@@ -85,6 +85,10 @@ class Policy(ABC):
     annealing: ClassVar[float] = 1.0
     """Default of ``delta``: annealing starts at epoch floor(delta * epochs); 1 = never."""
 
+    reads_probabilities: ClassVar[bool] = False
+    """Whether a loss is read as minus the log of the label's probability: a smoothed one, which never falls to 0, would
+    mislead it, so plain cross-entropies have to be recorded (`Pruner.reduce`, ``record``)."""
+
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
         for name in ("select", "anneal"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -61,7 +61,8 @@ class Robust(Policy):
     and the odds that explain all of them best, is re-admitted; and no class loses more than twice the share of all.
     Without labels a suspect comes back only by a falling score. A few wrong labels in the tail of the hard samples are
     looked for among the most suspicious (`alignprune.policies.probe`). The other samples take turns, those first that
-    were not seen for longest, and never do all come back for an annealing.
+    were not seen for longest, and never do all come back for an annealing. The recorded losses have to be plain
+    cross-entropies: with label smoothing pass them as ``record`` to `Pruner.reduce`.
 
     Attributes:
         prune_ratio: share of the data set left out of every epoch, in [0, 1): the share of forward passes saved. With 0
@@ -77,6 +78,8 @@ class Robust(Policy):
 
     Source: this library; `docs/beyond.md` has what each ingredient is worth.
     """
+
+    reads_probabilities: ClassVar[bool] = True
 
     prune_ratio: float = 0.5
     noise_rate: float | None = None

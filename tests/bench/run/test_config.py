@@ -176,3 +176,9 @@ def test_the_equal_budget_takes_more_epochs_on_a_part_of_the_data(tmp_path: Path
     assert epochs_of(configure({**equal, "method": "infobatch", "base_run": str(run)}), 0.6) == 401
     # dynamic-random leaves out 40 % itself
     assert epochs_of(configure({**equal, "method": "dynamic-random"}), 0.5) == 401
+
+
+def test_losses_are_recorded_without_smoothing_where_probabilities_are_read_off_them() -> None:
+    smoothed = {"dataset": "cifar100n", "recipe.label_smoothing": 0.1}
+    assert configure({**smoothed, "method": "infobatch"}).recorded_smoothing == 0.1
+    assert configure({**smoothed, "method": "robust"}).recorded_smoothing == 0.0

@@ -31,6 +31,17 @@ def test_cross_entropy_records_what_it_learns_from(batch: Batch) -> None:
     assert out.record is None
 
 
+def test_plain_losses_can_be_recorded_beside_the_smoothed_ones_that_are_learned_from(batch: Batch) -> None:
+    model = nn.Linear(3, 4)
+    objective = CrossEntropy(model, smoothing=0.1, recorded=0.0)
+    out = objective(torch.arange(6), batch)
+    assert out.losses.tolist() == pytest.approx(cross_entropy(model(batch.x).detach(), batch.y, 0.1), abs=1e-6)
+    assert out.recorded.tolist() == pytest.approx(cross_entropy(model(batch.x).detach(), batch.y, 0.0), abs=1e-6)
+    assert out.losses.requires_grad
+    assert not out.recorded.requires_grad
+    torch.testing.assert_close(objective.look(batch)[0].detach(), out.recorded)
+
+
 def test_relabelling_records_plain_cross_entropy_and_learns_beside_the_network(batch: Batch) -> None:
     model = nn.Linear(3, 4)
     objective = Relabelling(model, SOP(6, 4, SETTINGS["cifar10n"], seed=0))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignprune import audit
+from alignprune._state import STATE_VERSION
 from alignprune.bench.results import suspicion
 from alignprune.bench.results.detection import Ranking, RankingRecord, judge
 from alignprune.bench.results.suspicion import STATISTICS, History
@@ -30,7 +31,7 @@ from alignprune.bench.run.out_of_fold import OutOfFold
 from alignprune.errors import MissingExtra
 from alignprune.selection import Selection
 
-Reads = Literal["trace", "plain losses", "reference", "journal", "scores", "probabilities"]
+Reads = Literal["trace", "plain losses", "reference", "journal", "state", "scores", "probabilities"]
 
 _Array = NDArray[Any]
 
@@ -58,6 +59,8 @@ class FinishedRun:
                 return self.history.reference is not None
             case "journal":
                 return self.journal is not None
+            case "state":
+                return self.journal is not None and (self.pruner or {}).get("version") == STATE_VERSION
             case "scores":
                 return self.pruner is not None and bool(self.pruner["scores"].isfinite().any())
         return True
@@ -107,7 +110,7 @@ class Ranker:
         name: in words, once among all.
         rank: from a run that holds what is read.
         reads: what that is: "trace" of a run with --trace, "reference", "journal" and "scores" of one that has these
-            too, "probabilities" of a cross-validation.
+            too, "state" of one whose pruner's state is of this version, "probabilities" of a cross-validation.
     """
 
     name: str
@@ -266,7 +269,7 @@ RANKERS: dict[str, Ranker] = {
         Ranker("share of other predictions", _other_predictions, "journal"),
         Ranker("held-out loss", _held_out, "journal"),
         Ranker("score of the run", _own_score, "scores"),
-        Ranker("label report", _label_report, "journal"),
+        Ranker("label report", _label_report, "state"),
         Ranker("self-confidence", _self_confidence(lambda found: found.probabilities), "probabilities"),
         Ranker("normalized margin", _by_rule("normalized_margin"), "probabilities"),
         Ranker("confidence-weighted entropy", _by_rule("confidence_weighted_entropy"), "probabilities"),

@@ -412,8 +412,10 @@ class TrainConfig:
 
     @property
     def recorded_smoothing(self) -> float:
-        """Label smoothing of the recorded losses: the recipe's; a run that re-labels records plain cross-entropy."""
-        return self.recipe.label_smoothing if self.pruning.relabel is None else 0.0
+        """Label smoothing of the recorded losses: the recipe's; none for a run that re-labels, or whose policy reads
+        probabilities off them."""
+        plain = self.pruning.relabel is not None or self.pruning.policy.reads_probabilities
+        return 0.0 if plain else self.recipe.label_smoothing
 
     def measured_base(self) -> float | None:
         """The mean share of its samples that an epoch of the base run left out, read or as given; None without a base.

@@ -43,21 +43,31 @@ class CrossEntropy:
 
     Args:
         model: the network.
-        smoothing: label smoothing, also of the recorded losses.
+        smoothing: label smoothing of the losses to learn from.
+        recorded: label smoothing of the recorded losses; None = the same.
     """
 
-    def __init__(self, model: nn.Module, smoothing: float) -> None:
+    def __init__(self, model: nn.Module, smoothing: float, recorded: float | None = None) -> None:
         self.model, self.smoothing = model, smoothing
+        self.recorded = smoothing if recorded is None else recorded
 
     def __call__(self, index: Tensor, batch: Batch) -> Outcome:
         """Forward pass of a batch: index int64 [B], its samples and labels on the network's device."""
-        losses, logits = self.look(batch)
-        return Outcome(losses, None, 0.0, logits)
+        logits = self.model(batch.x)
+        losses = self._losses(logits, batch, self.smoothing)
+        record = None
+        if self.recorded != self.smoothing:
+            record = self._losses(logits.detach(), batch, self.recorded)
+        return Outcome(losses, record, 0.0, logits)
 
     def look(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The recorded losses, [B], and logits, [B, C], of samples that are not learned from."""
         logits = self.model(batch.x)
-        return F.cross_entropy(logits, batch.y, reduction="none", label_smoothing=self.smoothing), logits
+        return self._losses(logits, batch, self.recorded), logits
+
+    @staticmethod
+    def _losses(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
+        return F.cross_entropy(logits, batch.y, reduction="none", label_smoothing=smoothing)
 
     def zero_grad(self) -> None:
         """Forget the gradients of what is learned beside the network."""

@@ -423,7 +423,7 @@ def _objective(
     config: TrainConfig, samples: ClassificationData, model: nn.Module, device: torch.device
 ) -> CrossEntropy:
     if config.pruning.relabel is None:
-        return CrossEntropy(model, config.recorded_smoothing)
+        return CrossEntropy(model, config.recipe.label_smoothing, config.recorded_smoothing)
     sop = SOP(len(samples.labels), samples.num_classes, config.pruning.relabel, seed=config.seed)
     return Relabelling(model, sop.to(device))
 
