@@ -120,10 +120,13 @@ def test_the_rate_is_not_told_where_the_network_misses_more_than_the_wrong_label
 
 
 @pytest.mark.parametrize("preset", ["full", "infobatch"])
-def test_a_run_that_held_nobody_out_says_so_beside_its_estimate(preset: str) -> None:
+def test_a_run_that_held_nobody_out_says_so_in_the_place_of_an_estimate(preset: str) -> None:
     run = made(preset, epochs=8)
-    rate = of_run(run)[1]["noise_rate"]
-    assert rate["estimate"] is not None
+    found = of_run(run)[1]
+    rate = found["noise_rate"]
+    assert rate["estimate"] is rate["high"] is None
+    assert rate["low"] is not None
+    assert not any("too few to be told" in warning for warning in found["warnings"])
     assert rate["reason"].startswith("too few samples were held out")
     both = of_run(run, accuracy=Accuracy(0.1, "test"))[1]["noise_rate"]
     assert both["estimate"] is None

@@ -70,7 +70,7 @@ def summary(
         "noise_rate": _noise_rate(judged, accuracy),
         "classes": classes,
         "flips": _flips(table),
-        "warnings": _warnings(table, known, classes),
+        "warnings": _warnings(table, known, judged, classes),
         "accuracy": None if accuracy is None else _described(accuracy),
         "run": dict(run or {}),
     }
@@ -82,9 +82,11 @@ def _noise_rate(judged: Judgement, accuracy: Accuracy | None) -> dict[str, Any]:
         return {"estimate": None, "low": None, "high": None, "reason": reason}
     rate: dict[str, Any] = {"estimate": judged.noise_rate, "low": judged.low, "high": judged.high, "reason": None}
     if not judged.held_out:
+        rate |= {"estimate": None, "high": None}
         rate["reason"] = (
             "too few samples were held out to judge by, so every loss is taken for one of a sample that was: where the "
-            "network learned its labels by heart, wrong ones are missed"
+            "network learned its labels by heart, wrong ones are missed, and p_wrong is too low; label_score ranks all "
+            "the same"
         )
     if accuracy is not None:
         missed = 1 - accuracy.value
@@ -130,7 +132,7 @@ def _flips(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _warnings(table: pd.DataFrame, known: Facts, classes: Sequence[dict[str, Any]]) -> list[str]:
+def _warnings(table: pd.DataFrame, known: Facts, judged: Judgement, classes: Sequence[dict[str, Any]]) -> list[str]:
     found = []
     unlabelled = int(table["given_label"].isna().sum())
     if unlabelled:
@@ -141,7 +143,7 @@ def _warnings(table: pd.DataFrame, known: Facts, classes: Sequence[dict[str, Any
     if not known.predictions.any():
         found.append("no predictions were recorded, so no label is suggested: pass predictions=logits.argmax(1)")
     expected = float(np.nansum(table["p_wrong"]))
-    if expected < _FEWEST and table["p_wrong"].notna().any():
+    if judged.held_out and expected < _FEWEST and table["p_wrong"].notna().any():
         found.append(f"about {expected:.0f} wrong labels are expected, too few to be told from chance")
     lost = table[table["is_label_issue"]].groupby("given_label")["p_wrong"].agg(lambda p: float((1 - p).sum()))
     for row in classes:
