@@ -176,10 +176,13 @@ def test_a_run_without_predictions_says_why_nothing_is_suggested() -> None:
 
 
 def test_few_wrong_labels_are_not_told_from_chance() -> None:
-    report, found = of_run(made(rate=0.02))
-    expected = report["p_wrong"].sum()
-    assert expected < 20
-    assert f"about {expected:.0f} wrong labels are expected, too few to be told from chance" in found["warnings"]
+    size = 600
+    facts = made_facts(size)
+    report, judged, names = judged_table(facts, np.arange(size) % 3, class_names=NAMES)
+    report = report.assign(p_wrong=np.where(np.arange(size) < 12, 0.9, 0.0))  # 10.8 are expected
+    for held_out, told in ((True, True), (False, False)):  # where nobody was held out the number is no number
+        found = audit.summary(report, facts, judged._replace(held_out=held_out), names, name="data")["warnings"]
+        assert ("about 11 wrong labels are expected, too few to be told from chance" in found) == told
 
 
 def test_a_class_that_loses_right_labels_with_its_issues_is_named() -> None:
