@@ -87,6 +87,11 @@ def test_a_thousand_classes_cost_the_pairs_that_there_are() -> None:
     assert (found == 0).all()
 
 
+def low_losses(size: int) -> NDArray[Any]:
+    """Held-out losses that say of no label that it is wrong."""
+    return np.full(size, 0.1, dtype=np.float32)
+
+
 def test_labels_flipped_one_way_are_found_where_the_losses_say_nothing() -> None:
     size = 900
     true, labels = np.arange(size) % 3, np.arange(size, dtype=np.int32) % 3
@@ -95,11 +100,13 @@ def test_labels_flipped_one_way_are_found_where_the_losses_say_nothing() -> None
     # The network says the true class in 9 of 10 epochs, but expects the wrong label, so that its loss is low.
     agreeing = np.where(wrong, 1, 9).astype(np.int32)
     alternative = np.where(wrong, true, (true + 1 + np.arange(size) // 3 % 2) % 3).astype(np.int32)
-    facts = made_facts(size, agreeing=agreeing, alternative=alternative)
+    facts = made_facts(size, held_out=low_losses(size), agreeing=agreeing, alternative=alternative)
     found = audit.judge(facts, labels, 3)
     assert found.p_wrong[wrong].min() > 0.9
     assert found.p_wrong[~wrong].max() < 0.1
     assert found.noise_rate == pytest.approx(wrong.mean(), abs=0.02)
+    # Where nobody was held out losses alone decide.
+    assert audit.judge(dataclasses.replace(facts, held_out=low_losses(size) * np.nan), labels, 3).p_wrong.max() < 0.1
 
 
 def test_what_was_said_in_less_than_a_quarter_of_the_epochs_is_no_flip() -> None:
@@ -107,7 +114,9 @@ def test_what_was_said_in_less_than_a_quarter_of_the_epochs_is_no_flip() -> None
     alternative = np.where(labels == 0, 1, -1).astype(np.int32)
     for agreeing, found in ((8, False), (2, True)):
         counts = np.where(labels == 0, agreeing, 10).astype(np.int32)
-        p = audit.judge(made_facts(600, agreeing=counts, alternative=alternative), labels, 2).p_wrong
+        p = audit.judge(
+            made_facts(600, held_out=low_losses(600), agreeing=counts, alternative=alternative), labels, 2
+        ).p_wrong
         assert (p[labels == 0] > 0.5).all() == found
         assert (p[labels == 1] < 0.01).all()
 
@@ -116,6 +125,7 @@ def test_of_a_flip_that_is_said_less_than_half_of_the_time_only_a_part_counts() 
     labels = np.repeat(np.arange(2, dtype=np.int32), 300)
     facts = made_facts(
         600,
+        held_out=low_losses(600),
         agreeing=np.where(labels == 0, 6, 10).astype(np.int32),
         alternative=np.where(labels == 0, 1, -1).astype(np.int32),
     )
@@ -155,9 +165,11 @@ def test_where_too_few_samples_were_held_out_the_mean_losses_judge_and_this_is_s
     held_out[few:] = np.nan
     labels = run.given.astype(np.int32)
     found = audit.judge(dataclasses.replace(facts, held_out=held_out), labels, 3)
-    expected = audit.judge(dataclasses.replace(facts, held_out=facts.mean_loss), labels, 3)
+    silent = np.zeros(600, dtype=np.int32)  # without predictions no flip is counted
+    heard = {"predictions": silent, "agreeing": silent, "alternative": silent - 1}
+    expected = audit.judge(dataclasses.replace(facts, held_out=facts.mean_loss, **heard), labels, 3)
     assert (found.held_out, expected.held_out) == (False, True)
-    np.testing.assert_array_equal(found.p_wrong, expected.p_wrong)
+    np.testing.assert_allclose(found.p_wrong, expected.p_wrong, atol=1e-12)
     assert found.p_wrong[run.wrong].mean() > 0.5
     assert found.p_wrong[~run.wrong].mean() < 0.1
 

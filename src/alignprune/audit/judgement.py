@@ -3,7 +3,9 @@
 Losses find labels that the network finds improbable. Where one class is often given for another the network learns to
 expect it, and losses say little. But mistakes between look-alike classes go both ways about as often. So of the samples
 that are given y while the network says a, those in excess of the samples that are given a while it says y are flips:
-``1 - n(a, y) / n(y, a)`` of them, where the excess is larger than chance makes any of the pairs.
+``1 - n(a, y) / n(y, a)`` of them, where the excess is larger than chance makes any of the pairs. Where nobody was held
+out that is left alone: against probabilities that are too low it would decide the whole order, and it is often a class
+that the network likes to say.
 
 Source: this library; `docs/label-issues.md` has how well it is calibrated, and what each part adds.
 """
@@ -67,12 +69,14 @@ def judge(facts: Facts, codes: _Array, num_classes: int) -> Judgement:
         nothing = np.full(len(facts), math.nan)
         return Judgement(nothing, nothing, math.nan, math.nan, math.nan, held_out)
     groups = mixture.fit(suspicion[~np.isnan(suspicion)])
-    against = _disagreement(facts)
-    # Counted from a quarter of the predictions on, wholly from three quarters: what the network says early and drops
-    # soon is no flip, though it may all go one way.
-    counted = np.clip(2 * against - 0.5, 0, 1)
-    one_way = excess_of_flips(codes, facts.alternative, counted, num_classes) * np.minimum(1, 2 * against)
-    p_wrong = 1 - (1 - judged.p_wrong) * (1 - one_way)
+    p_wrong = judged.p_wrong
+    if held_out:
+        against = _disagreement(facts)
+        # Counted from a quarter of the predictions on, wholly from three quarters: what the network says early and
+        # drops soon is no flip, though it may all go one way.
+        counted = np.clip(2 * against - 0.5, 0, 1)
+        one_way = excess_of_flips(codes, facts.alternative, counted, num_classes) * np.minimum(1, 2 * against)
+        p_wrong = 1 - (1 - p_wrong) * (1 - one_way)
     rates = [float(np.nanmean(p_wrong))]
     if groups is not None and groups.separation >= CLEAR:
         rates.append(groups.share)

@@ -197,7 +197,9 @@ def _label_report(run: FinishedRun) -> Ranking:
     found = audit.judge(known, labels.astype(np.int32), int(max(labels.max(), known.alternative.max())) + 1)
     # The label score is the probability with its ties in the order of the suspicions, to a thousandth.
     flagged = np.nan_to_num(found.p_wrong) > audit.ISSUE
-    return Ranking(1 - found.label_score, is_probability=True, flagged=flagged, noise_rate=found.noise_rate)
+    told = found.held_out  # else the report ranks, and says that it can tell no rate
+    rate = found.noise_rate if told else None
+    return Ranking(1 - found.label_score, is_probability=told, flagged=flagged if told else None, noise_rate=rate)
 
 
 def _own_score(run: FinishedRun) -> Ranking:
