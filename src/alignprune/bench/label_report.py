@@ -234,7 +234,7 @@ def _training(config: AuditConfig, folder: Path, progress: Progress | None) -> t
     changes: dict[str, Any] = {"recipe": made.recipe, "features": features, "trace": True, "out": folder, **settings}
     if features == "none" and raw.modality(samples.train_eval) == "images":
         changes["model"] = "resnet-small"
-        if config.image_size is None and isinstance(_base(samples.train_eval), TensorData) is False:
+        if config.image_size is None and not isinstance(_base(samples.train_eval), TensorData):
             changes["image_size"] = _IMAGE_SIDE
     elif features == "none":
         changes["recipe"] = default_config(config.source, "robust", "features").recipe

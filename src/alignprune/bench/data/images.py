@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from alignprune.bench.data.contents import head_of, unreadable
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_Made = TypeVar("_Made")
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -39,11 +42,24 @@ def read_image(place: str, source: str | bytes) -> Image.Image:
     Raises:
         Unreadable: if it is damaged, no image, or an image whose range of values nobody knows.
     """
+    return opened(place, source, as_rgb)
+
+
+def opened(place: str, source: str | bytes, use: Callable[[Image.Image], _Made]) -> _Made:
+    """What is made of an image while its file is open.
+
+    Args:
+        place, source: as in `read_image`.
+        use: of the image as it is stored.
+
+    Raises:
+        Unreadable: if it is damaged, no image, or ``use`` refuses it.
+    """
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return as_rgb(image)
+            return use(image)
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, ... by image format
         head = source if isinstance(source, bytes) else head_of(source) if os.path.isfile(source) else b"?"
         said = f"{type(error).__name__}: {error}"

@@ -6,7 +6,6 @@ What an embedder reads is embedded at once, and so as in training; other samples
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
 from collections.abc import Sequence
@@ -23,10 +22,9 @@ from torch.utils.data import Dataset
 from alignprune._checks import choice
 from alignprune.bench.data import columns
 from alignprune.bench.data.columns import class_name
-from alignprune.bench.data.contents import head_of, unreadable
 from alignprune.bench.data.embedding.contract import Progress
 from alignprune.bench.data.huggingface import PREFIX, TableImages
-from alignprune.bench.data.images import SUFFIXES, read_image
+from alignprune.bench.data.images import SUFFIXES, opened, read_image
 from alignprune.bench.data.preparation import Preparation
 from alignprune.bench.data.table import SUFFIXES as TABLES
 from alignprune.bench.data.views import FileNames, ImageFiles, Samples, TensorData, Texts, channels_first, labels_of
@@ -157,21 +155,13 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
 
 def _pixels(place: str, source: str | bytes, shape: tuple[int, ...]) -> Tensor:
     """An image of the size and the channels that the network reads, uint8 [C, H, W]."""
-    from PIL import Image
-
     channels, height, width = shape
-    mode = _MODES.get(channels, f"{channels} channels")
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            pixels = np.array(image)
-    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, ... by image format
-        head = source if isinstance(source, bytes) else head_of(Path(source)) if os.path.isfile(source) else b"?"
-        said = f"{type(error).__name__}: {error}"
-        raise unreadable(place, head, said, "an image", "replace or remove it") from error
-    if image.mode != mode or image.size != (width, height):
+    wanted = _MODES.get(channels, f"{channels} channels")
+    pixels, mode, size = opened(place, source, lambda image: (np.array(image), image.mode, image.size))
+    if mode != wanted or size != (width, height):
         raise ValueMistake(
-            f"{place} is an image of {image.width} x {image.height} pixels in mode {image.mode}, expected {width} x "
-            f"{height} in mode {mode}, as the run was trained on: convert it"
+            f"{place} is an image of {size[0]} x {size[1]} pixels in mode {mode}, expected {width} x {height} in mode "
+            f"{wanted}, as the run was trained on: convert it"
         )
     return channels_first(pixels[None])[0]
 
