@@ -16,6 +16,7 @@ import pytest
 from alignprune import presets
 from alignprune.bench.data import DATASETS
 from alignprune.bench.grid import experiments
+from alignprune.bench.run.folder import read_result
 from alignprune.cli import main
 
 TRAIN = ["train", "digits", "--method", "robust", "--device", "cpu", "--epochs"]
@@ -34,7 +35,7 @@ def test_train_answers_with_the_result_and_its_folder(tmp_path: Path, capsys: py
     out = tmp_path / "run"
     assert main([*TRAIN, "3", "--out", str(out), "--json"]) == 0
     said = capsys.readouterr()
-    assert json.loads(said.out) == {"out": str(out), **json.loads((out / "result.json").read_text())}
+    assert json.loads(said.out) == {"out": str(out), **read_result(out)}
     assert [line.split()[0] for line in said.err.splitlines()] == ["digits:", "epoch", "epoch", "epoch"]
 
 

@@ -292,10 +292,10 @@ def test_a_failed_save_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, mon
 def test_a_foreign_file_is_refused_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / "labels.npz"
     path.write_text("not an archive")
-    with pytest.raises(ValueError, match=r"path=.*labels\.npz.* does not hold saved labels"):
+    with pytest.raises(ValueError, match=r"path=.*labels\.npz' is damaged \(its seal is missing\)"):
         NoisyLabels.load(path)
     np.savez(path, labels=np.zeros(3, dtype=np.int64))
-    with pytest.raises(ValueError, match="does not hold saved labels"):
+    with pytest.raises(ValueError, match="its seal is missing"):
         NoisyLabels.load(path)
     with pytest.raises(FileNotFoundError):
         NoisyLabels.load(tmp_path / "nowhere.npz")

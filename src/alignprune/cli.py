@@ -4,10 +4,12 @@ Heavy libraries are imported inside the functions that work with them, so that a
 
 Exit codes:
     0  done
-    1  a run failed, no data set is complete or one is damaged, or a bug of AlignPrune, which shows its traceback
+    1  a run failed or diverged, no data set is complete or one is damaged, or a bug of AlignPrune, which shows its
+       traceback
     2  a mistake that you can mend, in a line
-  130  interrupted
+  130  interrupted by Ctrl-C
   141  the reader of the output has left, as in `alignprune methods | head`
+  143  interrupted by SIGTERM
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import math
 import os
 import platform
 import shlex
+import signal
 import sys
 import time
 import traceback
@@ -31,7 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import alignprune
 from alignprune._checks import choice
-from alignprune.errors import UserError, ValueMistake
+from alignprune.errors import Diverged, UserError, ValueMistake
 
 if TYPE_CHECKING:
     from alignprune.bench.run.config import TrainConfig
@@ -74,9 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except BrokenPipeError:
         return 141
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         command = _COMMANDS.get(words[0]) if words else None
-        return _fail(f"interrupted.{command.interrupted if command else ''}", code=130)
+        where = f": {stopped}" if str(stopped) else ""
+        number = getattr(stopped, "signal", signal.SIGINT)
+        return _fail(f"interrupted{where}.{command.interrupted if command else ''}", code=128 + number)
     except Exception as error:
         return _failed(error, words, debug="--debug" in given)
     finally:
@@ -119,7 +124,7 @@ def _failed(error: Exception, words: list[str], debug: bool) -> int:
     if reason is None or debug:
         traceback.print_exception(error)
     if reason is not None:
-        return _fail(reason)
+        return _fail(reason, code=1 if isinstance(error, Diverged) else 2)
     return _fail(
         "this is a bug in AlignPrune. Please report it with the traceback above and this line:\n"
         f"alignprune {alignprune.__version__}, torch {_version('torch')}, python {platform.python_version()}, "
@@ -372,13 +377,13 @@ _COMMANDS = {
     "train": _Command(
         _train,
         "train a classifier: cifar100n, cifar10n, a folder of images, TABLE.csv, FILE.npz, hf:NAME",
-        interrupted=" The run is stored up to its last whole epoch; --resume goes on.",
+        interrupted=" The same command with --resume goes on where it is stored.",
     ),
     "audit": _Command(
         _audit,
         "which labels are probably wrong: trains on a folder, table or file, or takes a run, and writes a report",
         extra="audit",
-        interrupted=" The run is stored up to its last whole epoch; the same command goes on.",
+        interrupted=" The same command goes on where it is stored.",
     ),
     "predict": _Command(_predict, "what the model of a finished run says of images, arrays or a table"),
     "methods": _Command(_methods, "list the named methods and their settings", extra="cli"),

@@ -31,8 +31,26 @@ class ExistingFile(UserError, FileExistsError):
     """A file or folder that is there and would be overwritten."""
 
 
+class DamagedFile(UserError, ValueError):
+    """A file that is not what was written: truncated, changed, or in the place of another."""
+
+
+class Diverged(UserError, RuntimeError):
+    """A training whose losses are not finite any more."""
+
+
 class MissingExtra(UserError, ImportError):
     """A library that is not installed, of one of the extras."""
 
 
-__all__ = ["CallMistake", "ExistingFile", "MissingExtra", "MissingFile", "TypeMistake", "UserError", "ValueMistake"]
+__all__ = [
+    "CallMistake",
+    "DamagedFile",
+    "Diverged",
+    "ExistingFile",
+    "MissingExtra",
+    "MissingFile",
+    "TypeMistake",
+    "UserError",
+    "ValueMistake",
+]

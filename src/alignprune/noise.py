@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from alignprune._checks import choice, floor, integer, number
-from alignprune._files import replace_file
+from alignprune._files import Kind, read_arrays, write_arrays
 from alignprune._tensors import INTEGERS
 from alignprune.errors import TypeMistake, ValueMistake
+
+KIND = Kind("noise", 1, "draw the labels again, or train the run again in another folder")
 
 # Fine class ids of the 20 super-classes, in the order of their names.
 _CIFAR100_SUPERCLASSES = (
@@ -280,7 +282,7 @@ class NoisyLabels:
             "rate": np.array(self.rate, dtype=np.float64),
             "seed": np.array([] if self.seed is None else [self.seed], dtype=np.int64),
         }
-        replace_file(path, lambda file: np.savez(file, **arrays))
+        write_arrays(path, KIND, arrays, compressed=False)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NoisyLabels:
@@ -294,25 +296,17 @@ class NoisyLabels:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueMistake: if the file was not written by `save`.
+            DamagedFile, ValueMistake: if the file is not, bit for bit, what `save` wrote.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                seed = file["seed"]
-                return cls(
-                    labels=torch.from_numpy(file["labels"]),
-                    clean=torch.from_numpy(file["clean"]),
-                    kind=str(file["kind"]),
-                    rate=float(file["rate"]),
-                    seed=int(seed[0]) if len(seed) else None,
-                )
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # numpy raises BadZipFile, KeyError, EOFError, ValueError, ... for a foreign file
-            raise ValueMistake(
-                f"path={os.fspath(path)!r} does not hold saved labels ({type(error).__name__}: {error}), "
-                "expected a file that NoisyLabels.save wrote: give that one"
-            ) from error
+        found = read_arrays(path, KIND, needed=("labels", "clean", "kind", "rate", "seed"))
+        seed = found["seed"]
+        return cls(
+            labels=torch.from_numpy(found["labels"]),
+            clean=torch.from_numpy(found["clean"]),
+            kind=str(found["kind"]),
+            rate=float(found["rate"]),
+            seed=int(seed[0]) if len(seed) else None,
+        )
 
 
 def corrupt(

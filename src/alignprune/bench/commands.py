@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from filelock import FileLock
 from tyro.conf import Positional
 
 from alignprune._checks import choice, integer
@@ -21,6 +20,7 @@ from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.grid.sweep import Job, Report, Summary
 from alignprune.bench.run.budget import Budget
 from alignprune.bench.run.config import Device, TrainConfig, torch_device
+from alignprune.bench.run.lock import locked
 from alignprune.bench.run.progress import Progress
 from alignprune.errors import ValueMistake
 
@@ -181,8 +181,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
     first = plan.proxy_of(config)
     if first is not None:
         training.prepare(config, progress)  # what is wrong with the run is found before its proxy is trained
-        first.folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(first.folder.with_suffix(".lock")):
+        with locked(first.folder, wait=True):
             if not sweep.complete(first.folder):
                 training.train(plan.resumed(first), progress)
         config = config.with_settings(proxy=first.folder)

@@ -8,7 +8,6 @@ report.html                  the page to look at the suspects and to decide
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -35,9 +34,10 @@ from alignprune.bench.files import write_json
 from alignprune.bench.recipes import Recipe
 from alignprune.bench.run import data, stored, trace
 from alignprune.bench.run.config import Device, TrainConfig, default_config
-from alignprune.bench.run.folder import load_checkpoint
+from alignprune.bench.run.folder import CONFIG, NOISE, RESULT, read_checkpoint, read_result
 from alignprune.bench.run.progress import Progress
 from alignprune.errors import ExistingFile, ValueMistake
+from alignprune.noise import NoisyLabels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +129,7 @@ def run(config: AuditConfig, progress: Progress | None = None, say: Callable[[st
         ValueError, FileNotFoundError, FileExistsError: before anything is written, with what to do.
     """
     given = Path(config.source)
-    if (given / "config.json").is_file():
+    if (given / CONFIG).is_file():
         _refuse_settings(config)
         return report(given, config.out or given / "report", rows=config.rows, data_root=config.data_root, say=say)
     out = config.out or Path("audits") / _stem(config.source)
@@ -183,7 +183,7 @@ def report(
     """
     _refuse_existing(out)
     result, state = _finished(folder)
-    config = stored.from_file(folder / "config.json")
+    config = stored.from_file(folder / CONFIG)
     if data_root is not None:
         config = config.with_settings(data_root=data_root)
     samples = data.unembedded(config)
@@ -240,7 +240,7 @@ def _training(config: AuditConfig, folder: Path, progress: Progress | None) -> t
         changes["recipe"] = default_config(config.source, "robust", "features").recipe
     epochs = config.epochs or _epochs(changes["recipe"], len(samples.labels))
     changes["recipe"] = replace(changes["recipe"], epochs=epochs)
-    resume = (folder / "config.json").exists()
+    resume = (folder / CONFIG).exists()
     return plain.with_settings(**changes, resume=resume), reason
 
 
@@ -300,27 +300,24 @@ def _stem(source: str) -> str:
 
 def _finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The result of a run and its pruner's state."""
-    if not (folder / "result.json").exists():
+    if not (folder / RESULT).exists():
         raise ValueMistake(
             f"source={str(folder)!r} is a run that has not ended, expected a finished one: go on with it by alignprune "
             "train ... --resume with its options"
         )
-    state = load_checkpoint(folder)
+    state = read_checkpoint(folder)
     if state is None or "pruner" not in state:
         raise ValueMistake(
             f"source={str(folder)!r} is without the checkpoint of one training, expected it, since the report is made "
             "of it: audit a run whose checkpoint.pt is there; a run with --folds has none of its own"
         )
-    return json.loads((folder / "result.json").read_text()), state["pruner"]
+    return read_result(folder), state["pruner"]
 
 
 def _labels(folder: Path, samples: ClassificationData) -> torch.Tensor:
     """The labels that the run was trained on: as it stored them where their truth is known, else the data's."""
-    file = folder / "noise.npz"
-    if not file.exists():
-        return samples.labels
-    with np.load(file, allow_pickle=False) as found:
-        return torch.from_numpy(found["labels"].astype(np.int64))
+    file = folder / NOISE
+    return NoisyLabels.load(file).labels if file.exists() else samples.labels
 
 
 def _trajectories(folder: Path, frame: pd.DataFrame, labels: torch.Tensor, rows: int) -> page.Trajectories | None:

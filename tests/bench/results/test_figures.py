@@ -16,10 +16,12 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
+from alignprune.bench.files import save_arrays
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.results import figures
 from alignprune.bench.results.store import Store, archive
 from alignprune.bench.results.suspicion import STATISTICS, History
+from alignprune.bench.run import diagnosis, trace
 
 CPU = Protocol("cpu", "a small network", {})
 PAPER = Protocol("paper", "the paper's own", {})
@@ -58,7 +60,7 @@ def write_run(
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in epochs))
     if losses is not None:
-        np.savez(folder / "losses.npz", **losses)
+        save_arrays(folder / "losses.npz", diagnosis.KIND, **losses)
     archive(folder)
 
 
@@ -291,7 +293,8 @@ def write_trace(root: Path, cell: Cell, seed: int, run: History) -> None:
     write_run(root, cell, seed, accuracy=0.5)
     reference = np.full(len(run.losses), np.nan) if run.reference is None else run.reference
     arrays = {"losses": run.losses, "margins": run.margins, "is_noisy": run.is_noisy}
-    np.savez(root / "cpu" / f"made-{cell.key}" / f"seed{seed}" / "trace.npz", **arrays, reference=reference)
+    folder = root / "cpu" / f"made-{cell.key}" / f"seed{seed}"
+    save_arrays(folder / "trace.npz", trace.KIND, **arrays, reference=reference)
 
 
 def test_suspicion_is_drawn_above_the_losses_of_both_kinds(tmp_path: Path, draw: Callable[..., Figure]) -> None:
@@ -354,7 +357,7 @@ def test_suspicion_without_a_run_or_its_trace_says_what_to_do(tmp_path: Path, dr
     with pytest.raises(ValueError, match="no run to draw .*alignprune sweep figure-9 --protocol cpu"):
         draw(cells, "suspicion")
     write_run(tmp_path, cells[0], 0, accuracy=0.5)
-    with pytest.raises(FileNotFoundError, match="trace.npz' is not there, .* train it with --trace"):
+    with pytest.raises(FileNotFoundError, match="trace.npz' is not there, .* train the run with --trace"):
         draw(cells, "suspicion")
 
 

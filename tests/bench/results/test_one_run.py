@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from alignprune.bench.files import save_arrays, write_record
 from alignprune.bench.results import charts, one_run
+from alignprune.bench.run.folder import CONFIGURATION_KIND
+from alignprune.bench.run.trace import KIND
 from alignprune.cli import main
 
 ROWS: list[dict[str, Any]] = [
@@ -30,10 +33,10 @@ ROWS: list[dict[str, Any]] = [
 
 def write_run(folder: Path, rows: list[dict[str, Any]] = ROWS, **arrays: Any) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"dataset": "digits", "method": "robust", "seed": 3}))
+    write_record(folder / "config.json", CONFIGURATION_KIND, {"dataset": "digits", "method": "robust", "seed": 3})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if arrays:
-        np.savez(folder / "trace.npz", **arrays)
+        save_arrays(folder / "trace.npz", KIND, **arrays)
     return folder
 
 

@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from alignprune.bench.files import save_arrays
 from alignprune.bench.results.store import Store, archive, is_archived
+from alignprune.bench.run.trace import KIND
 
 RESULT = {
     "dataset": "cifar100n",
@@ -90,7 +92,8 @@ def test_a_run_without_metrics_has_no_epochs(tmp_path: Path) -> None:
 
 def trace(folder: Path, **truth: np.ndarray) -> None:
     losses = np.float16([[2.0, 1.0, 3.0], [2.5, 0.5, 3.5]])
-    np.savez(folder / "trace.npz", losses=losses, margins=-losses, reference=np.full(2, np.nan), **truth)
+    arrays = {"losses": losses, "margins": -losses, "reference": np.full(2, np.nan), **truth}
+    save_arrays(folder / "trace.npz", KIND, **arrays)
 
 
 def test_the_labels_of_a_traced_run_are_ranked_where_the_truth_is_known(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from alignprune.alignment import dynamic_alignment_score
+from alignprune.bench.files import save_arrays
 from alignprune.bench.results import suspicion
 from alignprune.bench.results.suspicion import STATISTICS, History, auroc, auroc_by_epoch
+from alignprune.bench.run.trace import KIND
 
 EPOCHS, SAMPLES = 30, 40
 COMBINED = "rank of mean loss + rank of alignment since the start"
@@ -136,7 +138,7 @@ def test_without_a_reference_there_is_no_alignment() -> None:
 def save(path: Path, run: History, **changes: NDArray[np.float64] | None) -> Path:
     reference = np.full(EPOCHS, np.nan) if run.reference is None else run.reference
     arrays = {"losses": run.losses, "margins": run.margins, "reference": reference, "is_noisy": run.is_noisy, **changes}
-    np.savez(path, **{name: values for name, values in arrays.items() if values is not None})
+    save_arrays(path, KIND, **{name: values for name, values in arrays.items() if values is not None})
     return path
 
 
@@ -154,7 +156,7 @@ def test_a_stored_trace_is_read_back(tmp_path: Path) -> None:
 
 def test_what_is_no_trace_of_a_run_with_known_noise_is_refused(tmp_path: Path) -> None:
     run = history()
-    with pytest.raises(FileNotFoundError, match="trace.npz' is not there, .* train it with --trace"):
+    with pytest.raises(FileNotFoundError, match="trace.npz' is not there, .* train the run with --trace"):
         suspicion.load(tmp_path / "trace.npz")
     with pytest.raises(ValueError, match=r"without the array 'margins' \(it holds losses, reference, is_noisy\)"):
         suspicion.load(save(tmp_path / "a.npz", run, margins=None))

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from alignprune import coresets, presets
+from alignprune.bench.files import write_record
 from alignprune.bench.recipes import RECIPES
 from alignprune.bench.run.config import TrainConfig, configure, default_config
+from alignprune.bench.run.folder import RESULT_KIND
 
 
 def base_run(folder: Path, **changes: Any) -> Path:
     folder.mkdir(exist_ok=True)
     result = {"method": "infobatch", "epochs": 200, "prune_ratio": None, "pruned_share": 0.2877} | changes
-    (folder / "result.json").write_text(json.dumps(result))
+    write_record(folder / "result.json", RESULT_KIND, result)
     return folder
 
 

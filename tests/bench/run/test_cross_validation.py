@@ -16,7 +16,7 @@ from alignprune.bench import commands
 from alignprune.bench.data import TensorData, digits
 from alignprune.bench.run.config import TrainConfig, configure
 from alignprune.bench.run.cross_validation import BestEpoch, folds
-from alignprune.bench.run.folder import load_checkpoint
+from alignprune.bench.run.folder import read_checkpoint
 from alignprune.bench.run.observers import EndOfEpoch
 from alignprune.bench.run.progress import Progress
 
@@ -100,7 +100,7 @@ def test_the_network_of_the_first_best_epoch_is_kept() -> None:
 
 
 def test_the_epoch_of_a_fold_is_the_best_by_labels_that_it_was_not_trained_on(done: Path) -> None:
-    kept = load_checkpoint(done / "fold1")
+    kept = read_checkpoint(done / "fold1")
     assert kept is not None
     chosen = kept["best epoch"]
     assert 1 <= chosen["epoch"] <= EPOCHS

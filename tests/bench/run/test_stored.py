@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from alignprune import coresets, presets
+from alignprune.bench.files import write_record
 from alignprune.bench.run.config import configure
+from alignprune.bench.run.folder import RESULT_KIND
 from alignprune.bench.run.stored import configuration
 from alignprune.cli import main, parse_train
 from alignprune.errors import UserError
@@ -108,7 +110,7 @@ def test_the_share_that_a_base_run_measured_is_in_the_config(tmp_path: Path) -> 
     base = tmp_path / "base"
     base.mkdir()
     result = {"method": "infobatch", "epochs": 60, "prune_ratio": None, "pruned_share": 0.2877}
-    (base / "result.json").write_text(json.dumps(result))
+    write_record(base / "result.json", RESULT_KIND, result)
     line = f"digits --method infobatch --prune-ratio 0.5 --base-run {base}"
     config = parse_train(line.split())
     file = tmp_path / "config.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from alignprune.bench import load_model
+from alignprune.bench.files import read_record, write_record
 from alignprune.bench.run.config import TrainConfig, configure
+from alignprune.bench.run.trained import RECORD_KIND
 from alignprune.bench.run.training import train
 from alignprune.cli import main
 
@@ -287,11 +290,10 @@ def test_a_run_that_is_unfinished_or_has_no_model_is_refused(
         assert said in capsys.readouterr().err
     (copy / "model.safetensors").write_bytes(b"half of it")
     assert main(["predict", str(copy), data, "--out", out]) == 2
-    assert "cannot be read" in capsys.readouterr().err
-    stored = json.loads((copy / "model.json").read_text())
-    (copy / "model.json").write_text(json.dumps(stored | {"version": 9}))
+    assert "model.safetensors' is damaged" in capsys.readouterr().err
+    write_record(copy / "model.json", replace(RECORD_KIND, version=9), read_record(copy / "model.json", RECORD_KIND))
     assert main(["predict", str(copy), data, "--out", out]) == 2
-    assert "version=9" in capsys.readouterr().err
+    assert "holds 'model' in version 9, expected 'model' in version 1" in capsys.readouterr().err
 
 
 def test_predictions_overwrite_nothing(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

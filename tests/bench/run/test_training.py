@@ -16,7 +16,7 @@ from alignprune.bench import commands
 from alignprune.bench import data as datasets
 from alignprune.bench.run import trace
 from alignprune.bench.run.config import TrainConfig, configure, default_config
-from alignprune.bench.run.folder import RunFolder, load_checkpoint
+from alignprune.bench.run.folder import RunFolder, read_checkpoint
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.training import train
 from alignprune.losses import SETTINGS
@@ -101,7 +101,7 @@ def test_every_method_trains_and_reports(method: str, images: str, tmp_path: Pat
 def test_a_run_journals_what_its_network_predicts_of_every_sample(images: str, tmp_path: Path) -> None:
     run = config(images, "infobatch", tmp_path / "run", epochs=8)
     train(run)
-    memories = load_checkpoint(tmp_path / "run")["pruner"]["memories"]
+    memories = read_checkpoint(tmp_path / "run")["pruner"]["memories"]
     (journal,) = (memory for memory in memories if "predictions" in memory)
     assert (journal["predictions"] == journal["trained"]).all()
     assert journal["trained"].max() == 8
@@ -132,16 +132,19 @@ def test_half_precision_trains_and_scores(images: str, tmp_path: Path) -> None:
 
 def test_a_run_folder_never_holds_half_a_file(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run", {"seed": 0}, resume=False)
-    folder.save_epoch([{"epoch": 1}], {"epoch": 1})
+    folder.save_metrics([{"epoch": 1}])
+    folder.save_checkpoint({"epoch": 1})
 
     class Unsaveable:
         def __reduce__(self) -> Any:
             raise RuntimeError("the disk is full")
 
     with pytest.raises(RuntimeError, match="disk is full"):
-        folder.save_epoch([{"epoch": 1}, {"epoch": 2}], {"epoch": Unsaveable()})
-    assert load_checkpoint(folder.path) == {"epoch": 1}
-    assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoint.pt", "config.json", "metrics.jsonl"]
+        folder.save_checkpoint({"epoch": Unsaveable()})
+    folder.close()
+    assert read_checkpoint(folder.path) == {"epoch": 1}
+    names = sorted(path.name for path in folder.path.iterdir() if path.name != ".lock")
+    assert names == ["checkpoint.pt", "config.json", "metrics.jsonl"]
 
 
 # -- static methods, budgets, re-labelling -----------------------------------------------------------------

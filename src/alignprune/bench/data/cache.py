@@ -11,9 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alignprune._files import Kind, read_arrays
 from alignprune.bench.files import save_arrays
+from alignprune.errors import DamagedFile, ValueMistake
 
 CACHE_ROOT = "ALIGNPRUNE_CACHE"
+
+_KIND = Kind("cache", 1, "it is computed again")
 
 Arrays = dict[str, NDArray]
 
@@ -39,16 +43,11 @@ def cached(name: str, depends_on: Mapping[str, object], compute: Callable[[], Ar
     file = _cache_folder() / f"{name}-{_digest(depends_on)[:32]}.npz"
     if file.exists():
         try:
-            with np.load(file, allow_pickle=False) as stored:
-                return dict(stored)
-        except Exception as error:  # numpy raises BadZipFile, EOFError, ValueError, zlib.error, ... for a damaged file
-            warnings.warn(
-                f"file={str(file)!r} is damaged ({error}), expected arrays that were computed before: they are "
-                "computed again",
-                stacklevel=2,
-            )
+            return read_arrays(file, _KIND)
+        except (DamagedFile, ValueMistake) as error:
+            warnings.warn(str(error), stacklevel=2)
     arrays = compute()
-    save_arrays(file, **arrays)
+    save_arrays(file, _KIND, **arrays)
     return arrays
 
 

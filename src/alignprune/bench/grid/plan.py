@@ -19,6 +19,7 @@ from alignprune.bench.grid.cells import Cell, Protocol, Settings, key_of
 from alignprune.bench.grid.experiments import full_training
 from alignprune.bench.grid.sweep import Job
 from alignprune.bench.run.config import TrainConfig, configure
+from alignprune.bench.run.folder import CONFIG
 from alignprune.bench.run.progress import Lines
 from alignprune.errors import ValueMistake
 
@@ -129,7 +130,7 @@ def proxy_of(config: TrainConfig) -> TrainConfig | None:
 
 def resumed(config: TrainConfig) -> TrainConfig:
     """The run, to be gone on with where it was begun."""
-    return config.with_settings(resume=(config.folder / "config.json").exists())
+    return config.with_settings(resume=(config.folder / CONFIG).exists())
 
 
 def work(job: Job) -> None:

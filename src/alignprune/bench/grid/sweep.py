@@ -1,12 +1,12 @@
 """A sweep: many jobs, each run once, on the processes of one machine or on the nodes of a Ray cluster.
 
-A job is a folder, complete when ``result.json`` is in it. That file and a lock beside it are all that sweeps know of
+A job is a folder, complete when ``result.json`` is in it. That file and the folder's lock are all that sweeps know of
 each other: one that was killed goes on when it is called again, and two that run at the same time share the work.
 What a job does is no matter here: a function makes its folder complete or raises.
 
 log.txt     what the job printed, native output too
 error.json  why the last attempt failed; gone once one succeeds
-.lock       held by the process that works on the job; the operating system lets go of it when that process dies
+.lock       held by the process that works on the job: `alignprune.bench.run.lock`
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from filelock import FileLock, Timeout
-
 from alignprune._checks import choice, integer, number
 from alignprune.bench.files import write_json
+from alignprune.bench.run.lock import FolderInUse, locked
 from alignprune.errors import MissingExtra, ValueMistake
 
 Engine = Literal["local", "ray"]
@@ -356,21 +355,15 @@ class _Sweep:
 def _attempt(job: Job, work: Work) -> Iterator[_Event]:
     """One attempt at a job: says that it starts, and last, when the folder is free again, what came of it."""
     try:
-        with _lock(job.folder):
+        with locked(job.folder):
             if complete(job.folder):
                 outcome = _Event("skipped")
             else:
                 yield _Event("started")
                 outcome = _outcome(job, work)
-    except Timeout:
+    except FolderInUse:
         outcome = _Event("held")
     yield outcome
-
-
-def _lock(folder: Path, timeout: float = 0) -> FileLock:
-    """The lock of a folder, to be entered; raises Timeout there if it stays taken for so many seconds."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / ".lock", timeout=timeout)
 
 
 def _outcome(job: Job, work: Work) -> _Event:
@@ -397,8 +390,7 @@ def _record_error(folder: Path, error: str, trace: str) -> None:
 
 def _record_death(folder: Path, error: str) -> None:
     """Record the error of a process that could not; not if another sweep has taken the job over by now."""
-    # What the process has forked, such as a data loader's workers, holds the lock until it sees that it is alone.
-    with suppress(Timeout), _lock(folder, timeout=GRACE):
+    with suppress(FolderInUse), locked(folder):
         if not complete(folder):
             _record_error(folder, error, "")
 

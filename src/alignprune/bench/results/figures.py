@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alignprune._checks import choice
+from alignprune._files import read_arrays
 from alignprune.bench.grid.cells import Experiment, Protocol
 from alignprune.bench.results import charts, tables
 from alignprune.bench.results.charts import LETTERS, Array, Curves, Panel, Point
@@ -132,8 +133,8 @@ def _losses(experiment: Experiment, protocol: Protocol, store: Store, shown: Seq
         file = folders[entry.cell.key] / diagnosis.FILE if entry.cell.key in folders else None
         if file is None or not file.exists():
             continue
-        with np.load(file) as stored:
-            epochs, losses, wrong = stored["epochs"], stored["losses"].astype(np.float32), stored["is_noisy"]
+        stored = read_arrays(file, diagnosis.KIND, needed=("epochs", "losses", "is_noisy"))
+        epochs, losses, wrong = stored["epochs"], stored["losses"].astype(np.float32), stored["is_noisy"]
         chosen = _spread(np.flatnonzero(~np.isnan(losses).all(axis=1)), _EPOCHS_SHOWN)
         if not chosen:
             continue

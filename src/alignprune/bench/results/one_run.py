@@ -5,7 +5,6 @@ The epochs that there are, so that a run can be looked at while it trains. The f
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from alignprune._checks import choice
 from alignprune.bench.results import charts
 from alignprune.bench.results.charts import Panel
 from alignprune.bench.run import trace
+from alignprune.bench.run.folder import CONFIG, read_config, read_metrics
 from alignprune.errors import MissingFile, ValueMistake
 
 _EPOCHS_SHOWN = 3
@@ -65,18 +65,11 @@ def draw(run: Path, path: Path) -> Path:
 
 def _read(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The settings, and a row an epoch."""
-    if not (run / "config.json").exists():
+    if not (run / CONFIG).exists():
         raise MissingFile(
             f"run={str(run)!r} is no run, expected the folder that alignprune train wrote: check the path"
         )
-    metrics = run / "metrics.jsonl"
-    try:
-        settings = json.loads((run / "config.json").read_text())
-        rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    except json.JSONDecodeError as error:
-        raise ValueMistake(
-            f"run={str(run)!r} holds a file that is damaged ({error}), expected JSON: train it again"
-        ) from error
+    settings, rows = read_config(run), read_metrics(run)
     if not rows:
         raise ValueMistake(f"run={str(run)!r} has no epoch that has ended, expected one at least: wait for it")
     return settings, rows

@@ -7,7 +7,6 @@ and scores; a cross-validation has the probabilities that cleanlab works on.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,9 +25,10 @@ from alignprune.bench.results.detection import Ranking, RankingRecord, judge
 from alignprune.bench.results.suspicion import STATISTICS, History
 from alignprune.bench.run import out_of_fold, trace
 from alignprune.bench.run.config import default_config
-from alignprune.bench.run.folder import load_checkpoint
+from alignprune.bench.run.folder import NOISE, read_checkpoint, read_config
 from alignprune.bench.run.out_of_fold import OutOfFold
 from alignprune.errors import MissingExtra
+from alignprune.noise import NoisyLabels
 from alignprune.selection import Selection
 
 Reads = Literal["trace", "plain losses", "reference", "journal", "state", "scores", "probabilities"]
@@ -75,7 +75,7 @@ class FinishedRun:
     @cached_property
     def records_plain_losses(self) -> bool:
         """Whether its losses are cross-entropies without label smoothing."""
-        config = json.loads((self.folder / "config.json").read_text())
+        config = read_config(self.folder)
         return config["relabel"] is not None or config["recipe"]["label_smoothing"] == 0
 
     @cached_property
@@ -86,7 +86,7 @@ class FinishedRun:
     @cached_property
     def pruner(self) -> dict[str, Any] | None:
         """The pruner's state at the end; None where the checkpoint is gone."""
-        state = load_checkpoint(self.folder)
+        state = read_checkpoint(self.folder)
         return None if state is None else state["pruner"]
 
     @cached_property
@@ -191,8 +191,7 @@ def _other_predictions(run: FinishedRun) -> Ranking:
 def _label_report(run: FinishedRun) -> Ranking:
     """What `alignprune.audit` reports: the probability that a label is wrong, and the issues."""
     assert run.pruner is not None
-    with np.load(run.folder / "noise.npz", allow_pickle=False) as noise:
-        labels = noise["labels"]
+    labels = NoisyLabels.load(run.folder / NOISE).labels.numpy()
     known = audit.facts(run.pruner)
     found = audit.judge(known, labels.astype(np.int32), int(max(labels.max(), known.alternative.max())) + 1)
     # The label score is the probability with its ties in the order of the suspicions, to a thousandth.
@@ -205,7 +204,7 @@ def _label_report(run: FinishedRun) -> Ranking:
 def _own_score(run: FinishedRun) -> Ranking:
     """The score that the run prunes by, with the suspects that it ended with."""
     assert run.pruner is not None
-    config = json.loads((run.folder / "config.json").read_text())
+    config = read_config(run.folder)
     high = default_config(config["dataset"], config["method"]).pruning.score.suspect == "high"
     values, selection = run.pruner["scores"].numpy(), Selection.from_state_dict(run.pruner["selection"])
     flagged = None

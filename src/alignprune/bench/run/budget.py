@@ -12,13 +12,13 @@ and stops at exactly the same number of training samples.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, Literal
 
 from alignprune._checks import floor, integer, number
 from alignprune.bench.recipes import position
+from alignprune.bench.run.folder import RESULT, read_result
 from alignprune.errors import MissingFile, ValueMistake
 
 Budget = Literal["calibrated", "equal"]
@@ -89,12 +89,11 @@ def measured_share(folder: Path, base: str, epochs: int) -> float:
         FileNotFoundError: if it is not complete.
         ValueError: if it is another run.
     """
-    file = folder / "result.json"
-    if not file.exists():
+    if not (folder / RESULT).exists():
         raise MissingFile(
-            f"base_run={str(folder)!r} holds no result.json, expected a finished run: wait for it, or give another"
+            f"base_run={str(folder)!r} holds no {RESULT}, expected a finished run: wait for it, or give another"
         )
-    result = json.loads(file.read_text())
+    result = read_result(folder)
     found = (result.get("method"), result.get("epochs"), result.get("prune_ratio"))
     if found != (base, epochs, None):
         raise ValueMistake(

@@ -265,6 +265,8 @@ class Outputs:
         trace: also store every sample's loss and margin in every epoch (trace.npz), for explanations.
         evaluate_every: epochs between two looks at the test set; the last epoch always has one.
         track: "tensorboard" or "trackio": also log every epoch there, on this machine.
+        checkpoint_every: store a checkpoint in the middle of an epoch, too: after so many steps (500), or so much time
+            (10min, 2h); None = at the end of every epoch, and when the run is asked to end.
     """
 
     collect: bool = False
@@ -272,6 +274,7 @@ class Outputs:
     trace: bool = False
     evaluate_every: int = 1
     track: str | None = None
+    checkpoint_every: str | None = None
 
     def __post_init__(self) -> None:
         if self.track is not None:
@@ -549,8 +552,20 @@ SETTINGS: dict[str, Any] = {
 }
 """By the flat name of a setting its type."""
 
-# Where a run takes place, who watches it and what it was made from by hand: a resumed run may differ in these.
-_PLACES = {"device", "workers", "data_root", "out", "resume", "track", "base_run", "proxy", "self_supervised"}
+# Where a run takes place, who watches it, how often it is stored and what it was made from by hand: a resumed run may
+# differ in these.
+_PLACES = {
+    "device",
+    "workers",
+    "data_root",
+    "out",
+    "resume",
+    "track",
+    "checkpoint_every",
+    "base_run",
+    "proxy",
+    "self_supervised",
+}
 
 _PATHS = {"labels", "feature_weights", "sentence_model", "base_run", "proxy", "self_supervised", "data_root", "out"}
 

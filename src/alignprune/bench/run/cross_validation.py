@@ -11,6 +11,7 @@ probabilities.npz    when all are done; see `alignprune.bench.run.out_of_fold`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from alignprune.bench.data import ClassificationData, Samples
 from alignprune.bench.run import training
 from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.evaluation import BATCH_SIZE, evaluate
-from alignprune.bench.run.folder import RunFolder, load_checkpoint
+from alignprune.bench.run.folder import CONFIG, RunFolder, read_checkpoint
 from alignprune.bench.run.observers import EndOfEpoch, Observer
 from alignprune.bench.run.out_of_fold import OutOfFold
 from alignprune.bench.run.progress import Progress
@@ -147,11 +148,19 @@ def run(config: TrainConfig, progress: Progress | None = None) -> dict[str, Any]
     inputs = training.prepare(config, progress)
     samples = inputs.data
     parts = folds(samples.labels, config.pruning.folds, config.seed)
-    folder = RunFolder(config.folder, config.stored(None), resume=config.place.resume)
-    if folder.result is not None:
-        return folder.result
-    if samples.noise is not None:
-        samples.noise.save(folder.path / "noise.npz")
+    with closing(
+        RunFolder(config.folder, config.stored(None), resume=config.place.resume, noise=samples.noise)
+    ) as folder:
+        return folder.result or _run(config, samples, parts, folder, progress)
+
+
+def _run(
+    config: TrainConfig,
+    samples: ClassificationData,
+    parts: Sequence[Fold],
+    folder: RunFolder,
+    progress: Progress | None,
+) -> dict[str, Any]:
     outcomes = [
         _fold(config, samples, part, folder.path / f"fold{number}", progress) for number, part in enumerate(parts)
     ]
@@ -170,12 +179,12 @@ def _fold(
     config: TrainConfig, samples: ClassificationData, part: Fold, folder: Path, progress: Progress | None
 ) -> _Outcome:
     """Train the network of a fold, or what is left of it."""
-    own = config.with_settings(out=folder, resume=(folder / "config.json").exists())
+    own = config.with_settings(out=folder, resume=(folder / CONFIG).exists())
     inputs = training.Inputs(datasets.subset(samples, part.trained), None)
     device, workers = config.machine.torch_device, config.machine.workers
     best = BestEpoch(Subset(samples.train_eval, part.stopping.tolist()), device, workers)
     result = training.fit(own, inputs, progress, [best])
-    state = load_checkpoint(folder)
+    state = read_checkpoint(folder)
     assert state is not None, "a complete run has a checkpoint"
     left_out = _loader(Subset(samples.train_eval, part.left_out.tolist()), workers)
     network = training.make_network(own, samples).to(device)

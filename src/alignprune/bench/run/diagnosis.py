@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignprune import Ledger, Pruner
+from alignprune._files import Kind
 from alignprune._ranks import rank_and_world
 from alignprune.bench.files import save_arrays
 from alignprune.bench.run.observers import EndOfEpoch, Observer
@@ -27,6 +28,7 @@ from alignprune.scores import Score
 from alignprune.selection import Selection
 
 FILE = "losses.npz"
+KIND = Kind("losses", 1, "train the run again, in another folder")
 
 
 def kept_noise(selection: Selection, is_noisy: Tensor) -> float:
@@ -116,6 +118,16 @@ class LatestLosses:
         self._row.fill_(math.nan)
         return self.values
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The losses, also in the middle of an epoch; every rank calls it, since each has seen its part."""
+        return {"values": self.values, "row": _over_ranks(self._row).cpu()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state_dict`, on any number of ranks: the first holds what all had seen."""
+        self.values = state["values"]
+        if rank_and_world()[0] == 0:
+            self._row.copy_(state["row"])
+
 
 def _over_ranks(row: Tensor) -> Tensor:
     """The mean over the ranks that saw a sample, float32 [N]; NaN where none did."""
@@ -162,10 +174,11 @@ class Diagnosis(Observer):
     def save(self, folder: Path) -> None:
         epochs = sorted(self.shown)
         losses = torch.stack([self.shown[epoch] for epoch in epochs])
-        save_arrays(folder / FILE, epochs=np.array(epochs), losses=losses.numpy(), is_noisy=self.is_noisy.numpy())
+        save_arrays(folder / FILE, KIND, epochs=np.array(epochs), losses=losses.numpy(), is_noisy=self.is_noisy.numpy())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"latest": self.latest.values, "shown": self.shown}
+        return {"latest": self.latest.state_dict(), "shown": self.shown}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.latest.values, self.shown = state["latest"], state["shown"]
+        self.latest.load_state_dict(state["latest"])
+        self.shown = state["shown"]

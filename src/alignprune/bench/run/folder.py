@@ -1,54 +1,78 @@
-"""A run's folder: resolved configuration, metrics by epoch, checkpoint, result. Whole or absent, never half written.
+"""A run's folder: resolved configuration, metrics by epoch, checkpoints, result. Whole or absent, never half written.
 
-config.json   what was run, every setting resolved
+noise.npz     given and true labels, where the truth is known; written first
+config.json   what was run, every setting resolved: a folder that has it is a run's
 metrics.jsonl one line an epoch
-checkpoint.pt everything that the rest of the run depends on
+checkpoint.pt everything that the rest of the run depends on; checkpoint.previous.pt the one before it
 model.*       the trained model, at the end: `alignprune.bench.run.trained`
-noise.npz     given and true labels, where the truth is known
 losses.npz    latest losses by sample half-way and at the end, where the truth is known
 trace.npz     losses and margins by sample in every epoch, with --trace
 proxy.npz     what coreset methods choose by, with --collect
 result.json   written last: a folder that has it is complete
+
+Every file but metrics.jsonl, which is for other programs, holds its own seal (`alignprune._files`); the digest of the
+metrics stands in result.json.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
+from alignprune._files import Kind, check_seal, read_tensors
+from alignprune.bench.files import plain, read_json, read_record, save_bytes, save_tensors, write_record
+from alignprune.bench.run.lock import locked, refuse_in_use
+from alignprune.errors import DamagedFile, ExistingFile, MissingFile, ValueMistake
+from alignprune.noise import NoisyLabels
 
-from alignprune._files import replace_file
-from alignprune.bench.files import plain, save_tensors, write_json
-from alignprune.errors import ExistingFile, MissingFile, ValueMistake
+CONFIG, RESULT, METRICS, NOISE = "config.json", "result.json", "metrics.jsonl", "noise.npz"
+CHECKPOINT, PREVIOUS, _NEXT = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.next.pt"
+
+_AGAIN = "train the run again, in another folder"
+CONFIGURATION_KIND = Kind("configuration", 1, _AGAIN)
+CHECKPOINT_KIND = Kind("checkpoint", 1, _AGAIN)
+RESULT_KIND = Kind("result", 1, "remove it and go on with --resume, which writes it again")
+
+_DIGEST = "metrics_digest"  # the field of a stored result that the metrics have to agree with
 
 
 class RunFolder:
-    """The folder of one run.
+    """The folder of one run, to be written by this process alone; to be closed.
 
     Args:
         path: the folder; made if absent.
         config: resolved configuration, JSON values only.
         resume: go on with what is there.
+        noise: the labels of the run beside the true ones, to be stored; None where no truth is known.
 
     Raises:
         FileExistsError: if a run is there and ``resume`` is not set: nothing is overwritten.
         FileNotFoundError: if ``resume`` is set and no run is there.
         ValueError: if the run there has another configuration.
+        RuntimeError: if another process is in the folder.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
-        self.check(path, config, resume=resume)
+    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool, noise: NoisyLabels | None = None) -> None:
         self.path = path
-        if not resume:
-            path.mkdir(parents=True, exist_ok=True)
-            write_json(path / "config.json", config)
+        with ExitStack() as stack:
+            stack.enter_context(locked(path))
+            self.check(path, config, resume=resume)
+            if noise is not None and not (resume and (path / NOISE).exists()):
+                noise.save(path / NOISE)
+            if not resume:
+                write_record(path / CONFIG, CONFIGURATION_KIND, config)
+            self._lock = stack.pop_all()
 
     @staticmethod
     def check(path: Path, config: dict[str, Any], *, resume: bool) -> None:
         """Raise what making the folder would raise, and make nothing: for use before long preparations."""
-        stored = path / "config.json"
+        stored = path / CONFIG
+        refuse_in_use(path)
         if not resume and stored.exists():
             raise ExistingFile(
                 f"out={str(path)!r} is the folder of a run already, expected a new one: add --resume to go on with the "
@@ -59,31 +83,117 @@ class RunFolder:
                 f"out={str(path)!r} is no run, expected one to go on with: leave --resume out to start one there"
             )
         if resume:
-            _refuse_other(json.loads(stored.read_text()), plain(config), path)
+            _refuse_other(read_json(stored, "the configuration of a run", _AGAIN), plain(config), path)
+
+    def close(self) -> None:
+        """Let others into the folder."""
+        self._lock.close()
 
     @property
     def result(self) -> dict[str, Any] | None:
         """The stored result of a complete run."""
-        file = self.path / "result.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        return read_result(self.path) if (self.path / RESULT).exists() else None
 
-    def save_epoch(self, metrics: list[dict[str, Any]], checkpoint: dict[str, Any]) -> None:
-        """Store the metrics so far and the checkpoint that goes with them."""
-        lines = "".join(json.dumps(plain(row)) + "\n" for row in metrics)
-        replace_file(self.path / "metrics.jsonl", lambda file: file.write(lines.encode()))
-        save_tensors(self.path / "checkpoint.pt", checkpoint)
+    def save_metrics(self, metrics: list[dict[str, Any]]) -> None:
+        """Store a line an epoch."""
+        save_bytes(self.path / METRICS, "".join(json.dumps(plain(row)) + "\n" for row in metrics).encode())
+
+    def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store a checkpoint; the last one becomes the one before it."""
+        save_tensors(self.path / _NEXT, CHECKPOINT_KIND, checkpoint)
+        if (self.path / CHECKPOINT).exists():
+            os.replace(self.path / CHECKPOINT, self.path / PREVIOUS)
+        os.replace(self.path / _NEXT, self.path / CHECKPOINT)
+
+    def sound_checkpoint(self, say: Callable[[str], object]) -> Path | None:
+        """What the run goes on from: the last checkpoint, or where it is damaged the one before; None before the first.
+
+        Args:
+            say: hears of a checkpoint that is damaged.
+
+        Raises:
+            ValueError: if none is sound.
+        """
+        damage: DamagedFile | None = None
+        for file in (self.path / CHECKPOINT, self.path / PREVIOUS):
+            if not file.exists():
+                continue
+            try:
+                check_seal(file, CHECKPOINT_KIND)
+            except DamagedFile as error:
+                damage = damage or error
+            else:
+                if damage is not None:
+                    say(f"{damage}. Here the run goes on from {file.name}, the one before it")
+                return file
+        if damage is not None:
+            raise damage
+        return None
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Store the result: the run is complete."""
-        write_json(self.path / "result.json", result)
+        metrics = self.path / METRICS
+        digest = hashlib.sha256(metrics.read_bytes()).hexdigest() if metrics.exists() else None
+        write_record(self.path / RESULT, RESULT_KIND, {**result, _DIGEST: digest})
 
 
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The last checkpoint in a run's folder, tensors on the CPU; None before the first."""
-    file = path / "checkpoint.pt"
+def read_result(run: Path) -> dict[str, Any]:
+    """The result of a complete run.
+
+    Raises:
+        FileNotFoundError, ValueError: as `alignprune._files.check_seal`.
+    """
+    found = read_record(run / RESULT, RESULT_KIND)
+    found.pop(_DIGEST, None)
+    return found
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The resolved configuration of a run, as it was written.
+
+    Raises:
+        FileNotFoundError, ValueError: as `alignprune._files.check_seal`.
+    """
+    return read_record(run / CONFIG, CONFIGURATION_KIND)
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The metrics of a run, a record an epoch; of a complete one they have to be those that it ended with.
+
+    Raises:
+        ValueError: if a line is damaged, or the metrics are not those of the result.
+    """
+    file = run / METRICS
+    content = file.read_bytes() if file.exists() else b""
+    if (run / RESULT).exists():
+        digest = read_record(run / RESULT, RESULT_KIND).get(_DIGEST)
+        if digest != (hashlib.sha256(content).hexdigest() if file.exists() else None):
+            raise DamagedFile(
+                f"path={str(file)!r} is damaged or was changed by hand, expected the metrics that the run ended with: "
+                f"{_AGAIN}"
+            )
+    found = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            row = error
+        if not isinstance(row, dict):
+            raise DamagedFile(f"path={str(file)!r} is damaged in line {number} ({row}), expected JSON: {_AGAIN}")
+        found.append(row)
+    return found
+
+
+def read_checkpoint(run: Path) -> dict[str, Any] | None:
+    """The last checkpoint of a run, tensors on the CPU; None where there is none.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    file = run / CHECKPOINT
     if not file.exists():
         return None
-    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = read_tensors(file, CHECKPOINT_KIND)
     return state
 
 

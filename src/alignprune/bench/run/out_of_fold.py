@@ -14,13 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from alignprune._files import Kind, read_arrays
 from alignprune.bench.files import save_arrays
 
 FILE = "probabilities.npz"
+KIND = Kind("probabilities", 1, "run the cross-validation again, in another folder")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +43,15 @@ class OutOfFold:
         """Write it into a run's folder, whole or not at all."""
         arrays = {"probabilities": self.probabilities, "last": self.last, "labels": self.labels}
         truth = {} if self.is_noisy is None else {"is_noisy": self.is_noisy}
-        save_arrays(folder / FILE, **{name: values.numpy() for name, values in (arrays | truth).items()})
+        save_arrays(folder / FILE, KIND, **{name: values.numpy() for name, values in (arrays | truth).items()})
 
     @classmethod
     def load(cls, folder: Path) -> OutOfFold:
-        """Read it from the folder of a complete run."""
-        with np.load(folder / FILE, allow_pickle=False) as file:
-            found = {name: torch.from_numpy(file[name]) for name in file.files}
+        """Read it from the folder of a complete run.
+
+        Raises:
+            FileNotFoundError, ValueError: if it is not there, or damaged.
+        """
+        stored = read_arrays(folder / FILE, KIND, needed=("probabilities", "last", "labels"))
+        found = {name: torch.from_numpy(values) for name, values in stored.items()}
         return cls(found["probabilities"], found["last"], found["labels"], found.get("is_noisy"))

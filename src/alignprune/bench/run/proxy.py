@@ -143,4 +143,13 @@ class Collector(Observer):
         return torch.cat(all_features), torch.cat(all_logits)
 
 
-_STATE = ("forward_passes", "label_probabilities", "correct", "error_norms", "feature_norms", "snapshot")
+_STATE = (
+    "forward_passes",
+    "label_probabilities",
+    "correct",
+    "error_norms",
+    "feature_norms",
+    "snapshot",
+    "_row",
+    "_right",
+)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from alignprune import coresets
+from alignprune._files import Kind
 from alignprune.bench import data as datasets
 from alignprune.bench import models
 from alignprune.bench.data import ClassificationData
 from alignprune.bench.files import save_tensors
 from alignprune.bench.run import proxy, self_supervised
 from alignprune.bench.run.config import TrainConfig
+from alignprune.bench.run.folder import RESULT, read_result
+from alignprune.bench.run.lock import locked
 from alignprune.coresets import Proxy
 from alignprune.errors import MissingFile, ValueMistake
 
 _SELF_SUPERVISED = "self_supervised.pt"
+_FEATURES_KIND = Kind("features", 1, "remove it: it is trained again")
 
 
 def statistics(config: TrainConfig, data: ClassificationData) -> Proxy | None:
@@ -92,7 +94,7 @@ def cost(config: TrainConfig) -> int:
     """Forward passes of the proxy run, which many runs may share; 0 for a run that needs none."""
     if not config.pruning.needs_proxy:
         return 0
-    result = json.loads((_proxy_folder(config) / "result.json").read_text())
+    result = read_result(_proxy_folder(config))
     return int(result["forward_passes"] + result["collect_forward_passes"])
 
 
@@ -103,7 +105,7 @@ def _proxy_folder(config: TrainConfig) -> Path:
             f"proxy=None is missing, expected the folder of the proxy run that {config.pruning.method} is chosen by: "
             f"run --method full --collect on the same data, then give its folder with --proxy"
         )
-    if not (config.earlier.proxy / "result.json").exists():
+    if not (config.earlier.proxy / RESULT).exists():
         raise MissingFile(
             f"proxy={str(config.earlier.proxy)!r} is no finished run, expected the folder of one with --method full "
             f"--collect: wait for it, or leave --proxy out to train one"
@@ -120,9 +122,9 @@ def _self_supervised(config: TrainConfig, data: ClassificationData, folder: Path
             f"out to train them"
         )
     if not file.exists():
-        with FileLock(file.with_suffix(".lock")):
+        with locked(folder, wait=True):
             if not file.exists():
-                save_tensors(file, _train_self_supervised(config, data))
+                save_tensors(file, _FEATURES_KIND, _train_self_supervised(config, data))
     features: Tensor = torch.load(file, weights_only=True)
     if features.shape[:1] != data.labels.shape:
         raise ValueMistake(

@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from alignprune._checks import choice
 from alignprune.bench import recipes
+from alignprune.bench.files import SEAL
 from alignprune.bench.run import config as configs
 from alignprune.bench.run.config import TrainConfig
 from alignprune.errors import MissingFile, TypeMistake, UserError, ValueMistake
@@ -45,7 +46,7 @@ def read(path: Path) -> dict[str, Any]:
             f"config={str(path)!r} has version={version!r}, expected {configs.VERSION}: give the config.json of a run "
             f"of this version of alignprune"
         )
-    return {name: value for name, value in found.items() if name != "version"}
+    return {name: value for name, value in found.items() if name not in ("version", SEAL)}  # a copy may be edited
 
 
 def configuration(

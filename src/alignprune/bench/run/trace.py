@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from alignprune._files import Kind, read_arrays
 from alignprune.bench.files import save_arrays
 from alignprune.bench.run.observers import EndOfEpoch, Observer
-from alignprune.errors import MissingFile, ValueMistake
 
 FILE = "trace.npz"
+KIND = Kind("trace", 1, "train the run with --trace again, in another folder")
 
 _LARGEST = torch.finfo(torch.float16).max
 
@@ -95,19 +95,21 @@ class Trace(Observer):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on from: the epochs that have ended."""
-        return {"stored": self._stored[: self.epoch].clone(), "reference": self.reference.clone()}
+        """What a resumed run goes on from: the epochs that have ended, and the one that has not."""
+        ended = self._stored[: self.epoch].clone()
+        return {"stored": ended, "reference": self.reference.clone(), "rows": self._rows.cpu()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.epoch = len(state["reference"])
         self._stored[: self.epoch] = state["stored"]
         self._reference[: self.epoch] = state["reference"]
+        self._rows.copy_(state["rows"])
 
     def save(self, folder: Path) -> None:
         arrays = {"losses": self.losses, "margins": self.margins, "reference": self.reference}
         truth = {} if self.is_noisy is None else {"is_noisy": self.is_noisy}
-        save_arrays(folder / FILE, **{name: values.numpy() for name, values in (arrays | truth).items()})
+        save_arrays(folder / FILE, KIND, **{name: values.numpy() for name, values in (arrays | truth).items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,16 +134,8 @@ def load(path: Path) -> StoredTrace:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if an array is missing.
+        ValueError: if it is damaged.
     """
-    if not path.exists():
-        raise MissingFile(f"path={str(path)!r} is not there, expected the trace of a run: train it with --trace")
-    with np.load(path, allow_pickle=False) as file:
-        found = {name: torch.from_numpy(file[name]) for name in file.files}
-    for name in ("losses", "margins", "reference"):
-        if name not in found:
-            raise ValueMistake(
-                f"path={str(path)!r} is without the array {name!r} (it holds {', '.join(found)}), expected losses, "
-                f"margins and reference: train the run with --trace again"
-            )
+    stored = read_arrays(path, KIND, needed=("losses", "margins", "reference"))
+    found = {name: torch.from_numpy(values) for name, values in stored.items()}
     return StoredTrace(found["losses"], found["margins"], found["reference"], found.get("is_noisy"))

@@ -7,7 +7,6 @@ embedder.*         what turns images or texts into vectors, where the network re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from alignprune._files import Kind, check_seal, write_sealed
 from alignprune.bench import models
 from alignprune.bench.data.preparation import Preparation
-from alignprune.bench.files import save_bytes, write_json
+from alignprune.bench.files import read_record, write_record
 from alignprune.errors import CallMistake, MissingFile, ValueMistake
 
 WEIGHTS, RECORD = "model.safetensors", "model.json"
-VERSION = 1
+_AGAIN = "train the run again, in another folder"
+WEIGHTS_KIND, RECORD_KIND = Kind("weights", 1, _AGAIN), Kind("model", 1, _AGAIN)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class TrainedModel:
     def to_json(self) -> dict[str, Any]:
         """The record as model.json holds it."""
         return {
-            "version": VERSION,
             "network": self.network,
             "input_shape": self.input_shape,
             "num_classes": len(self.class_names),
@@ -57,12 +57,7 @@ class TrainedModel:
 
     @staticmethod
     def from_json(stored: Mapping[str, Any], folder: Path) -> TrainedModel:
-        """The record that `to_json` wrote into a run's folder; ValueMistake for one of another version."""
-        if stored.get("version") != VERSION:
-            raise ValueMistake(
-                f"version={stored.get('version')!r} in {RECORD} is another than this one, expected {VERSION}: use the "
-                f"version of alignprune that trained the run"
-            )
+        """The record that `to_json` wrote into a run's folder."""
         return TrainedModel(
             network=stored["network"],
             input_shape=tuple(stored["input_shape"]),
@@ -95,9 +90,10 @@ def save(folder: Path, record: TrainedModel, network: nn.Module) -> None:
 
     # Copies, because the format refuses tensors that share memory or are not laid out row by row.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}
-    save_bytes(folder / WEIGHTS, as_bytes(weights))
+    content = as_bytes(weights, metadata={"seal": WEIGHTS_KIND.blank})
+    write_sealed(folder / WEIGHTS, WEIGHTS_KIND, lambda file: file.write(content))
     record.preparation.save(folder)
-    write_json(folder / RECORD, record.to_json())
+    write_record(folder / RECORD, RECORD_KIND, record.to_json())
 
 
 def load(run: Path) -> tuple[nn.Module, TrainedModel]:
@@ -115,6 +111,7 @@ def load(run: Path) -> tuple[nn.Module, TrainedModel]:
     from safetensors.torch import load_file
 
     record = TrainedModel.from_json(_record(run), run)
+    check_seal(run / WEIGHTS, WEIGHTS_KIND)
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and then replaced
         network = record.create()
     try:
@@ -143,14 +140,4 @@ def _record(run: Path) -> dict[str, Any]:
                 f"run={str(run)!r} is without {name}, expected the model that a finished run leaves: train it again, "
                 f"in another folder"
             )
-    try:
-        stored = json.loads((run / RECORD).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueMistake(
-            f"run={str(run)!r} has a {RECORD} that is damaged ({error}), expected JSON: train it again"
-        ) from error
-    if not isinstance(stored, dict):
-        raise ValueMistake(
-            f"run={str(run)!r} has a {RECORD} that holds a {type(stored).__name__}, expected a record: train it again"
-        )
-    return stored
+    return read_record(run / RECORD, RECORD_KIND)

@@ -1,7 +1,7 @@
 """Train a classifier with any named method, on any data set, in a folder that a later call can go on from.
 
 The loop is the contract's; around it stand what an experiment needs: recipe, objective, reference, prune ratio,
-evaluation, observers, checkpoint. Lightning Fabric brings device, precision and DDP.
+evaluation, observers, checkpoints, signals. Lightning Fabric brings device, precision and DDP.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,17 +19,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from alignprune import BatchPolicy, Pruner
+from alignprune._files import read_tensors
 from alignprune._ranks import rank_and_world
 from alignprune.bench import models, recipes
 from alignprune.bench.data import ClassificationData
 from alignprune.bench.files import plain
 from alignprune.bench.run import checkpoint, data, proxy, references, static, trackers, trained
-from alignprune.bench.run.batches import Batch, TwoViews, batches
+from alignprune.bench.run.batches import Batch, KeyedDraws, TwoViews, batches, draws
 from alignprune.bench.run.budget import Spending
 from alignprune.bench.run.config import TrainConfig, torch_device
 from alignprune.bench.run.diagnosis import Diagnosis, memorisation
 from alignprune.bench.run.evaluation import BATCH_SIZE, evaluate
-from alignprune.bench.run.folder import RunFolder, load_checkpoint
+from alignprune.bench.run.folder import CHECKPOINT, CHECKPOINT_KIND, RunFolder
+from alignprune.bench.run.interruption import CheckpointEvery, Interrupted, Interruption
 from alignprune.bench.run.objective import CrossEntropy, Outcome, Relabelling
 from alignprune.bench.run.observers import EndOfEpoch, Observer
 from alignprune.bench.run.progress import Progress
@@ -37,8 +39,9 @@ from alignprune.bench.run.record import EpochRecord, RunRecord, device_name, sum
 from alignprune.bench.run.trace import Trace
 from alignprune.bench.run.trackers import Tracker
 from alignprune.bench.run.trained import TrainedModel
+from alignprune.bench.run.within import WithinEpoch
 from alignprune.coresets import Proxy
-from alignprune.errors import ValueMistake
+from alignprune.errors import Diverged, ValueMistake
 from alignprune.losses import SOP
 from alignprune.selection import Selection
 
@@ -56,7 +59,9 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
         the content of result.json: the fields of its `RunRecord`.
 
     Raises:
-        ValueError, FileNotFoundError, FileExistsError: before any training, with what to do.
+        ValueError, FileNotFoundError, FileExistsError, RuntimeError: before any training, with what to do.
+        Diverged: if the losses are not finite any more; the last good checkpoint is kept.
+        Interrupted: after SIGTERM or Ctrl-C, when it is stored where the run stands.
     """
     return fit(config, prepare(config, progress), progress)
 
@@ -72,8 +77,7 @@ def fit(
         progress: hears of every step and epoch, on the first rank.
         watching: observers beside those that the configuration asks for.
 
-    Returns:
-        the content of result.json: the fields of its `RunRecord`.
+    Returns, Raises: as `train`.
     """
     chosen_by = static.statistics(config, inputs.data)
     fabric = _fabric(config)
@@ -110,8 +114,10 @@ def prepare(config: TrainConfig, progress: Progress | None = None) -> Inputs:
         ValueError, FileNotFoundError, FileExistsError: with what to do.
     """
     trackers.check(config.outputs.track)
+    CheckpointEvery.parse(config.outputs.checkpoint_every)
     base_share = config.measured_base()
-    RunFolder.check(config.folder, config.stored(base_share), resume=config.place.resume)
+    if rank_and_world()[0] == 0:  # the others would find the folder in use by the first
+        RunFolder.check(config.folder, config.stored(base_share), resume=config.place.resume)
     inputs = Inputs(data.load(config, progress if rank_and_world()[0] == 0 else None), base_share)
     _check(config, inputs.data)
     return inputs
@@ -138,56 +144,78 @@ class _Run:
         )
         self.reference = references.make(config, whole, device, chosen_by)
         network = make_network(config, self.data)
-        self.folder: RunFolder | None = None
-        if fabric.is_global_zero:  # only now, after all that can be refused has been
-            self.folder = RunFolder(config.folder, config.stored(inputs.base_share), resume=config.place.resume)
-            if self.data.noise is not None and not config.place.resume:
-                self.data.noise.save(config.folder / "noise.npz")
         model, optimizer = fabric.setup(network, recipes.make_optimizer(config.recipe, network))
         self.model: nn.Module = model
         self.optimizer: torch.optim.Optimizer = optimizer
         self.objective = _objective(config, self.data, self.model, device)
         self.observers = [*_observers(config, self.data, self.pruner.epochs, device), *watching]
         self.spending = Spending(config.training_samples(self.whole_size), config.machine.devices)
+        self.interruption = Interruption(CheckpointEvery.parse(config.outputs.checkpoint_every), device)
+        self.views = self._views()
         self.train_loader = self._loader(pruned=False)
         self.pruned_loader = self._loader(pruned=True) if self.pruner.score.needs_pruned else None
         assert self.data.test is not None, "data.load has refused data without test samples"
         self.test_loader = DataLoader(self.data.test, batch_size=BATCH_SIZE, num_workers=config.machine.workers)
-        self.right = torch.zeros((), dtype=torch.int64, device=device)  # of this epoch's samples, on this rank
+        self.within = WithinEpoch(0, device)
         self.epochs: list[EpochRecord] = []
-        if config.place.resume:
-            self._restore()
+        self.folder: RunFolder | None = None
+        if fabric.is_global_zero:  # only now, after all that can be refused has been
+            stored = config.stored(inputs.base_share)
+            self.folder = RunFolder(config.folder, stored, resume=config.place.resume, noise=self.data.noise)
 
-    def _loader(self, *, pruned: bool) -> DataLoader[Any]:
+    def _views(self) -> Dataset[Any]:
+        """What the loaders read: the training samples, in two views where they are compared."""
         config, samples, relabel = self.config, self.data, self.config.pruning.relabel
         views: Dataset[Any] = samples.train
         if relabel is not None and relabel.consistency and samples.strong is not None:
             views = TwoViews(samples.train, samples.strong)
+        return KeyedDraws(views, config.seed) if draws(views) else views
+
+    def _loader(self, *, pruned: bool) -> DataLoader[Any]:
+        config = self.config
         return self.pruner.loader(
-            views,
+            self.views,
             pruned=pruned,
             even_batches=config.data.even_batches and not pruned,
             batch_size=max(1, config.batch_size // config.machine.devices),
             num_workers=config.machine.workers,
             persistent_workers=config.machine.workers > 0,
             pin_memory=self.fabric.device.type == "cuda",
+            generator=torch.Generator(),  # a loader draws when it starts, which no other draw may depend on
         )
 
     def finish(self) -> dict[str, Any]:
-        """Train the epochs that are left and store the result."""
-        if self.folder is not None and self.folder.result is not None:
-            return self.folder.result
-        self.progress.start(self._description(), self.pruner.epochs)
-        with self._tracker() as tracker:
-            while not self._is_over:
-                self.epochs.append(self._epoch())
-                done = asdict(self.epochs[-1])
-                self.progress.epoch(done)
-                if self.folder is not None:
-                    self.folder.save_epoch(self._metrics(), self._state())
-                if tracker is not None:
-                    watched = trackers.numbers(done) | trackers.numbers(self.pruner.metrics(), "pruner/")
-                    tracker.log(len(self.epochs), watched)
+        """Train the epochs that are left and store the result, alone in the folder."""
+        with nullcontext() if self.folder is None else closing(self.folder):
+            complete: dict[str, Any] | None = self._of_first(None if self.folder is None else self.folder.result)
+            if complete is not None:
+                return complete
+            if self.config.place.resume:
+                self._restore()
+            self.progress.start(self._description(), self.pruner.epochs)
+            with self._tracker() as tracker, self.interruption:
+                while not self._is_over:
+                    self._next_epoch(tracker)
+            return self._end()
+
+    def _next_epoch(self, tracker: Tracker | None) -> None:
+        self.epochs.append(self._epoch())
+        done = asdict(self.epochs[-1])
+        self.progress.epoch(done)
+        self._refuse_lost_network()
+        self.within = WithinEpoch(self.spending.trained, self.fabric.device)
+        if self.folder is not None:
+            self.folder.save_metrics(self._metrics())
+        self._save_checkpoint()
+        if tracker is not None:
+            watched = trackers.numbers(done) | trackers.numbers(self.pruner.metrics(), "pruner/")
+            tracker.log(len(self.epochs), watched)
+        self.interruption.after_epoch()
+        if not self._is_over:
+            self._end_if_asked()
+
+    def _end(self) -> dict[str, Any]:
+        """Leave what a finished run leaves."""
         result = asdict(self._result())
         if self.folder is not None:
             trained.save(self.folder.path, self._trained(), self._network)
@@ -199,6 +227,10 @@ class _Run:
     def _tracker(self) -> AbstractContextManager[Tracker | None]:
         config, name = self.config, self.config.outputs.track if self.folder is not None else None
         return trackers.opened(name, config.folder, plain(config.stored(None)), resumed=config.place.resume)
+
+    def _of_first(self, value: Any) -> Any:
+        """What the first rank has there, on every rank."""
+        return self.fabric.broadcast(value)
 
     @property
     def _network(self) -> nn.Module:
@@ -216,10 +248,11 @@ class _Run:
     def _epoch(self) -> EpochRecord:
         pruner = self.pruner
         epoch, selection, annealing = pruner.epoch, pruner.selection, pruner.annealing
-        trained, started = self.spending.trained, time.perf_counter()
+        within, started = self.within, time.perf_counter() - self.within.seconds
         overhead = pruner.metrics()["overhead_seconds"]
-        train_loss, train_accuracy = self._train_epoch(epoch)
-        train_seconds = time.perf_counter() - started
+        self._train_epoch(epoch, started)
+        seen, train_seconds = self.spending.trained - within.trained, time.perf_counter() - started
+        right = within.num_right()
         if self.pruned_loader is not None and not self.spending.exhausted:
             self._refresh(self.pruned_loader)
         self.objective.end_epoch()
@@ -234,17 +267,17 @@ class _Run:
             epoch=epoch + 1,
             accuracy=accuracy,
             test_loss=test_loss,
-            train_loss=train_loss,
+            train_loss=within.mean_loss,
             reference_loss=reference_loss,
             pruned_share=selection.pruned_share,
             annealing=annealing,
             forward_passes=pruner.forward_passes,
-            images_per_second=(self.spending.trained - trained) / train_seconds,
+            images_per_second=seen / train_seconds,
             train_seconds=train_seconds,
             seconds=time.perf_counter() - started,
             estimated_noise_rate=selection.noise_rate,
             memorisation=memorisation(pruner),
-            train_accuracy=train_accuracy,
+            train_accuracy=right / seen if seen else None,
             suspects=None if selection.suspects is None else len(selection.suspects),
             nonfinite=pruner.nonfinite,
             overhead_seconds=pruner.metrics()["overhead_seconds"] - overhead,
@@ -252,30 +285,55 @@ class _Run:
             **observed,
         )
 
-    def _train_epoch(self, epoch: int) -> tuple[float, float | None]:
-        """Train on the epoch's samples, as far as the budget goes.
+    def _train_epoch(self, epoch: int, started: float) -> None:
+        """Train on what is left of the epoch's samples, as far as the budget goes.
 
-        Returns:
-            the mean of the minimised losses, and the share of the samples that were classified as labelled.
+        Args:
+            epoch: its number, from 0.
+            started: when it began, were it without an interruption, on the clock of time.perf_counter.
         """
-        steps, done, before = len(self.train_loader), 0, self.spending.trained
-        total = torch.zeros((), device=self.fabric.device)
-        self.right.zero_()
+        within, steps = self.within, self.within.steps + len(self.train_loader)
+        if isinstance(self.views, KeyedDraws):
+            self.views.set_epoch(epoch)
         self.model.train()
-        for step, (index, batch) in enumerate(batches(self.train_loader, self.fabric.device)):
+        for step, (index, batch) in enumerate(batches(self.train_loader, self.fabric.device), start=within.steps):
             if self.spending.exhausted:
                 break
             at = self.spending.position(epoch, step, steps, self.pruner.epochs)
             recipes.set_schedule(self.optimizer, self.config.recipe, at)
             index, batch = self._learned(index, batch)
             self.model.train(len(index) > 1)  # one sample has no batch statistics: the running ones stand in
-            total += self._step(index, batch)
+            within.add(self._step(index, batch))
             self.spending.add(len(index))
-            done += 1
             self.progress.step(epoch, step, steps)
-        right: Any = self.fabric.all_reduce(self.right, reduce_op="sum")
-        seen = self.spending.trained - before
-        return float(total) / max(done, 1), int(right) / seen if seen else None
+            if within.is_full:
+                self._refuse_divergence(epoch)
+            if self.interruption.after_step(step):
+                within.seconds = time.perf_counter() - started
+                self._refuse_divergence(epoch)
+                self._save_checkpoint()
+                self._end_if_asked()
+        self._refuse_divergence(epoch)
+
+    def _refuse_divergence(self, epoch: int) -> None:
+        step = self.within.look()
+        if step is not None:
+            raise self._diverged(f"the losses are not finite from step {step} of epoch {epoch + 1} on")
+
+    def _refuse_lost_network(self) -> None:
+        """Keep the last good checkpoint where the epoch has ended with weights that are lost."""
+        for name, value in self._network.state_dict().items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise self._diverged(f"{name!r} of the network is not finite after epoch {len(self.epochs)}")
+
+    def _diverged(self, what: str) -> Diverged:
+        config, kept = self.config, self.config.folder / CHECKPOINT
+        recipe = config.recipe
+        return Diverged(
+            f"{what}, expected a training that converges: lower --recipe.lr ({recipe.lr:g}), or clip gradients with "
+            f"--recipe.clip 1 ({recipe.clip or 'no clip'}), in another --out. "
+            + (f"{kept} is the last good checkpoint" if kept.exists() else "No checkpoint has been stored yet")
+        )
 
     def _learned(self, index: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         """The part of a batch to learn from: what the policy chooses in it, or what the budget still pays for."""
@@ -299,7 +357,7 @@ class _Run:
         """Forward, backward, update; returns the loss that was minimised."""
         out = self.objective(index, batch)
         loss = self._reduce(index, out) + out.extra
-        self.right += (out.logits.detach().argmax(1) == batch.y).sum()
+        self.within.right += (out.logits.detach().argmax(1) == batch.y).sum()
         self._observe(index, out.recorded, out.logits, batch.y)
         self.optimizer.zero_grad()
         self.objective.zero_grad()
@@ -337,23 +395,38 @@ class _Run:
         return {
             "model": self.model,
             "optimizer": self.optimizer,
+            "precision": self.fabric.strategy.precision,
             "pruner": self.pruner,
             "spending": self.spending,
             "objective": self.objective,
+            "within": self.within,
             **{observer.name: observer for observer in self.observers},
         }
 
     def _metrics(self) -> list[dict[str, Any]]:
         return [asdict(record) for record in self.epochs]
 
-    def _state(self) -> dict[str, Any]:
-        return {"metrics": self._metrics(), **checkpoint.collect(self._parts)}
+    def _save_checkpoint(self) -> None:
+        """Store where the run stands; every rank calls it, since a part may hold what only its rank has seen."""
+        state = {"metrics": self._metrics(), **checkpoint.collect(self._parts)}
+        if self.folder is not None:
+            self.folder.save_checkpoint(state)
+        self.interruption.stored()
 
     def _restore(self) -> None:
-        state = load_checkpoint(self.config.folder)
-        if state is not None:
+        file = self._of_first(None if self.folder is None else self.folder.sound_checkpoint(self.progress.note))
+        if file is not None:
+            state = read_tensors(file, CHECKPOINT_KIND)
             self.epochs = [EpochRecord(**row) for row in state["metrics"]]
             checkpoint.restore(self._parts, state)
+
+    def _end_if_asked(self) -> None:
+        if self.interruption.signal is not None:
+            done, steps = len(self.epochs), self.within.steps
+            where = f"{steps} steps into epoch {done + 1}" if steps else f"after epoch {done}"
+            raise Interrupted(
+                f"the run is stored {where} of {self.pruner.epochs}, in {self.config.folder}", self.interruption.signal
+            )
 
     def _description(self) -> str:
         config, noise = self.config, self.data.noise

@@ -7,7 +7,6 @@ the embedder in `FittedEmbedder`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignprune._checks import choice
+from alignprune._files import Kind, read_arrays
 from alignprune.bench.data.cache import Arrays, cached
 from alignprune.bench.data.embedding.contract import Embedder, Progress
 from alignprune.bench.data.embedding.images import TimmEmbedder
@@ -26,10 +26,13 @@ from alignprune.bench.data.embedding.raw import fingerprint, raw_of
 from alignprune.bench.data.embedding.texts import SentenceEmbedder, Tfidf, TfidfEmbedder
 from alignprune.bench.data.preparation import Embedding, Preparation
 from alignprune.bench.data.views import ClassificationData, Samples, TensorData, labels_of
-from alignprune.bench.files import save_arrays, write_json
-from alignprune.errors import MissingFile, ValueMistake
+from alignprune.bench.files import read_record, save_arrays, write_record
+from alignprune.errors import ValueMistake
 
 RECORD, ARRAYS = "embedder.json", "embedder.npz"
+
+_AGAIN = "embed the training data again"
+_RECORD_KIND, _ARRAYS_KIND = Kind("embedder", 1, _AGAIN), Kind("embedding", 1, _AGAIN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +81,8 @@ class FittedEmbedder:
         Args:
             folder: where to write; it is made where it is not there.
         """
-        save_arrays(folder / ARRAYS, mean=self.mean, std=self.std, **_arrays(self.embedder))
-        write_json(folder / RECORD, self.embedder.record())
+        save_arrays(folder / ARRAYS, _ARRAYS_KIND, mean=self.mean, std=self.std, **_arrays(self.embedder))
+        write_record(folder / RECORD, _RECORD_KIND, self.embedder.record())
 
 
 def fit(settings: Embedder | Tfidf, samples: Samples, progress: Progress | None = None) -> FittedEmbedder:
@@ -169,21 +172,10 @@ def load(folder: Path) -> FittedEmbedder:
         ImportError: if a package with weights that it needs is not installed.
         ValueError: if a file is damaged, or weights are others than those of the record.
     """
-    for name in (RECORD, ARRAYS):
-        if not (folder / name).is_file():
-            raise MissingFile(f"folder={str(folder)!r} is without {name!r}, expected an embedder: check the path")
-    try:
-        record = json.loads((folder / RECORD).read_text())
-        with np.load(folder / ARRAYS, allow_pickle=False) as file:
-            arrays = dict(file)
-        kind = record.pop("kind")
-        del record["versions"]
-        mean, std = arrays.pop("mean"), arrays.pop("std")
-    except Exception as error:  # numpy raises BadZipFile, EOFError, ..., and json its own
-        raise ValueMistake(
-            f"folder={str(folder)!r} holds an embedder that cannot be read ({type(error).__name__}: {error}), expected "
-            f"{RECORD} and {ARRAYS} as they were written: embed the training data again"
-        ) from error
+    record = read_record(folder / RECORD, _RECORD_KIND)
+    arrays = read_arrays(folder / ARRAYS, _ARRAYS_KIND, needed=("mean", "std"))
+    kind, mean, std = record.pop("kind"), arrays.pop("mean"), arrays.pop("std")
+    del record["versions"]
     choice("kind", kind, _READERS)
     return FittedEmbedder(_READERS[kind](record, arrays), mean, std)
 
