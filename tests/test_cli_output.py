@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -207,6 +208,47 @@ def test_on_a_terminal_there_is_a_bar_for_features(tmp_path: Path, monkeypatch: 
     assert code == 0
     assert b"word counts, weighted by rarity" in text
     assert b"3/30" in text
+
+
+NAMES = ("[/im].npz", "[red].npz", ":bug:.npz", "a [b] c.npz")
+
+
+def arrays(file: Path) -> str:
+    """A small data set in a file of that name."""
+    import numpy as np
+
+    x, y = np.random.default_rng(0).normal(size=(40, 4)), np.arange(40) % 2
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, x_train=x, y_train=y, x_test=x, y_test=y)
+    return str(file)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+@pytest.mark.parametrize("name", NAMES)
+def test_on_a_terminal_a_name_is_shown_as_it_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = arrays(Path(name))
+    checked, shown = on_a_terminal(["data", "check", file], monkeypatch)
+    assert checked == 0
+    assert f"{file} ".encode() in shown  # of the bar
+    train = ["train", file, "--method", "full", "--epochs", "1", "--device", "cpu", "--out", f"{name} run"]
+    trained, shown = on_a_terminal(train, monkeypatch)
+    assert trained == 0
+    assert f"{file}: full, seed 0".encode() in shown
+    assert f"written to {name} run".encode() in shown
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_a_table_a_name_is_shown_as_it_is(name: str) -> None:
+    from rich.table import Table
+
+    from alignprune.bench.console import console
+
+    shown = io.StringIO()
+    table = Table(name, title=name)
+    table.add_row(name)
+    console(shown).print(name, table)
+    assert shown.getvalue().count(name) == 4
 
 
 def on_a_terminal(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, bytes]:

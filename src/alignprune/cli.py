@@ -580,12 +580,14 @@ class _Display:
         self.stream = sys.stdout
         if not self.stream.isatty():
             return
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bars = Bars(*columns, console=Console(file=self.stream), transient=True)
+        from alignprune.bench.console import console
+
+        name = TextColumn("{task.description}", markup=False)
+        columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bars = Bars(*columns, console=console(self.stream), transient=True)
 
     def __enter__(self) -> Any:
         if self.bars is not None:
@@ -603,7 +605,7 @@ class _Display:
         if self.bars is None:
             print(text, file=self.stream, flush=True)
         else:
-            self.bars.console.print(text, highlight=False, soft_wrap=True, markup=False)
+            self.bars.console.print(text, soft_wrap=True)
 
 
 class _TrainDisplay(_Display):

@@ -74,6 +74,11 @@ def test_the_lines_are_the_numbers_of_the_epochs_that_have_them(tmp_path: Path, 
     assert title.startswith("digits: robust, seed 3")
 
 
+def test_a_name_with_dollars_is_no_mathematics(tmp_path: Path) -> None:
+    picture = one_run.draw(write_run(tmp_path / r"a$\b$c$d"), tmp_path / "run.svg").read_text()
+    assert r"a$\b$c$d" in picture  # the title, as a comment beside its outlines
+
+
 @pytest.mark.parametrize("truth", [True, False])
 def test_a_trace_adds_the_distribution_of_the_losses(truth: bool, tmp_path: Path, drawn: list[Figure]) -> None:
     losses = np.random.default_rng(0).exponential(size=(9, 500)).astype(np.float16)

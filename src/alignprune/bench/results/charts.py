@@ -309,6 +309,7 @@ def paint_trajectories(
 
 def lay_out(panels: Sequence[Panel], abreast: int, title: str, *, same_scale: bool = False) -> Figure:
     """Lay out panels, so many side by side, and paint them; those without an own legend share one, below the title."""
+    title = title.replace("$", r"\$")  # a text, which may hold the name of a file: nothing in it is mathematics
     abreast = min(abreast, len(panels))
     lines = math.ceil(len(panels) / abreast)
     figure = Figure(figsize=(_WIDTH, 1.4 + 2.9 * lines), layout="constrained")

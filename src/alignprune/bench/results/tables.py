@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from rich.box import HORIZONTALS
-from rich.console import Console
 from rich.table import Table
 
 from alignprune._checks import choice
 from alignprune._ranks import DRAWS
 from alignprune.bench import paper
+from alignprune.bench.console import console
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.results.comparisons import Comparison, comparison
 from alignprune.bench.results.measures import MEASURES, Measure, Statistics, statistics
@@ -423,7 +423,7 @@ def _text(title: str, grid: _Grid, notes: Sequence[str]) -> str:
         )
         before, place = row[: grid.headings], (block, name)
     file = io.StringIO()
-    Console(file=file, width=10_000, color_system=None, markup=False, highlight=False, emoji=False).print(table)
+    console(file).print(table)
     lines = [line.rstrip() for line in file.getvalue().splitlines()]
     return "\n".join([title, *lines, *notes]) + "\n"
 
