@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
-from alignprune.bench.data import DATASETS, FORMATS, DatasetStatus, check, load
+from alignprune.bench.data import DATASETS, FORMATS, DatasetStatus, check, load, refuse_missing
 from alignprune.noise import KINDS
 
 DOCUMENTATION = Path(__file__).parents[3] / "docs" / "data.md"
@@ -109,3 +110,56 @@ def test_the_data_root_to_look_in_comes_from_the_environment(
     monkeypatch.delenv("ALIGNPRUNE_DATA")
     with pytest.raises(ValueError, match="root=None is given"):
         check()
+
+
+# -- what has to be there ----------------------------------------------------------------------------------
+
+
+def test_all_data_sets_that_are_missing_are_refused_at_once_with_their_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [
+        ("digits", None),
+        ("cifar100n", "clean"),
+        ("news", "clean"),
+        ("news20-document", "clean"),
+        ("x.npz", None),
+    ]
+    with pytest.raises(FileNotFoundError) as refused:
+        refuse_missing(wanted, tmp_path)
+    said = str(refused.value)
+    assert said.startswith(f"root='{tmp_path}' is without cifar100n (cifar-100-python/: not there; source: images: ")
+    assert "news and news20-document (20news-bydate_py3.pkz: not there; source: scikit-learn: " in said
+    assert not any(other in said for other in ("digits", "cifar10n", "CIFAR-100_human.pt", "\n"))
+    monkeypatch.delenv("ALIGNPRUNE_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match=r"root=None .* is not set for cifar100n \(cifar-100-python/; source: "):
+        refuse_missing(wanted)
+    refuse_missing([("digits", None)])
+
+
+def test_a_file_of_one_noise_is_missed_where_that_noise_is_wanted(cifar100_root: Path) -> None:
+    (cifar100_root / "CIFAR-100_human.pt").unlink()
+    drawn = [("cifar100n", noise) for noise in ("clean", "symmetric")]
+    refuse_missing(drawn, cifar100_root)
+    for noise in ("real", None):
+        with pytest.raises(FileNotFoundError, match=r"is without cifar100n \(CIFAR-100_human.pt: not there; source"):
+            refuse_missing([*drawn, ("cifar100n", noise)], cifar100_root)
+
+
+def test_every_file_of_one_noise_is_one_of_its_data_set() -> None:
+    for record in DATASETS.values():
+        assert set(record.only_for) <= set(record.files)
+        assert {noise for noises in record.only_for.values() for noise in noises} <= set(record.noises)
+
+
+@pytest.mark.parametrize(
+    "dataset, library", [("cifar100n-pretrained", "efficientnet_lite0"), ("news20-sentences", "sentence_transformers")]
+)
+def test_what_embeds_a_data_set_has_to_be_installed(
+    dataset: str, library: str, cifar100_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cifar100_root / "20news-bydate_py3.pkz").write_bytes(b"documents")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if library in name else find(name, *rest))
+    with pytest.raises(ImportError, match="pip install"):
+        refuse_missing([(dataset, "clean")], cifar100_root)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from alignprune import errors
 from alignprune.bench.grid.sweep import Job, Report, Summary, Work, run
 
 # This file is also the module that workers import `work` from, and the program of the sweeps that are killed.
@@ -33,8 +34,15 @@ def work(job: Job) -> None:
     settings = job.settings
     if attempt <= settings.get("die", 0):
         os.kill(os.getpid(), signal.SIGKILL)
+    if "write" in settings:
+        for name, content in settings["write"].items():
+            (job.folder / name).write_text(content)
     if attempt <= settings.get("fail", 0):
         raise ValueError(f"attempt {attempt} of {job.name}")
+    if "mistake" in settings:
+        raise getattr(errors, settings["mistake"])(f"attempt {attempt} of {job.name}")
+    if "import" in settings:
+        import_module(settings["import"])
     if "touch" in settings:
         Path(settings["touch"]).touch()
     if settings.get("interrupt"):
@@ -138,6 +146,8 @@ class Swept:
             job("flaky", root, fail=1),
             job("fatal", root, die=1),
             job("old", root),
+            job("mistaken", root, mistake="MissingFile"),
+            job("without a library", root, **{"import": "no_such_library"}),
         ]
         self.jobs = {job.name: job for job in jobs}
         old = self.jobs["old"].folder
@@ -165,9 +175,11 @@ def test_a_job_starts_when_all_that_it_needs_is_complete(swept: Swept) -> None:
 def test_every_job_ends_in_one_of_four_ways(swept: Swept) -> None:
     assert names(swept.summary.done) == {"base", "left", "right", "last", "flaky", "fatal"}
     assert names(swept.summary.skipped) == {"old"}
-    assert [(job.name, error) for job, error in swept.summary.failed] == [
-        ("hopeless", "ValueError: attempt 2 of hopeless")
-    ]
+    assert {job.name: error for job, error in swept.summary.failed} == {
+        "hopeless": "ValueError: attempt 2 of hopeless",
+        "mistaken": "MissingFile: attempt 1 of mistaken",
+        "without a library": "ModuleNotFoundError: No module named 'no_such_library'",
+    }
     assert names(swept.summary.blocked) == {"blocked", "blocked too"}
     assert not swept["blocked"].folder.exists()
 
@@ -179,6 +191,11 @@ def test_a_job_given_twice_runs_once_and_a_complete_one_never(swept: Swept) -> N
 
 def test_a_failed_job_is_tried_again_as_often_as_told(swept: Swept) -> None:
     assert attempts(swept["flaky"]) == attempts(swept["fatal"]) == attempts(swept["hopeless"]) == 2
+
+
+def test_a_mistake_that_a_user_has_to_mend_is_not_tried_again(swept: Swept) -> None:
+    assert attempts(swept["mistaken"]) == attempts(swept["without a library"]) == 1
+    assert swept.diary.of("mistaken") == [("started",), ("failed", "MissingFile: attempt 1 of mistaken", 1, True)]
 
 
 def test_an_interrupt_that_reaches_a_worker_is_left_to_the_sweep(swept: Swept) -> None:
@@ -215,15 +232,43 @@ def test_the_log_holds_the_output_of_all_attempts(swept: Swept) -> None:
     assert lines[-2:] == ["attempt 2", "native"]
 
 
-def test_processes_are_kept_from_job_to_job_until_one_fails(swept: Swept) -> None:
-    ran = [*swept.summary.done, swept["hopeless"]]
+def test_processes_are_kept_from_job_to_job_until_one_may_be_unfit(swept: Swept) -> None:
+    failed = [job for job, _ in swept.summary.failed]
     failures = [processes(swept["flaky"])[0], processes(swept["fatal"])[0], *processes(swept["hopeless"])]
     assert len(set(failures)) == 4
-    assert len({process for job in ran for process in processes(job)}) <= 2 + 4
+    assert len({process for job in [*swept.summary.done, *failed] for process in processes(job)}) <= 2 + 4
 
 
 def test_processes_have_the_threads_that_they_are_told(swept: Swept) -> None:
     assert {result(job)["threads"] for job in swept.summary.done} == {"3"}
+
+
+# -- what a failure leaves, and finds ----------------------------------------------------------------------
+
+DAMAGED = ["", '{"error": "x", "atte', "[1, 2]", "null", '"text"', "7", "{}", '{"attempts": "3"}', '{"attempts": null}']
+
+
+def test_a_damaged_error_file_counts_as_none(tmp_path: Path, importable: Work) -> None:
+    contents = {f"job {i}": text for i, text in enumerate([*DAMAGED, "[" * 100_000])} | {"whole": '{"attempts": 4}'}
+    jobs = [job(name, tmp_path, mistake="ValueMistake", write={"error.json": text}) for name, text in contents.items()]
+    summary = run(jobs, importable)
+    assert [error for _, error in summary.failed] == [f"ValueMistake: attempt 1 of {job.name}" for job in jobs]
+    counted = {job.name: json.loads((job.folder / "error.json").read_text())["attempts"] for job in jobs}
+    assert counted == {name: 5 if name == "whole" else 1 for name in contents}
+
+
+def test_a_folder_in_which_nothing_can_be_written_fails_its_own_job_alone(tmp_path: Path, importable: Work) -> None:
+    (tmp_path / "file").touch()
+    record = job("record", tmp_path, mistake="ValueMistake")
+    log, below = job("log", tmp_path), job("file/below", tmp_path)
+    (log.folder / "log.txt").mkdir(parents=True)
+    (record.folder / "error.json").mkdir(parents=True)
+    summary = run([record, log, below, job("good", tmp_path)], importable, retries=0)
+    assert names(summary.done) == {"good"}
+    said, *others = [error for _, error in summary.failed]
+    assert said.startswith("ValueMistake: attempt 1 of record (and ")
+    assert "record/error.json could not be written" in said
+    assert [error.partition(":")[0] for error in others] == ["IsADirectoryError", "NotADirectoryError"]
 
 
 # -- sweeps that are interrupted, and sweeps at the same time ----------------------------------------------

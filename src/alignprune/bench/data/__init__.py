@@ -9,10 +9,11 @@ scikit-learn and the like are imported by the loaders when they work, so that a 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from alignprune._checks import choice
+from alignprune.bench.data import records
 from alignprune.bench.data.arrays import ARRAYS, arrays
 from alignprune.bench.data.cifar import CIFAR10N, CIFAR100N, cifar10n, cifar100n
 from alignprune.bench.data.clothing1m import CLOTHING1M, clothing1m
@@ -77,6 +78,7 @@ __all__ = [
     "news",
     "news20_sentences",
     "open_all",
+    "refuse_missing",
     "refuse_unknown",
     "relabel",
     "subset",
@@ -148,7 +150,7 @@ def load(
         settings |= {"noise": kind, "noise_rate": noise_rate, "seed": seed}
     if record.image_size is not None:
         settings["image_size"] = record.image_size if image_size is None else image_size
-    if record.embeds:
+    if record.embedder is not None:
         settings["progress"] = progress
     return loader(place, **settings) if record.files else loader(**settings)
 
@@ -164,6 +166,28 @@ def refuse_unknown(dataset: PathLike, noise: str | None, noise_rate: float | Non
     """
     record, _, _ = _find(os.fspath(dataset), None)
     check_noise(record, noise or record.default_noise, noise_rate)
+
+
+def refuse_missing(wanted: Iterable[tuple[str, str | None]], root: PathLike | None = None) -> None:
+    """Refuse named data sets that are not there or cannot be embedded here, before any of them is read.
+
+    Args:
+        wanted: data sets, each with a kind of noise, as in `load`; own data are not looked for.
+        root: as in `load`.
+
+    Raises:
+        FileNotFoundError: if files are missing; it names all data sets that lack some, and where they come from.
+        ImportError: if what embeds a data set is not installed.
+    """
+    noises: dict[str, set[str]] = {}
+    for dataset, noise in wanted:
+        if dataset in DATASETS:
+            noises.setdefault(dataset, set()).add(noise or DATASETS[dataset].default_noise)
+    records.refuse_missing([(DATASETS[name], kinds) for name, kinds in noises.items()], root)
+    for name in noises:
+        embedder = DATASETS[name].embedder
+        if embedder is not None:
+            embedder()
 
 
 def _find(name: str, root: PathLike | None) -> tuple[DatasetRecord, Loader, PathLike | None]:

@@ -76,6 +76,7 @@ CIFAR100N = DatasetRecord(
     note="CIFAR-100_human.pt is needed for the noise real only",
     flips=CIFAR100_FLIPS,
     inspect=partial(_inspect, "CIFAR100"),
+    only_for={"CIFAR-100_human.pt": ("real",)},
 )
 
 CIFAR10N = DatasetRecord(
@@ -89,6 +90,7 @@ CIFAR10N = DatasetRecord(
     note="CIFAR-10_human.pt is needed for the noises aggre, worse and random1-3 only",
     flips=CIFAR10_FLIPS,
     inspect=partial(_inspect, "CIFAR10"),
+    only_for={"CIFAR-10_human.pt": ("aggre", "worse", "random1", "random2", "random3")},
 )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,9 @@ class DatasetRecord:
         image_size: height and width in pixels to which the loader brings photos without a choice; None for
             samples that have a size of their own.
         inspect: what is wrong with one of `files` under a data root, None for nothing; must not take long.
-        embeds: whether its loader lets a pretrained network look at every sample, and reports its progress.
+        embedder: makes the pretrained network that its loader lets look at every sample, or raises what it needs; None
+            where the samples are no embeddings.
+        only_for: by file the kinds of noise that it is needed for; a file that is absent here is always needed.
     """
 
     name: str
@@ -75,7 +77,12 @@ class DatasetRecord:
     per_class: bool = True
     image_size: int | None = None
     inspect: Callable[[Path, str], str | None] = problem
-    embeds: bool = False
+    embedder: Callable[[], object] | None = None
+    only_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def files_for(self, noises: Collection[str]) -> list[str]:
+        """Those of `files` that it takes to load it with these kinds of noise."""
+        return [file for file in self.files if not set(noises).isdisjoint(self.only_for.get(file, noises))]
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,35 @@ def status(record: DatasetRecord, root: Path) -> DatasetStatus:
         missing=missing,
         source=record.source,
         note=record.note,
+    )
+
+
+def refuse_missing(wanted: Iterable[tuple[DatasetRecord, Collection[str]]], root: PathLike | None) -> None:
+    """Refuse data sets whose files are not there, all of them at once.
+
+    Args:
+        wanted: data sets, each with the kinds of noise that it is to be loaded with.
+        root: data root, None for the environment variable ALIGNPRUNE_DATA.
+
+    Raises:
+        FileNotFoundError: naming each of them, what it lacks and where that comes from.
+    """
+    given = root or os.environ.get(DATA_ROOT)
+    lacking: dict[str, list[str]] = {}  # by what is missing the data sets: some share their files
+    for record, noises in wanted:
+        files = record.files_for(noises)
+        if given:
+            looked = ((file, record.inspect(Path(given), file)) for file in files)
+            files = [f"{file}: {what}" for file, what in looked if what is not None]
+        if files:
+            lacking.setdefault(f"{', '.join(files)}; source: {record.source}", []).append(record.name)
+    if not lacking:
+        return
+    place = f"root={str(given)!r} is without" if given else f"root=None is given and {DATA_ROOT} is not set for"
+    files = ", ".join(f"{' and '.join(names)} ({what})" for what, names in lacking.items())
+    raise MissingFile(
+        f"{place} {files}, expected all of that in one folder: put it there, and point to the folder with --data-root "
+        f"or {DATA_ROOT}"
     )
 
 

@@ -35,12 +35,14 @@ from typing import Any, Literal, get_args
 from alignprune._checks import choice, integer, number
 from alignprune.bench.files import write_json
 from alignprune.bench.run.lock import FolderInUse, locked
-from alignprune.errors import MissingExtra, ValueMistake
+from alignprune.errors import MissingExtra, UserError, ValueMistake
 
 Engine = Literal["local", "ray"]
 
 POLL = 1.0  # seconds between two looks at what gives no sign: a job held elsewhere, a process that died in silence
 GRACE = 10.0  # seconds that a stopped process has to clean up before it is killed
+
+_LASTING = (UserError, ImportError)  # what another attempt meets again: a user mends it
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def run(
     """Run the jobs that are not complete, each as soon as what it needs is complete and a worker is free.
 
     Otherwise jobs that others need go first, then the order is that given. A job that fails costs nobody else's work,
-    not even if its process dies. A job that another sweep works on is left to it, and looked after at the end.
+    not even if its process dies. What may pass is tried again: a process that was killed, a device that failed. A
+    mistake that a user has to mend is not. A job that another sweep works on is left to it, and looked after at the end.
 
     Args:
         jobs: in the order to take them; a job that occurs twice is run once.
@@ -126,7 +129,7 @@ def run(
             import it. After an interruption it is called again on the same folder.
         engine: "local" for processes of this machine, "ray" for a Ray cluster whose nodes share the file system.
         workers: local: number of processes. Ray runs as many jobs at once as its nodes have room for.
-        retries: how often a job is tried again after a failure.
+        retries: how often a job is tried again after a failure that may pass.
         threads: OMP and MKL threads of a job; None for an even share of the cores, with Ray for ``cpus``.
         gpus: ray: GPUs of a job, 0.25 for four jobs on each; with 0 a job sees none.
         cpus: ray: CPUs of a job.
@@ -242,10 +245,18 @@ def _cores() -> int:
 
 @dataclass(frozen=True)
 class _Event:
-    """What a process says of its job. All but "started" end the attempt; "died" is said on its behalf."""
+    """What a process says of its job. All but "started" end the attempt; "died" is said on its behalf.
+
+    Attributes:
+        kind: what has happened.
+        error: of an attempt that failed or died.
+        lasting: whether the next attempt would fail for the same reason.
+        seconds: that the attempt took.
+    """
 
     kind: Literal["started", "done", "skipped", "held", "failed", "died"]
     error: str = ""
+    lasting: bool = False
     seconds: float = 0.0
 
 
@@ -335,13 +346,12 @@ class _Sweep:
             self.incomplete.discard(place)
             self.skip(job)
         else:
-            if event.kind == "died":
-                _record_death(job.folder, event.error)
-            self._fail(place, job, event.error)
+            error = _record_death(job.folder, event.error) if event.kind == "died" else event.error
+            self._fail(place, job, error, event.lasting)
 
-    def _fail(self, place: Path, job: Job, error: str) -> None:
+    def _fail(self, place: Path, job: Job, error: str, lasting: bool) -> None:
         self.attempts[place] += 1
-        final = self.attempts[place] > self.retries
+        final = lasting or self.attempts[place] > self.retries
         if final:
             self.failed.append((job, error))
         else:
@@ -363,36 +373,59 @@ def _attempt(job: Job, work: Work) -> Iterator[_Event]:
                 outcome = _outcome(job, work)
     except FolderInUse:
         outcome = _Event("held")
+    except OSError as error:  # the folder cannot be made, or not be locked
+        outcome = _Event("failed", _named(error))
     yield outcome
 
 
 def _outcome(job: Job, work: Work) -> _Event:
     start = time.monotonic()
-    with _output_to(job.folder / "log.txt"):
-        try:
-            work(job)
-            if not complete(job.folder):
-                raise RuntimeError(f"the work function returned, but {job.folder / 'result.json'} is not there")
-        except Exception as error:
-            traceback.print_exc()
-            message = f"{type(error).__name__}: {error}"
-            _record_error(job.folder, message, traceback.format_exc())
-            return _Event("failed", message)
+    try:
+        with _output_to(job.folder / "log.txt"):
+            try:
+                work(job)
+                if not complete(job.folder):
+                    raise RuntimeError(f"the work function returned, but {job.folder / 'result.json'} is not there")
+            except Exception:
+                traceback.print_exc()
+                raise
+    except Exception as error:
+        written = _record_error(job.folder, _named(error), traceback.format_exc())
+        return _Event("failed", written, lasting=isinstance(error, _LASTING))
     (job.folder / "error.json").unlink(missing_ok=True)
     return _Event("done", seconds=time.monotonic() - start)
 
 
-def _record_error(folder: Path, error: str, trace: str) -> None:
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _record_error(folder: Path, error: str, trace: str) -> str:
+    """Write error.json; returns the error, and where that could not be written also why."""
     file = folder / "error.json"
-    before = json.loads(file.read_text())["attempts"] if file.exists() else 0
-    write_json(file, {"error": error, "traceback": trace, "attempts": before + 1})
+    try:
+        write_json(file, {"error": error, "traceback": trace, "attempts": _attempts(file) + 1})
+    except OSError as unwritten:
+        return f"{error} (and {file} could not be written: {unwritten.strerror})"
+    return error
 
 
-def _record_death(folder: Path, error: str) -> None:
+def _attempts(file: Path) -> int:
+    """How many attempts error.json counts; 0 where it is not there, and where it is damaged, since it is only told."""
+    try:
+        found = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError, RecursionError):  # no JSON, no text, or JSON deeper than Python reads
+        return 0
+    count = found.get("attempts") if isinstance(found, dict) else None
+    return count if type(count) is int and count > 0 else 0
+
+
+def _record_death(folder: Path, error: str) -> str:
     """Record the error of a process that could not; not if another sweep has taken the job over by now."""
-    with suppress(FolderInUse), locked(folder):
+    with suppress(FolderInUse, OSError), locked(folder):
         if not complete(folder):
-            _record_error(folder, error, "")
+            return _record_error(folder, error, "")
+    return error
 
 
 @contextmanager
@@ -499,7 +532,7 @@ class _Processes(_Executor):
             event: _Event = worker.pipe.recv()
         except (EOFError, OSError):
             event = _Event("died", f"WorkerDied: {_last_words(self._bury(worker))}; its output is in log.txt")
-        if event.kind == "failed":  # what failed may have left the process unfit, as CUDA errors do
+        if event.kind == "failed" and not event.lasting:  # the process may be unfit, as it is after CUDA errors
             self._bury(worker)
         elif event.kind != "started":
             worker.job = None

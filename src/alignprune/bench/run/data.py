@@ -56,7 +56,7 @@ def unembedded(config: TrainConfig, progress: Progress | None = None) -> Classif
     """
     heard = progress or Progress()
     record = datasets.DATASETS.get(config.data.dataset)
-    if record is not None and record.embeds:
+    if record is not None and record.embedder is not None:
         heard.note(record.description)
     data = datasets.load(
         config.data.dataset,

@@ -21,7 +21,7 @@ CIFAR100N_PRETRAINED = replace(
     description="cifar100n as 1,280 features of EfficientNet-Lite0, pretrained on ImageNet, at 96 pixels; they are "
     "computed once, in some minutes, and cached; needs the extra pretrained",
     note="needs the extra pretrained; CIFAR-100_human.pt is needed for the noise real only",
-    embeds=True,
+    embedder=TimmEmbedder,
 )
 
 NEWS20_SENTENCES = replace(
@@ -31,7 +31,7 @@ NEWS20_SENTENCES = replace(
     "all-MiniLM-L6-v2 on their first 128 word pieces, with clean labels or synthetic noise; they are computed once, in "
     "a quarter of an hour, and cached; needs the extra sentences",
     note=f"needs the extra sentences; {NEWS20.note}",
-    embeds=True,
+    embedder=SentenceEmbedder,
 )
 
 
