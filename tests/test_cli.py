@@ -222,6 +222,68 @@ def test_a_file_that_cannot_be_used_is_named_in_a_line(
     assert "Traceback" in capsys.readouterr().err
 
 
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The only line that a command says, which has been refused."""
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+WRITING = [
+    ["train", "digits", "--method", "full", "--out", "OUT"],
+    ["train", "digits", "--method", "dual", "--prune-ratio", "0.5", "--out", "OUT/run"],
+    ["audit", "digits", "--out", "OUT"],
+    ["predict", "run", "digits", "--out", "OUT/predictions.csv"],
+    ["demo", "--out", "OUT"],
+    ["table", "table-1", "--protocol", "cpu", "--out", "OUT/table.txt"],
+    ["table", "table-1", "table-3", "--protocol", "cpu", "--out", "OUT"],
+    ["figure", "table-1", "--protocol", "cpu", "--out", "OUT"],
+    ["sweep", "table-1", "--protocol", "cpu", "--runs", "OUT"],
+]
+
+
+@pytest.mark.parametrize("words", WRITING, ids=lambda words: " ".join(words[:2]))
+@pytest.mark.parametrize("place", ["file", "file/below", "link"])
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(
+    words: list[str], place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for work in ("alignprune.bench.data.load", "alignprune.bench.demo.digits", "alignprune.bench.grid.sweep.run"):
+        monkeypatch.setattr(work, raising(AssertionError("the work has begun")))
+    said = refused(capsys, *(word.replace("OUT", place) for word in words))
+    assert re.search(rf"(out|runs)='{place}[^']*' is to be a folder, but '.*{place[:4]}' is none", said)
+    assert {file.name for file in tmp_path.iterdir()} == {"file", "link"}
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no folder that even root cannot write")
+@pytest.mark.parametrize("words", WRITING, ids=lambda words: " ".join(words[:2]))
+def test_a_folder_that_the_system_protects_is_refused_before_any_work(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "cannot be written, since '/proc' does not let it" in refused(
+        capsys, *(word.replace("OUT", "/proc/of/nobody") for word in words)
+    )
+
+
+@pytest.mark.parametrize("words", [["table", "table-1"], ["figure", "table-1"], ["sweep", "--list"]])
+def test_runs_in_the_place_of_a_file_are_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    said = refused(capsys, *words, "--protocol", "cpu", "--runs", str(tmp_path / "file"))
+    assert f"runs='{tmp_path}/file' is a file, expected a folder" in said
+
+
+def test_a_table_in_the_place_of_a_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "table", "table-1", "--protocol", "cpu", "--out", str(tmp_path))
+    assert f"out='{tmp_path}' is a folder, expected a file" in said
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 def test_output_to_a_full_disk_is_answered_in_a_line() -> None:
     with open("/dev/full", "w") as full:

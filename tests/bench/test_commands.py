@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +163,56 @@ def test_settings_that_no_run_can_have_are_refused_with_their_cell(tmp_path: Pat
     wrong = Cell("50", "InfoBatch", "real", {"dataset": "x.npz", "method": "infobach", "prune_ratio": 0.5})
     with pytest.raises(ValueError, match="50 InfoBatch real: .*infobatch"):
         plan.jobs([wrong], experiments.PROTOCOLS["tiny"], [0], tmp_path)
+
+
+# -- refused before any job starts --------------------------------------------------------------------------
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The only line that a sweep says, which has been refused."""
+    assert main(["sweep", *words]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+def test_data_sets_that_are_missing_are_told_at_once_and_no_job_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["table-1", "table-H", "--protocol", "cpu", "--data-root", str(tmp_path), "--runs", str(tmp_path / "runs")]
+    said = refused(capsys, *words)
+    assert "without cifar100n (cifar-100-python/: not there, CIFAR-100_human.pt: not there; source: images: the" in said
+    assert "news (20news-bydate_py3.pkz: not there; source: scikit-learn" in said
+    assert "CIFAR-100_human.pt" not in refused(capsys, *words, "--columns", "clean")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("tiny")
+def test_complete_runs_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = (replace(cell, settings={**cell.settings, "dataset": "cifar100n"}) for cell in cells("x.npz")[:1])
+    monkeypatch.setitem(experiments.EXPERIMENTS, "table-tiny", Experiment("table-tiny", "a test", lambda _: (cell,)))
+    monkeypatch.setattr("alignprune.bench.results.store.is_archived", lambda folder: True)
+    with pytest.raises(FileNotFoundError, match="is without cifar100n"):
+        sweep(tmp_path, data_root=tmp_path, seeds=1)
+    (job,) = plan.jobs([cell], experiments.PROTOCOLS["tiny"], [0], tmp_path)
+    job.folder.mkdir(parents=True)
+    (job.folder / "result.json").write_text("{}")
+    assert sweep(tmp_path, data_root=tmp_path, seeds=1) == 0
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_library_and_a_device_that_are_missing_are_told_before_any_job_starts(
+    tmp_path: Path, dataset: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["table-tiny", "--protocol", "tiny", "--runs", str(tmp_path)]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "device='cuda' is given, but torch sees no GPU" in refused(capsys, *words, "--device", "cuda")
+    folds = Cell("0", "five folds", "given", {"dataset": dataset, "method": "full", "folds": 5, "device": "cpu"})
+    monkeypatch.setitem(experiments.EXPERIMENTS, "table-tiny", Experiment("table-tiny", "a test", lambda _: (folds,)))
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    assert "pip install 'alignprune[rivals]'" in refused(capsys, *words)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("tiny")

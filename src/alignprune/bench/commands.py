@@ -15,16 +15,19 @@ from tyro.conf import Positional
 
 from alignprune._checks import choice, integer
 from alignprune.bench import data
+from alignprune.bench.files import save_bytes
 from alignprune.bench.grid import experiments, plan, sweep
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.grid.sweep import Job, Report, Summary
+from alignprune.bench.places import refuse_file, refuse_unwritable
 from alignprune.bench.run.budget import Budget
 from alignprune.bench.run.config import Device, TrainConfig, torch_device
 from alignprune.bench.run.lock import locked
 from alignprune.bench.run.progress import Progress
-from alignprune.errors import ValueMistake
+from alignprune.errors import ExistingFile, ValueMistake
 
 if TYPE_CHECKING:
+    from alignprune.bench.results.store import Store
     from alignprune.bench.run.prediction import Predictions
 
 
@@ -176,6 +179,7 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
         ValueError, FileNotFoundError, FileExistsError: before any training, with what to do.
     """
     data.refuse_unknown(config.data.dataset, config.data.noise, config.data.noise_rate)
+    refuse_unwritable("out", config.folder)
     from alignprune.bench.run import kinds, training
 
     first = plan.proxy_of(config)
@@ -255,13 +259,19 @@ def run_sweep(config: SweepConfig, report: Report) -> int:
 
 
 def sweep_jobs(config: SweepConfig, report: Report) -> Summary:
-    """Run the jobs of the chosen experiments, and archive them."""
+    """Run the jobs of the chosen experiments, and archive them.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError, ImportError: before any job starts, for what none of them could
+            do: data sets that are not there, a folder that cannot be written, a device or a library that is missing.
+    """
     protocol = experiments.protocol(config.protocol)
     seeds = range(config.seeds if config.seeds is not None else protocol.seeds)
     cells = [cell for _, chosen in chosen_cells(config, protocol) for cell in chosen]
     machine = {"device": config.device, "workers": config.loader_workers, "data_root": config.data_root}
     given = {name: str(value) if name == "data_root" else value for name, value in machine.items() if value is not None}
     jobs = plan.jobs(cells, protocol, seeds, config.runs, given)
+    _refuse_in_vain(config, [job for job in jobs if not sweep.complete(job.folder)])
     summary = sweep.run(
         jobs,
         work,
@@ -281,6 +291,20 @@ def sweep_jobs(config: SweepConfig, report: Report) -> Summary:
     return summary
 
 
+def _refuse_in_vain(config: SweepConfig, jobs: list[Job]) -> None:
+    """Refuse jobs before they start that would all fail, or fail at their end."""
+    refuse_unwritable("runs", config.runs)
+    wanted = [(job.settings["dataset"], job.settings.get("noise")) for job in jobs]
+    data.refuse_missing(wanted, config.data_root)
+    if config.engine == "local":  # the nodes of a cluster have devices of their own
+        for device in {job.settings.get("device", "auto") for job in jobs}:
+            torch_device(device)
+    if any("folds" in job.settings for job in jobs):
+        from alignprune.bench.results import rankings
+
+        rankings.refuse_without_cleanlab()
+
+
 def work(job: Job) -> None:
     """Train one job to its end, or what is left of it, and archive it: what a sweep's workers do."""
     plan.work(job)
@@ -290,22 +314,28 @@ def work(job: Job) -> None:
 
 
 def show_tables(config: TableConfig) -> int:
-    """Print or write the chosen tables."""
+    """Print or write the chosen tables. All are made before one is written."""
     from alignprune.bench.results import tables
-    from alignprune.bench.results.store import Store
 
-    protocol, runs = experiments.protocol(config.protocol), Store(config.runs)
+    protocol, runs = experiments.protocol(config.protocol), _store(config)
     suffix = {"text": ".txt", "markdown": ".md", "csv": ".csv"}[config.form]
     chosen = chosen_cells(config, protocol)
-    for experiment, cells in chosen:
-        narrowed = _narrowed(experiment, cells)
-        text = tables.render(narrowed, protocol, runs, config.form, config.measures, config.against, config.between)
+    if config.out is not None:
+        refuse_unwritable("out", config.out if len(chosen) > 1 else config.out.parent)
+        if len(chosen) == 1 and config.out.is_dir():
+            raise ExistingFile(f"out={str(config.out)!r} is a folder, expected a file for one table: name one in it")
+    rendered = {
+        f"{experiment.name}-{protocol.name}{suffix}": tables.render(
+            _narrowed(experiment, cells), protocol, runs, config.form, config.measures, config.against, config.between
+        )
+        for experiment, cells in chosen
+    }
+    for name, text in rendered.items():
         if config.out is None:
             print(text)
         else:
-            file = config.out / f"{experiment.name}-{protocol.name}{suffix}" if len(chosen) > 1 else config.out
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text if text.endswith("\n") else text + "\n")
+            file = config.out / name if len(chosen) > 1 else config.out
+            save_bytes(file, (text if text.endswith("\n") else text + "\n").encode())
             print(f"written to {file}")
     return 0
 
@@ -317,14 +347,13 @@ def table_rows(config: TableConfig) -> list[dict[str, Any]]:
         ValueError: if a file to write is given: these rows are the answer itself.
     """
     from alignprune.bench.results import tables
-    from alignprune.bench.results.store import Store
 
     if config.out is not None:
         raise ValueMistake(
             f"out={str(config.out)!r} is given with --json, which prints, expected one of them: leave --json out, or "
             f"redirect what it prints"
         )
-    protocol, runs = experiments.protocol(config.protocol), Store(config.runs)
+    protocol, runs = experiments.protocol(config.protocol), _store(config)
     return [
         row
         for experiment, cells in chosen_cells(config, protocol)
@@ -335,23 +364,32 @@ def table_rows(config: TableConfig) -> list[dict[str, Any]]:
 
 
 def draw_figures(config: FigureConfig) -> int:
-    """Draw the chosen figures: of experiments, and of runs by their folders."""
-    from alignprune.bench.results import figures, one_run
-    from alignprune.bench.results.store import Store
+    """Draw the chosen figures: of experiments, and of runs by their folders. All are drawn before one is written."""
+    from alignprune.bench.results import charts, figures, one_run
 
+    refuse_unwritable("out", config.out)
     runs = [Path(name) for name in config.names if name not in experiments.EXPERIMENTS and Path(name).is_dir()]
     names = tuple(name for name in config.names if Path(name) not in runs)
     _check_runs(config, runs, names)
-    for run in runs:
-        print(f"written to {one_run.draw(run, config.out / f'{run.resolve().name}.{config.suffix}')}")
-    if runs and not names:
-        return 0
-    protocol, stored = experiments.protocol(config.protocol), Store(config.runs)
-    for experiment, cells in chosen_cells(replace(config, names=names), protocol):
-        path = config.out / f"{experiment.name}-{protocol.name}.{config.suffix}"
-        for file in figures.draw(_narrowed(experiment, cells), protocol, stored, path):
-            print(f"written to {file}")
+    drawn = {run.resolve().name: one_run.picture(run) for run in runs}
+    if names or not runs:
+        protocol, stored = experiments.protocol(config.protocol), _store(config)
+        for experiment, cells in chosen_cells(replace(config, names=names), protocol):
+            narrowed = _narrowed(experiment, cells)
+            drawn[f"{experiment.name}-{protocol.name}"] = figures.picture(narrowed, protocol, stored)
+    for name, picture in drawn.items():
+        file = config.out / f"{name}.{config.suffix}"
+        charts.save(picture, file)
+        print(f"written to {file}")
     return 0
+
+
+def _store(which: Which) -> Store:
+    """The runs that are there."""
+    from alignprune.bench.results.store import Store
+
+    refuse_file("runs", which.runs)
+    return Store(which.runs)
 
 
 def _check_runs(config: FigureConfig, runs: list[Path], names: tuple[str, ...]) -> None:
@@ -422,6 +460,7 @@ def listed(config: SweepConfig) -> dict[str, Any]:
         protocol and seeds; ``experiments``, each with cells, runs and complete, None where the protocol has none; and
         runs and complete of all together, those that experiments share counted once.
     """
+    refuse_file("runs", config.runs)
     protocol = experiments.protocol(config.protocol)
     seeds = config.seeds if config.seeds is not None else protocol.seeds
     rows: list[dict[str, Any]] = []

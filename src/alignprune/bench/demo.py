@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import alignprune as ap
 from alignprune._checks import integer
 from alignprune.bench.files import write_json
+from alignprune.bench.places import refuse_unwritable
 from alignprune.bench.results import charts
 from alignprune.bench.run.diagnosis import kept_noise, noise_auroc
 from alignprune.bench.run.record import mean_of_known
@@ -135,7 +136,11 @@ def run(config: DemoConfig, on_step: Callable[[str, int], None] = lambda method,
 
     Returns:
         the rows of ``summary.json``.
+
+    Raises:
+        ValueError, FileExistsError: if the folder cannot be written, before any run.
     """
+    refuse_unwritable("out", config.out)
     rows = []
     for method in METHODS:
         results = []

@@ -31,6 +31,7 @@ from alignprune.bench import commands
 from alignprune.bench.data import ClassificationData, Samples, TensorData, embedding
 from alignprune.bench.data.embedding import raw
 from alignprune.bench.files import write_json
+from alignprune.bench.places import refuse_unwritable
 from alignprune.bench.recipes import Recipe
 from alignprune.bench.run import data, stored, trace
 from alignprune.bench.run.config import Device, TrainConfig, default_config
@@ -133,7 +134,7 @@ def run(config: AuditConfig, progress: Progress | None = None, say: Callable[[st
         _refuse_settings(config)
         return report(given, config.out or given / "report", rows=config.rows, data_root=config.data_root, say=say)
     out = config.out or Path("audits") / _stem(config.source)
-    _refuse_existing(out)
+    _refuse_out(out)
     training, reason = _training(config, out / "run", progress)
     if training.data.features == "none":  # a run on features says itself what they are
         say(reason)
@@ -152,7 +153,7 @@ def of_frame(frame: pd.DataFrame, out: Path, **settings: Any) -> Report:
     Raises:
         ValueError, FileNotFoundError, FileExistsError: with what to do.
     """
-    _refuse_existing(out)
+    _refuse_out(out)
     file = out / "data.parquet"
     if file.exists() and not _stored_frame(file).equals(frame.reset_index(drop=True)):
         raise ExistingFile(f"out={str(out)!r} holds another data.parquet, expected a new folder: choose another")
@@ -181,7 +182,7 @@ def report(
     Raises:
         ValueError, FileNotFoundError, FileExistsError: before anything is written, with what to do.
     """
-    _refuse_existing(out)
+    _refuse_out(out)
     result, state = _finished(folder)
     config = stored.from_file(folder / CONFIG)
     if data_root is not None:
@@ -281,13 +282,14 @@ def _refuse_settings(config: AuditConfig) -> None:
         )
 
 
-def _refuse_existing(out: Path) -> None:
+def _refuse_out(out: Path) -> None:
     for name in FILES:
         if (out / name).exists():
             raise ExistingFile(
                 f"out={str(out)!r} holds a label report already ({name}), expected a new folder: choose another with "
                 f"--out, or remove the report"
             )
+    refuse_unwritable("out", out)
 
 
 def _stem(source: str) -> str:

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from alignprune.bench.files import save_arrays
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
-from alignprune.bench.results import figures
+from alignprune.bench.results import charts, figures
 from alignprune.bench.results.store import Store, archive
 from alignprune.bench.results.suspicion import STATISTICS, History
 from alignprune.bench.run import diagnosis, trace
@@ -65,14 +65,11 @@ def write_run(
 
 
 @pytest.fixture
-def draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
-    """Draw from the runs under tmp_path, and return the figure instead of writing it."""
-    kept: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: kept.append(figure))
+def draw(tmp_path: Path) -> Callable[..., Figure]:
+    """Draw from the runs under tmp_path."""
 
     def drawn(cells: Sequence[Cell], kind: str | None = None, protocol: Protocol = CPU) -> Figure:
-        figures.draw(experiment(cells, kind), protocol, Store(tmp_path), tmp_path / "picture.png")
-        return kept[-1]
+        return figures.picture(experiment(cells, kind), protocol, Store(tmp_path))
 
     return drawn
 
@@ -265,7 +262,7 @@ def test_the_suffix_says_the_format(tmp_path: Path, suffix: str, start: bytes) -
     write_run(tmp_path, cell, 0, accuracy=0.5)
     settings = dict(matplotlib.rcParams)
     path = tmp_path / "new folder" / f"picture{suffix}"
-    assert figures.draw(experiment([cell]), CPU, Store(tmp_path), path) == [path]
+    charts.save(figures.picture(experiment([cell]), CPU, Store(tmp_path)), path)
     assert path.read_bytes().startswith(start)
     assert dict(matplotlib.rcParams) == settings
     if suffix == ".png":
@@ -274,9 +271,9 @@ def test_the_suffix_says_the_format(tmp_path: Path, suffix: str, start: bytes) -
 
 def test_other_formats_and_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="suffix='.gif' is unknown"):
-        figures.draw(experiment(grid()), CPU, Store(tmp_path), tmp_path / "picture.gif")
+        charts.save(Figure(), tmp_path / "picture.gif")
     with pytest.raises(ValueError, match="draw='pie' is unknown, expected one of bars, lines"):
-        figures.draw(experiment(grid(), "pie"), CPU, Store(tmp_path), tmp_path / "picture.png")
+        figures.picture(experiment(grid(), "pie"), CPU, Store(tmp_path))
 
 
 def memorised(epochs: int, samples: int, reference: bool) -> History:

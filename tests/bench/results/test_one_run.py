@@ -40,14 +40,6 @@ def write_run(folder: Path, rows: list[dict[str, Any]] = ROWS, **arrays: Any) ->
     return folder
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures, as they would be written."""
-    found: list[Figure] = []
-    monkeypatch.setattr(charts, "save", lambda figure, path: found.append(figure))
-    return found
-
-
 def lines(figure: Figure) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
     """By panel and name the places and the values of its lines."""
     return {
@@ -59,9 +51,9 @@ def lines(figure: Figure) -> dict[str, dict[str, tuple[list[float], list[float]]
     }
 
 
-def test_the_lines_are_the_numbers_of_the_epochs_that_have_them(tmp_path: Path, drawn: list[Figure]) -> None:
-    one_run.draw(write_run(tmp_path / "run"), tmp_path / "run.png")
-    found = lines(drawn[0])
+def test_the_lines_are_the_numbers_of_the_epochs_that_have_them(tmp_path: Path) -> None:
+    figure = one_run.picture(write_run(tmp_path / "run"))
+    found = lines(figure)
     assert list(found) == ["Accuracy", "Loss", "Pruning"]
     assert found["Accuracy"]["test"] == ([1, 3, 4], pytest.approx([0.2, 0.6, 0.8]))
     assert found["Accuracy"]["training, by the given labels"] == ([1, 2, 3, 4], pytest.approx([0.1, 0.2, 0.3, 0.4]))
@@ -70,25 +62,23 @@ def test_the_lines_are_the_numbers_of_the_epochs_that_have_them(tmp_path: Path, 
         "left out": ([1, 2, 3, 4], [0.25] * 4),
         "estimated noise rate": ([3, 4], [0.4, 0.4]),
     }
-    title = drawn[0].get_suptitle()
-    assert title.startswith("digits: robust, seed 3")
+    assert figure.get_suptitle().startswith("digits: robust, seed 3")
 
 
 def test_a_name_with_dollars_is_no_mathematics(tmp_path: Path) -> None:
-    picture = one_run.draw(write_run(tmp_path / r"a$\b$c$d"), tmp_path / "run.svg").read_text()
-    assert r"a$\b$c$d" in picture  # the title, as a comment beside its outlines
+    charts.save(one_run.picture(write_run(tmp_path / r"a$\b$c$d")), tmp_path / "run.svg")
+    assert r"a$\b$c$d" in (tmp_path / "run.svg").read_text()  # the title, as a comment beside its outlines
 
 
 @pytest.mark.parametrize("truth", [True, False])
-def test_a_trace_adds_the_distribution_of_the_losses(truth: bool, tmp_path: Path, drawn: list[Figure]) -> None:
+def test_a_trace_adds_the_distribution_of_the_losses(truth: bool, tmp_path: Path) -> None:
     losses = np.random.default_rng(0).exponential(size=(9, 500)).astype(np.float16)
     losses[0, :100] = np.nan
     losses[8] = np.nan  # nobody was seen
     wrong = np.arange(500) % 5 == 0
     known = {"is_noisy": wrong} if truth else {}
     trace = {"losses": losses, "margins": losses, "reference": np.full(9, np.nan, np.float32), **known}
-    one_run.draw(write_run(tmp_path / "run", **trace), tmp_path / "run.png")
-    axes = drawn[0].axes[-1]
+    axes = one_run.picture(write_run(tmp_path / "run", **trace)).axes[-1]
     assert axes.get_title() == "Recorded losses"
     shown = {str(patch.get_label()): patch.get_data() for patch in axes.patches}  # type: ignore[attr-defined]
     if not truth:
@@ -109,11 +99,10 @@ def test_a_trace_adds_the_distribution_of_the_losses(truth: bool, tmp_path: Path
         assert data.values.sum() == len(values)  # those beyond the edge stand in the last bin
 
 
-def test_a_trace_without_a_finite_loss_has_no_panel(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_a_trace_without_a_finite_loss_has_no_panel(tmp_path: Path) -> None:
     nothing = np.full((3, 5), np.nan, np.float16)
     run = write_run(tmp_path / "run", losses=nothing, margins=nothing, reference=nothing[:, 0])
-    one_run.draw(run, tmp_path / "run.png")
-    assert [axes.get_title() for axes in drawn[0].axes] == ["Accuracy", "Loss", "Pruning"]
+    assert [axes.get_title() for axes in one_run.picture(run).axes] == ["Accuracy", "Loss", "Pruning"]
 
 
 def test_the_command_draws_folders_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

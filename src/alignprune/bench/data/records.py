@@ -147,9 +147,9 @@ def refuse_missing(wanted: Iterable[tuple[DatasetRecord, Collection[str]]], root
     if not lacking:
         return
     place = f"root={str(given)!r} is without" if given else f"root=None is given and {DATA_ROOT} is not set for"
-    files = ", ".join(f"{' and '.join(names)} ({what})" for what, names in lacking.items())
+    lacks = ", ".join(f"{' and '.join(names)} ({what})" for what, names in lacking.items())
     raise MissingFile(
-        f"{place} {files}, expected all of that in one folder: put it there, and point to the folder with --data-root "
+        f"{place} {lacks}, expected all of that in one folder: put it there, and point to the folder with --data-root "
         f"or {DATA_ROOT}"
     )
 

@@ -120,8 +120,8 @@ def run(
     """Run the jobs that are not complete, each as soon as what it needs is complete and a worker is free.
 
     Otherwise jobs that others need go first, then the order is that given. A job that fails costs nobody else's work,
-    not even if its process dies. What may pass is tried again: a process that was killed, a device that failed. A
-    mistake that a user has to mend is not. A job that another sweep works on is left to it, and looked after at the end.
+    not even if its process dies. What may pass is tried again, such as a process that was killed; a mistake that a user
+    has to mend is not. A job that another sweep works on is left to it, and looked after at the end.
 
     Args:
         jobs: in the order to take them; a job that occurs twice is run once.

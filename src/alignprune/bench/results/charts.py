@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alignprune._checks import choice
 from alignprune.bench.files import save_bytes
 
 LETTERS = 130
@@ -403,7 +404,8 @@ def _numbers(points: Sequence[Point], what: str) -> NDArray[np.float64]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture, whole or not at all; its suffix says the format."""
+    """Write a picture, whole or not at all; its suffix says the format: .png, .svg or .pdf."""
+    choice("suffix", path.suffix, (".png", ".svg", ".pdf"))
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     picture = io.BytesIO()

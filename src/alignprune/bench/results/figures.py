@@ -35,37 +35,31 @@ _EPOCHS_SHOWN = 3
 _NAMES_SHOWN = 4
 
 
-def draw(experiment: Experiment, protocol: Protocol, store: Store, path: Path) -> list[Path]:
-    """Draw a figure, or a table as bars.
+def picture(experiment: Experiment, protocol: Protocol, store: Store) -> Figure:
+    """A figure, or a table as bars; `charts.save` writes it.
 
     Args:
         experiment: what to draw; its `draw` says how.
         protocol: that its runs were made under.
         store: where they are.
-        path: the picture to write: .png, .svg or .pdf.
-
-    Returns:
-        the pictures written.
 
     Raises:
-        ValueError: for another suffix, where no cell has a run to draw, and for "lines" over columns without numbers.
+        ValueError: where no cell has a run to draw, and for "lines" over columns without numbers.
         FileNotFoundError: for "suspicion" of a run without a trace.
     """
-    choice("suffix", path.suffix, (".png", ".svg", ".pdf"))
     kind = experiment.draw or "bars"
     choice("draw", kind, _KINDS)
     shown = tables.entries(experiment, protocol, store)
-    picture = _KINDS[kind](experiment, protocol, store, shown)
-    if not picture.drawn:
+    found = _KINDS[kind](experiment, protocol, store, shown)
+    if not found.drawn:
         raise ValueMistake(
             f"experiment={experiment.name!r} has no run to draw under protocol {protocol.name!r}, expected one at "
             f"least: alignprune sweep {experiment.name} --protocol {protocol.name}"
         )
-    figure = picture.lay_out(f"{experiment.title} ({experiment.name}, protocol {protocol.name})")
-    caption = _caption(experiment, protocol, picture, shown)
+    figure = found.lay_out(f"{experiment.title} ({experiment.name}, protocol {protocol.name})")
+    caption = _caption(experiment, protocol, found, shown)
     figure.supxlabel(textwrap.fill(caption, 160), x=0.01, ha="left", fontsize=8)
-    charts.save(figure, path)
-    return [path]
+    return figure
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from alignprune._checks import choice
 from alignprune.bench.results import charts
 from alignprune.bench.results.charts import Panel
 from alignprune.bench.run import trace
@@ -39,28 +39,22 @@ _LINES = {
 _TITLES = {"accuracy": "Accuracy", "loss": "Loss", "share": "Pruning"}
 
 
-def draw(run: Path, path: Path) -> Path:
-    """Draw a run.
+def picture(run: Path) -> Figure:
+    """The picture of a run; `charts.save` writes it.
 
     Args:
         run: its folder; it need not be finished.
-        path: the picture to write: .png, .svg or .pdf.
-
-    Returns:
-        the picture.
 
     Raises:
         FileNotFoundError: if the folder is no run.
-        ValueError: if no epoch has ended yet, a file is damaged, or the suffix is another.
+        ValueError: if no epoch has ended yet, or a file is damaged.
     """
-    choice("suffix", path.suffix, (".png", ".svg", ".pdf"))
     settings, rows = _read(run)
     panels = [_over_epochs(kind, rows) for kind in _LINES]
     if (run / trace.FILE).exists():
         panels += _distribution(trace.load(run / trace.FILE))
     title = f"{settings.get('dataset')}: {settings.get('method')}, seed {settings.get('seed')} ({run})"
-    charts.save(charts.lay_out(panels, 2, title), path)
-    return path
+    return charts.lay_out(panels, 2, title)
 
 
 def _read(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

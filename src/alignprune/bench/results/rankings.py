@@ -7,6 +7,7 @@ and scores; a cross-validation has the probabilities that cleanlab works on.
 
 from __future__ import annotations
 
+import importlib.util
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -249,16 +250,25 @@ def _self_confidence(of: Callable[[OutOfFold], Tensor]) -> Callable[[FinishedRun
     return rank
 
 
-def _cleanlab() -> Any:
-    try:
-        import cleanlab.count
-        import cleanlab.filter
-        import cleanlab.rank
-    except ImportError as error:
+def refuse_without_cleanlab() -> None:
+    """Refuse, before it is run, a cross-validation whose probabilities could not be ranked.
+
+    Raises:
+        ImportError: if cleanlab is not installed.
+    """
+    if importlib.util.find_spec("cleanlab") is None:
         raise MissingExtra(
-            "cleanlab is not installed, expected it to rank by the probabilities of a cross-validation, which is "
-            "complete: pip install 'alignprune[rivals]', then repeat the command"
-        ) from error
+            "cleanlab is not installed, expected it to rank by the probabilities of a cross-validation: pip install "
+            "'alignprune[rivals]', then repeat the command"
+        )
+
+
+def _cleanlab() -> Any:
+    refuse_without_cleanlab()
+    import cleanlab.count
+    import cleanlab.filter
+    import cleanlab.rank
+
     return cleanlab
 
 

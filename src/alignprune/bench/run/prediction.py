@@ -24,6 +24,7 @@ from alignprune._files import replace_file
 from alignprune.bench.data import raw
 from alignprune.bench.data.embedding.contract import Progress as EmbeddingProgress
 from alignprune.bench.files import save_bytes
+from alignprune.bench.places import refuse_unwritable
 from alignprune.bench.run import trained
 from alignprune.bench.run.evaluation import BATCH_SIZE
 from alignprune.errors import ExistingFile
@@ -64,10 +65,11 @@ class Predictions:
 
 
 def check_out(path: Path) -> None:
-    """Refuse a file that is there, and a form that is not written, before anything is read."""
+    """Refuse a file that is there or cannot be, and a form that is not written, before anything is read."""
     choice("suffix", path.suffix, _FORMS)
     if path.exists():
         raise ExistingFile(f"out={str(path)!r} is there already, expected a new file: choose another with --out")
+    refuse_unwritable("out", path.parent)
 
 
 def predict(
