@@ -55,7 +55,8 @@ def write_run(
 ) -> None:
     folder = root / protocol.name / f"made-{cell.key}" / f"seed{seed}"
     folder.mkdir(parents=True)
-    job = {"key": cell.key, "protocol": protocol.name, "seed": seed, "settings": dict(cell.settings)}
+    place = {"key": cell.key, "protocol": protocol.name, "cell": folder.parent.name, "seed": seed}
+    job = place | {"settings": dict(cell.settings)}
     for name, content in (("job", job), ("config", {}), ("result", result)):
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in epochs))

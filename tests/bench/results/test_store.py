@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,8 @@ def write_run(
     """A complete run's folder, as training leaves it."""
     folder = root / protocol / f"cifar100n-infobatch-{key}" / f"seed{seed}"
     folder.mkdir(parents=True)
-    job = {"key": key, "protocol": protocol, "seed": seed, "settings": {"method": "infobatch"}}
+    place = {"key": key, "protocol": protocol, "cell": folder.parent.name, "seed": seed}
+    job = place | {"settings": {"method": "infobatch"}}
     for name, content in (("job", job), ("config", config), ("result", RESULT | {"seed": seed} | result)):
         (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in EPOCHS))
@@ -216,16 +219,53 @@ def test_a_value_of_the_wrong_type_is_named(tmp_path: Path) -> None:
         archived(tmp_path, "aaa", 0, accuracy="high")
 
 
-def test_a_run_in_the_folder_of_another_is_refused(tmp_path: Path) -> None:
+def copied(folder: Path, place: Path) -> None:
+    shutil.copytree(folder, place)
+
+
+def linked(folder: Path, place: Path) -> None:
+    place.symlink_to(folder)
+
+
+@pytest.mark.parametrize("double", [copied, linked])
+@pytest.mark.parametrize(
+    "of, place",
+    [
+        ("cpu/cifar100n-infobatch-aaa/seed0", "cpu/cifar100n-infobatch-aaa/seed1"),
+        ("cpu/cifar100n-infobatch-aaa/seed0", "cpu/cifar100n-infobatch-aaa/seed0 (copy)"),
+        ("cpu/cifar100n-infobatch-aaa", "cpu/copy-aaa"),
+        ("cpu/cifar100n-infobatch-aaa", "cpu/.backup-aaa"),
+        ("cpu", "cpu-old"),
+        ("cpu", "cpu-aaa"),
+    ],
+)
+def test_a_run_that_is_there_twice_is_refused_and_the_copy_named(
+    tmp_path: Path, double: Callable[[Path, Path], None], of: str, place: str
+) -> None:
     folder = archived(tmp_path, "aaa", 0)
-    copy = folder.with_name("seed1")
-    shutil.copytree(folder, copy)
-    with pytest.raises(ValueError, match="seed1 says .*'seed': 0.* give the run its own folder"):
-        archive(copy)
-    with pytest.raises(ValueError, match="seed1 are not of the run"):
-        Store(tmp_path).runs(["aaa"], "cpu")
-    with pytest.raises(ValueError, match="seed1 are not of the run"):
+    double(tmp_path / of, tmp_path / place)
+    copy = tmp_path / str(folder.relative_to(tmp_path)).replace(of, place)
+    if not place.startswith("cpu-"):  # another protocol is not asked for
+        with pytest.raises(ValueError, match=f"{re.escape(str(copy))} is not the folder of its run.* remove it"):
+            Store(tmp_path).runs(["aaa"], "cpu")
+    with pytest.raises(
+        ValueError, match=f"{re.escape(str(copy))} is not .*, which is cpu/cifar100n-infobatch-aaa/seed0"
+    ):
         Store(tmp_path).query("SELECT count(*) FROM runs")
+    if double is copied:
+        with pytest.raises(ValueError, match="belongs in cpu/cifar100n-infobatch-aaa/seed0.* if this is a copy remove"):
+            archive(copy)
+        shutil.rmtree(tmp_path / place)
+    else:
+        (tmp_path / place).unlink()
+    assert len(Store(tmp_path).query("SELECT * FROM runs")) == 1
+
+
+def test_runs_that_lie_elsewhere_are_read_through_a_link_of_their_name(tmp_path: Path) -> None:
+    archived(tmp_path / "disk", "aaa", 0)
+    (tmp_path / "runs/cpu").mkdir(parents=True)
+    (tmp_path / "runs/cpu/cifar100n-infobatch-aaa").symlink_to(tmp_path / "disk/cpu/cifar100n-infobatch-aaa")
+    assert len(Store(tmp_path / "runs").runs(["aaa"], "cpu")) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing of use"])
@@ -243,7 +283,7 @@ def test_a_foreign_file_is_named(tmp_path: Path) -> None:
     stranger = tmp_path / "cpu" / "x-bbb" / "seed0"
     stranger.mkdir(parents=True)
     pq.write_table(pq.read_table(folder / "run.parquet").select(["accuracy"]), stranger / "run.parquet")
-    with pytest.raises(ValueError, match="x-bbb/seed0 are not of the run"):
+    with pytest.raises(ValueError, match="x-bbb/seed0 is not the folder of its run, which is not said"):
         Store(tmp_path).query("SELECT avg(accuracy) FROM runs")
 
 

@@ -40,7 +40,8 @@ def experiment(cells: Sequence[Cell], name: str = "table-1") -> Experiment:
 def write_run(root: Path, protocol: Protocol, cell: Cell, seed: int, **result: Any) -> None:
     folder = root / protocol.name / f"made-{cell.key}" / f"seed{seed}"
     folder.mkdir(parents=True)
-    job = {"key": cell.key, "protocol": protocol.name, "seed": seed, "settings": dict(cell.settings)}
+    place = {"key": cell.key, "protocol": protocol.name, "cell": folder.parent.name, "seed": seed}
+    job = place | {"settings": dict(cell.settings)}
     result = {"versions": {"draws": DRAWS}, **result}
     for name, content in (("job", job), ("config", {}), ("result", result)):
         (folder / f"{name}.json").write_text(json.dumps(content))

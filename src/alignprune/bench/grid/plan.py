@@ -137,8 +137,8 @@ def work(job: Job) -> None:
     """Run one job to its end, or what is left of it."""
     from alignprune.bench.run import kinds
 
-    described = {"key": job.key, "protocol": job.protocol, "seed": job.seed, "settings": dict(job.settings)}
-    write_json(job.folder / "job.json", described)
+    place = {"key": job.key, "protocol": job.protocol, "cell": job.folder.parent.name, "seed": job.seed}
+    write_json(job.folder / "job.json", place | {"settings": dict(job.settings)})
     kinds.run(resumed(configure(job.settings)), Lines())
 
 

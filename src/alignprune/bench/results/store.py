@@ -4,8 +4,8 @@
                                            epochs.parquet    a row an epoch
                                            rankings.parquet  a row a way to rank its labels, of runs that can be ranked
 
-A folder says which run it is and its files say the same, so no run is counted twice. Writers share no file and replace
-theirs whole, so any number of them work while others read.
+A folder says which run it is and its files say the same, so no run is counted twice: a copy is refused, wherever it is.
+Writers share no file and replace theirs whole, so any number of them work while others read.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def _fields(record: type, prefix: str = "") -> list[tuple[str, pa.DataType]]:
 
 
 def _schema(record: type) -> pa.Schema:
-    """The columns that say which run it is, and those of the record."""
-    identity = [("key", pa.string()), ("protocol", pa.string()), ("seed", pa.int64())]
+    """The columns that say which run it is and in which folders it belongs, and those of the record."""
+    identity = [("key", pa.string()), ("protocol", pa.string()), ("cell", pa.string()), ("seed", pa.int64())]
     return pa.schema(identity + [column for column in _fields(record) if column[0] != "seed"])
 
 
@@ -73,7 +73,7 @@ def archive(folder: Path) -> None:
         ImportError: if a ranking needs a library that is not installed.
     """
     job, config, result = (_read(folder / f"{name}.json") for name in ("job", "config", "result"))
-    identity = {name: job.get(name) for name in ("key", "protocol", "seed")}
+    identity = {name: job.get(name) for name in ("key", "protocol", "cell", "seed")}
     _check_place(folder, identity, result)
     metrics = folder / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.exists() else []
@@ -206,10 +206,15 @@ class Store:
                 names = [column[0] for column in answer.description]
                 return [dict(zip(names, values, strict=True)) for values in answer.fetchall()]
             except (duckdb.InvalidInputException, duckdb.IOException) as error:
-                raise ValueMistake(
-                    f"the runs under {self.root} cannot be read: {str(error).splitlines()[0]}. Remove that file, or "
-                    f"write it anew with alignprune.bench.results.store.archive(its folder)"
-                ) from error
+                said = str(error).splitlines()[0]
+                if _MISPLACED in said:
+                    remedy = "It is a copy, or was renamed, and would be counted as a run of its own: remove it, or "
+                    remedy += "give it its name back"
+                else:
+                    remedy = (
+                        "Remove that file, or write it anew with alignprune.bench.results.store.archive(its folder)"
+                    )
+                raise ValueMistake(f"the runs under {self.root} cannot be read: {said}. {remedy}") from error
 
     def _make(self, view: str, folders: list[str], connection: duckdb.DuckDBPyConnection) -> None:
         """Define a view over the files in these folders; the columns that every file has are there without files."""
@@ -226,14 +231,13 @@ class Store:
         connection.execute(f"CREATE VIEW {view} AS SELECT * FROM ({rows}) WHERE {_IN_PLACE}")
 
 
-# True, or an error that names the file whose content is not of the run that its folder is named after.
-_IN_PLACE = """
-    CASE WHEN coalesce(
-        split_part(folder, '/', -1) = 'seed' || seed
-        AND split_part(split_part(folder, '/', -2), '-', -1) = key
-        AND split_part(folder, '/', -3) = protocol,
-        false
-    ) THEN true ELSE error('the Parquet files in ' || folder || ' are not of the run that it is named after') END
+_HOME = "protocol || '/' || cell || '/seed' || seed"  # NULL where a file does not say
+_MISPLACED = "is not the folder of its run"
+
+# True, or an error that names the folder whose files are those of another run.
+_IN_PLACE = f"""
+    CASE WHEN coalesce(ends_with(folder, '/' || {_HOME}) AND ends_with(cell, '-' || key), false)
+    THEN true ELSE error(folder || ' {_MISPLACED}, which is ' || coalesce({_HOME}, 'not said')) END
 """
 
 
@@ -268,12 +272,11 @@ def _parse(text: str, source: str) -> _Row:
 def _check_place(folder: Path, identity: _Row, result: _Row) -> None:
     """Refuse a run in another run's folder: it would be counted as that one."""
     place = folder.resolve()
-    found = {"key": place.parent.name.rpartition("-")[2], "protocol": place.parent.parent.name, "seed": place.name}
-    expected = identity | {"seed": f"seed{identity['seed']}"}
-    if found != expected:
+    home = Path(str(identity["protocol"]), str(identity["cell"]), f"seed{identity['seed']}")
+    if place.parts[-3:] != home.parts or not home.parent.name.endswith(f"-{identity['key']}"):
         raise ValueMistake(
-            f"job.json in {folder} says {identity}, but the folder is that of {found}, expected "
-            f"<protocol>/<slug>-<key>/seed<k>: give the run its own folder"
+            f"job.json in {folder} says that the run with the key {identity['key']} belongs in {home}, expected it "
+            f"there: if this is a copy remove it, if it was renamed give it its name back"
         )
     if result.get("seed", identity["seed"]) != identity["seed"]:
         raise ValueMistake(
