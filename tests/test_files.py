@@ -80,7 +80,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     WRITERS["arrays"](tmp_path / "a.npz")
     found = read_arrays(tmp_path / "a.npz", KIND, needed=("a", "b"))
     assert all(np.array_equal(found[name], ARRAYS[name]) for name in ARRAYS)
-    with pytest.raises(ValueMistake, match=r"a.npz' is without the array 'c' \(it holds a, b\), expected a sample"):
+    with pytest.raises(ValueMistake, match=r"a.npz' is without the array .c. .*, expected a sample file"):
         read_arrays(tmp_path / "a.npz", KIND, needed=("c",))
     WRITERS["tensors"](tmp_path / "t.pt")
     state = read_tensors(tmp_path / "t.pt", KIND)
@@ -111,12 +111,12 @@ def test_every_part_of_a_file_is_found(sealed: Path) -> None:
 
 
 def test_what_is_no_such_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match=r"none' is not there, expected a sample: make it again"):
+    with pytest.raises(MissingFile, match=r"none' is not there, expected a sample file: make it again"):
         check_seal(tmp_path / "none", KIND)
-    with pytest.raises(DamagedFile, match=r"' is a folder, expected a sample: make it again"):
+    with pytest.raises(DamagedFile, match=r"' is a folder, expected a sample file: make it again"):
         check_seal(tmp_path, KIND)
     (tmp_path / "empty").touch()
-    with pytest.raises(DamagedFile, match=r"empty' is damaged \(it is empty\), expected a sample: make it again"):
+    with pytest.raises(DamagedFile, match=r"empty' is damaged \(it is empty\), expected a sample file: make it again"):
         check_seal(tmp_path / "empty", KIND)
     np.savez(tmp_path / "foreign.npz", a=np.zeros(3))
     with pytest.raises(DamagedFile, match=r"foreign.npz' is damaged \(its seal is missing\)"):

@@ -53,6 +53,11 @@ class Kind:
     remedy: str
 
     @property
+    def noun(self) -> str:
+        """What a message calls such a file."""
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name} file"
+
+    @property
     def blank(self) -> str:
         """The seal of a file that is not closed yet, to be written into it where its format has room."""
         return f"alignprune {self.name} {self.version} sha256 {_BLANK.decode()}"
@@ -171,8 +176,8 @@ def read_arrays(path: str | os.PathLike[str], kind: Kind, needed: Sequence[str] 
     for name in needed:
         if name not in found:
             raise ValueMistake(
-                f"path={str(file)!r} is without the array {name!r} (it holds {', '.join(found)}), expected a "
-                f"{kind.name} with {', '.join(needed)}: {kind.remedy}"
+                f"path={str(file)!r} is without the array {name!r} (it holds {', '.join(found)}), expected "
+                f"{kind.noun} with {', '.join(needed)}: {kind.remedy}"
             )
     return found
 
@@ -199,18 +204,18 @@ def check_seal(path: Path, kind: Kind) -> None:
         ValueMistake: if it is a sound file of another kind or version.
     """
     if not path.exists():
-        raise MissingFile(f"path={str(path)!r} is not there, expected a {kind.name}: {kind.remedy}")
+        raise MissingFile(f"path={str(path)!r} is not there, expected {kind.noun}: {kind.remedy}")
     if not path.is_file():
-        raise DamagedFile(f"path={str(path)!r} is a folder, expected a {kind.name}: {kind.remedy}")
+        raise DamagedFile(f"path={str(path)!r} is a folder, expected {kind.noun}: {kind.remedy}")
     with open(path, "rb") as file:
         seal = _seal_of(file)
     if seal is None:
         reason = "it is empty" if not path.stat().st_size else "its seal is missing"
-        raise DamagedFile(f"path={str(path)!r} is damaged ({reason}), expected a {kind.name}: {kind.remedy}")
+        raise DamagedFile(f"path={str(path)!r} is damaged ({reason}), expected {kind.noun}: {kind.remedy}")
     if seal.digest != seal.actual:
         raise DamagedFile(
             f"path={str(path)!r} is damaged or was changed by hand (SHA-256 {seal.actual[:12]}..., when it was written "
-            f"{seal.digest[:12]}...), expected a {kind.name} as it was: {kind.remedy}"
+            f"{seal.digest[:12]}...), expected the {kind.name} file as it was: {kind.remedy}"
         )
     if (seal.name, seal.version) != (kind.name, kind.version):
         same = seal.name == kind.name
@@ -223,7 +228,7 @@ def check_seal(path: Path, kind: Kind) -> None:
 def _unreadable(path: Path, kind: Kind, error: Exception) -> DamagedFile:
     reason = str(error).partition("\n")[0]
     return DamagedFile(
-        f"path={str(path)!r} cannot be read ({type(error).__name__}: {reason}), expected a {kind.name}: {kind.remedy}"
+        f"path={str(path)!r} cannot be read ({type(error).__name__}: {reason}), expected {kind.noun}: {kind.remedy}"
     )
 
 

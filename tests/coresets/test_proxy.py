@@ -69,7 +69,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("not a proxy")
     np.savez(tmp_path / "other.npz", labels=np.arange(3))
     for name in ("text.npz", "other.npz"):
-        with pytest.raises(ValueError, match=f"{name}' is damaged .*expected a proxy"):
+        with pytest.raises(ValueError, match=f"{name}' is damaged .*expected a proxy file"):
             Proxy.load(tmp_path / name)
 
 

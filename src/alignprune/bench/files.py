@@ -63,7 +63,7 @@ def read_record(path: Path, kind: Kind) -> dict[str, Any]:
         FileNotFoundError, ValueError: as `alignprune._files.check_seal`.
     """
     check_seal(path, kind)
-    return read_json(path, f"a {kind.name}", kind.remedy)
+    return read_json(path, kind.noun, kind.remedy)
 
 
 def save_arrays(path: Path, kind: Kind, **arrays: np.ndarray) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from alignprune.bench.results import charts, figures
 from alignprune.bench.results.store import Store, archive
 from alignprune.bench.results.suspicion import STATISTICS, History
 from alignprune.bench.run import diagnosis, trace
+from runs import complete_run
 
 CPU = Protocol("cpu", "a small network", {})
 PAPER = Protocol("paper", "the paper's own", {})
@@ -54,12 +54,9 @@ def write_run(
     **result: Any,
 ) -> None:
     folder = root / protocol.name / f"made-{cell.key}" / f"seed{seed}"
-    folder.mkdir(parents=True)
     place = {"key": cell.key, "protocol": protocol.name, "cell": folder.parent.name, "seed": seed}
     job = place | {"settings": dict(cell.settings)}
-    for name, content in (("job", job), ("config", {}), ("result", result)):
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in epochs))
+    complete_run(folder, job, {}, result, epochs)
     if losses is not None:
         save_arrays(folder / "losses.npz", diagnosis.KIND, **losses)
     archive(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from alignprune.bench.files import save_arrays, write_record
+from alignprune.bench.files import save_arrays
 from alignprune.bench.results import charts, one_run
-from alignprune.bench.run.folder import CONFIGURATION_KIND
 from alignprune.bench.run.trace import KIND
 from alignprune.cli import main
+from runs import complete_run
 
 ROWS: list[dict[str, Any]] = [
     {
@@ -32,9 +31,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def write_run(folder: Path, rows: list[dict[str, Any]] = ROWS, **arrays: Any) -> Path:
-    folder.mkdir(parents=True)
-    write_record(folder / "config.json", CONFIGURATION_KIND, {"dataset": "digits", "method": "robust", "seed": 3})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    complete_run(folder, None, {"dataset": "digits", "method": "robust", "seed": 3}, None, rows)
     if arrays:
         save_arrays(folder / "trace.npz", KIND, **arrays)
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import re
 import shutil
@@ -16,9 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from alignprune.bench.files import save_arrays
+from alignprune.bench.files import read_record, save_arrays, write_record
 from alignprune.bench.results.store import Store, archive, is_archived
+from alignprune.bench.run.folder import RESULT_KIND, read_metrics
 from alignprune.bench.run.trace import KIND
+from runs import complete_run
 
 RESULT = {
     "dataset": "cifar100n",
@@ -39,17 +40,19 @@ EPOCHS = [
 
 
 def write_run(
-    root: Path, key: str, seed: int, protocol: str = "cpu", config: dict[str, Any] = CONFIG, **result: Any
+    root: Path,
+    key: str,
+    seed: int,
+    protocol: str = "cpu",
+    config: dict[str, Any] = CONFIG,
+    epochs: Any = EPOCHS,
+    **result: Any,
 ) -> Path:
     """A complete run's folder, as training leaves it."""
     folder = root / protocol / f"cifar100n-infobatch-{key}" / f"seed{seed}"
-    folder.mkdir(parents=True)
     place = {"key": key, "protocol": protocol, "cell": folder.parent.name, "seed": seed}
     job = place | {"settings": {"method": "infobatch"}}
-    for name, content in (("job", job), ("config", config), ("result", RESULT | {"seed": seed} | result)):
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in EPOCHS))
-    return folder
+    return complete_run(folder, job, config, RESULT | {"seed": seed} | result, epochs)
 
 
 def archived(root: Path, key: str, seed: int, **other: Any) -> Path:
@@ -86,9 +89,7 @@ def test_epochs_are_the_lines_of_the_metrics(tmp_path: Path) -> None:
 
 
 def test_a_run_without_metrics_has_no_epochs(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, "aaa", 0)
-    (folder / "metrics.jsonl").unlink()
-    archive(folder)
+    archive(write_run(tmp_path, "aaa", 0, epochs=None))
     assert Store(tmp_path).epochs(["aaa"], "cpu") == []
     assert len(Store(tmp_path).runs(["aaa"], "cpu")) == 1
 
@@ -147,10 +148,8 @@ def test_a_measure_that_the_runs_lack_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_run_estimates_of_its_noise_has_columns_that_every_file_has(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, "aaa", 0, estimated_noise_rate=0.4)
     lines = [{"epoch": 1, "memorisation": None}, {"epoch": 2, "memorisation": 0.25, "estimated_noise_rate": 0.4}]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    archive(folder)
+    archive(write_run(tmp_path, "aaa", 0, epochs=lines, estimated_noise_rate=0.4))
     archived(tmp_path, "bbb", 0)  # of a method that estimates nothing
     found = Store(tmp_path).values(["aaa", "bbb"], ["estimated_noise_rate"], "cpu")
     assert found == {("aaa", "estimated_noise_rate"): {0: 0.4}, ("bbb", "estimated_noise_rate"): {0: None}}
@@ -187,7 +186,8 @@ def test_a_store_sees_what_is_archived_after_it_was_made(tmp_path: Path) -> None
 
 def test_archiving_again_replaces_the_row(tmp_path: Path) -> None:
     folder = archived(tmp_path, "aaa", 0)
-    (folder / "result.json").write_text(json.dumps(RESULT | {"accuracy": 0.9}))
+    stored = read_record(folder / "result.json", RESULT_KIND)
+    write_record(folder / "result.json", RESULT_KIND, stored | {"accuracy": 0.9})
     archive(folder)
     assert Store(tmp_path).values(["aaa"], ["accuracy"], "cpu") == {("aaa", "accuracy"): {0: 0.9}}
 
@@ -207,11 +207,27 @@ def test_an_incomplete_run_is_not_archived(tmp_path: Path, name: str) -> None:
     assert not list(folder.glob("*.parquet"))
 
 
-def test_a_damaged_line_of_metrics_is_named(tmp_path: Path) -> None:
+def test_damaged_metrics_are_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "aaa", 0)
     (folder / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": ')
-    with pytest.raises(ValueError, match="metrics.jsonl', line 2, is damaged"):
+    with pytest.raises(ValueError, match="metrics.jsonl' is damaged or was changed by hand"):
         archive(folder)
+    (folder / "result.json").unlink()  # of a run that has not ended nobody knows what they should be
+    with pytest.raises(ValueError, match="metrics.jsonl' is damaged in line 2"):
+        read_metrics(folder)
+
+
+@pytest.mark.parametrize("name", ["run.parquet", "epochs.parquet"])
+def test_every_flipped_bit_of_a_table_is_found(tmp_path: Path, name: str) -> None:
+    file = archived(tmp_path, "aaa", 0) / name
+    content = file.read_bytes()
+    for place in np.random.default_rng(0).choice(8 * len(content), 60, replace=False).tolist():
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        file.write_bytes(changed)
+        with pytest.raises(ValueError, match=name):
+            Store(tmp_path).query("SELECT * FROM runs, epochs")
+        assert not is_archived(file.parent)
 
 
 def test_a_value_of_the_wrong_type_is_named(tmp_path: Path) -> None:
@@ -283,7 +299,7 @@ def test_a_foreign_file_is_named(tmp_path: Path) -> None:
     stranger = tmp_path / "cpu" / "x-bbb" / "seed0"
     stranger.mkdir(parents=True)
     pq.write_table(pq.read_table(folder / "run.parquet").select(["accuracy"]), stranger / "run.parquet")
-    with pytest.raises(ValueError, match="x-bbb/seed0 is not the folder of its run, which is not said"):
+    with pytest.raises(ValueError, match="x-bbb/seed0/run.parquet' is damaged"):
         Store(tmp_path).query("SELECT avg(accuracy) FROM runs")
 
 
@@ -314,4 +330,4 @@ def test_writers_and_readers_never_collide(tmp_path: Path) -> None:
     assert seen == sorted(seen)
     found = Store(tmp_path).values([f"w{writer}" for writer in range(writers)], ["accuracy"], "cpu")
     assert list(found.values()) == [{seed: seed / 100 for seed in range(count)}] * writers
-    assert not list(tmp_path.rglob(".*"))
+    assert not list(tmp_path.rglob("*.partial"))

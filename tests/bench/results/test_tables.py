@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from alignprune.bench.results import tables
 from alignprune.bench.results.measures import MEASURES, Statistics, statistics
 from alignprune.bench.results.store import Store, archive
 from alignprune.bench.results.tables import entries, render
+from runs import complete_run
 
 CPU = Protocol("cpu", "a small network", {})
 PAPER = Protocol("paper", "the paper's own", {})
@@ -39,13 +39,10 @@ def experiment(cells: Sequence[Cell], name: str = "table-1") -> Experiment:
 
 def write_run(root: Path, protocol: Protocol, cell: Cell, seed: int, **result: Any) -> None:
     folder = root / protocol.name / f"made-{cell.key}" / f"seed{seed}"
-    folder.mkdir(parents=True)
     place = {"key": cell.key, "protocol": protocol.name, "cell": folder.parent.name, "seed": seed}
     job = place | {"settings": dict(cell.settings)}
     result = {"versions": {"draws": DRAWS}, **result}
-    for name, content in (("job", job), ("config", {}), ("result", result)):
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    archive(folder)
+    archive(complete_run(folder, job, {}, result))
 
 
 def table_1(columns: Sequence[str] = NOISES) -> list[Cell]:

@@ -34,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ies": {},
     "divbs": {},
     "robust": {"trace": True},
-    "dynamic-random": {"relabel": "sop+"},
+    "dynamic-random": {"relabel": "cifar10n"},
 }
 
 

@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignprune import coresets, presets
+from alignprune._files import Kind
 
 Settings = Mapping[str, Any]
+
+JOB, JOB_KIND = "job.json", Kind("job", 1, "remove the run's folder and run it again")
+"""In a run's folder, where a sweep made it: which run of which cell it is."""
 
 
 def key_of(settings: Settings) -> str:

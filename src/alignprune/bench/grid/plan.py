@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from alignprune import presets
-from alignprune.bench.files import write_json
-from alignprune.bench.grid.cells import Cell, Protocol, Settings, key_of
+from alignprune.bench.files import write_record
+from alignprune.bench.grid.cells import JOB, JOB_KIND, Cell, Protocol, Settings, key_of
 from alignprune.bench.grid.experiments import full_training
 from alignprune.bench.grid.sweep import Job
 from alignprune.bench.run.config import TrainConfig, configure
@@ -138,7 +138,7 @@ def work(job: Job) -> None:
     from alignprune.bench.run import kinds
 
     place = {"key": job.key, "protocol": job.protocol, "cell": job.folder.parent.name, "seed": job.seed}
-    write_json(job.folder / "job.json", place | {"settings": dict(job.settings)})
+    write_record(job.folder / JOB, JOB_KIND, place | {"settings": dict(job.settings)})
     kinds.run(resumed(configure(job.settings)), Lines())
 
 

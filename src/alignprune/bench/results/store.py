@@ -22,11 +22,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignprune._checks import choice
-from alignprune._files import replace_file
+from alignprune._files import Kind, check_seal, write_sealed
+from alignprune.bench.files import read_record
+from alignprune.bench.grid.cells import JOB, JOB_KIND
 from alignprune.bench.results import rankings
 from alignprune.bench.results.detection import RankingRecord
+from alignprune.bench.run.folder import CONFIG, RESULT, read_config, read_metrics, read_result
 from alignprune.bench.run.record import EpochRecord, RunRecord
-from alignprune.errors import MissingFile, ValueMistake
+from alignprune.errors import DamagedFile, MissingFile, ValueMistake
 
 _Row = dict[str, Any]
 
@@ -58,6 +61,7 @@ _SCHEMAS = {"runs": _schema(RunRecord), "epochs": _schema(EpochRecord), "ranking
 RUN, EPOCHS, RANKINGS = "run.parquet", "epochs.parquet", "rankings.parquet"
 _FILES = {"runs": RUN, "epochs": EPOCHS, "rankings": RANKINGS}
 _RANKERS = b"rankers"  # in the metadata of RANKINGS: who was asked
+_KIND = Kind("archive", 1, "remove it, and write it anew with alignprune.bench.results.store.archive(its folder)")
 
 
 def archive(folder: Path) -> None:
@@ -72,13 +76,15 @@ def archive(folder: Path) -> None:
         ValueError: if a file is damaged, or is that of a run that belongs into another folder.
         ImportError: if a ranking needs a library that is not installed.
     """
-    job, config, result = (_read(folder / f"{name}.json") for name in ("job", "config", "result"))
+    for name in (JOB, CONFIG, RESULT):
+        if not (folder / name).exists():
+            raise MissingFile(
+                f"folder={str(folder)!r} is without {name}, expected a complete run: archive it when it has ended"
+            )
+    job, config, result = read_record(folder / JOB, JOB_KIND), read_config(folder), read_result(folder)
     identity = {name: job.get(name) for name in ("key", "protocol", "cell", "seed")}
     _check_place(folder, identity, result)
-    metrics = folder / "metrics.jsonl"
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
-    epochs = [identity | _parse(line, f"{str(metrics)!r}, line {count},") for count, line in enumerate(lines, 1)]
-    _write("epochs", epochs, folder)
+    _write("epochs", [identity | row for row in read_metrics(folder)], folder)
     if rankings.can_be_ranked(folder):
         _write("rankings", [asdict(record) | identity for record in rankings.judged(folder)], folder)
     _write("runs", [_flat(result) | _flat(config, "config.") | identity], folder)
@@ -86,12 +92,28 @@ def archive(folder: Path) -> None:
 
 def is_archived(folder: Path) -> bool:
     """Whether `archive` has been here since the run was complete, and has asked all rankers that there are today."""
-    if not (folder / RUN).exists():
+    if not all(_is_sound(folder / name) for name in (RUN, EPOCHS)):
         return False
     if not rankings.can_be_ranked(folder):
         return True
-    file = folder / RANKINGS
-    return file.exists() and (pq.read_schema(file).metadata or {}).get(_RANKERS) == _asked()
+    return _is_sound(folder / RANKINGS) and (pq.read_schema(folder / RANKINGS).metadata or {}).get(_RANKERS) == _asked()
+
+
+def _is_sound(file: Path) -> bool:
+    try:
+        check_seal(file, _KIND)
+    except (MissingFile, DamagedFile, ValueMistake):
+        return False
+    return True
+
+
+def _all_sound(files: Iterable[Path]) -> bool:
+    """Whether there are files; DuckDB reads them by itself, and would not see what has changed in them."""
+    found = False
+    for file in files:
+        check_seal(file, _KIND)
+        found = True
+    return found
 
 
 def _asked() -> bytes:
@@ -220,7 +242,7 @@ class Store:
         """Define a view over the files in these folders; the columns that every file has are there without files."""
         connection.register(f"no_{view}", _SCHEMAS[view].empty_table())
         patterns = [f"{folder}/{_FILES[view]}" for folder in folders]
-        found = [pattern for pattern in patterns if any(self.root.glob(pattern))]
+        found = [pattern for pattern in patterns if _all_sound(self.root.glob(pattern))]
         rows = f"SELECT *, NULL::VARCHAR AS folder FROM no_{view}"
         if found:
             paths = [f"{glob.escape(str(self.root))}/{pattern}" for pattern in found]
@@ -245,28 +267,6 @@ def _literal(texts: Iterable[str]) -> str:
     """A list of texts in SQL: a view takes no parameters."""
     quoted = ("'" + text.replace("'", "''") + "'" for text in texts)
     return f"[{', '.join(quoted)}]"
-
-
-def _read(file: Path) -> _Row:
-    if not file.exists():
-        raise MissingFile(
-            f"folder={str(file.parent)!r} is without {file.name}, expected a complete run: archive it when it has ended"
-        )
-    return _parse(file.read_text(), repr(str(file)))
-
-
-def _parse(text: str, source: str) -> _Row:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueMistake(
-            f"file={source} is damaged ({error}), expected JSON: remove the run's folder and run it again"
-        ) from error
-    if not isinstance(value, dict):
-        raise ValueMistake(
-            f"file={source} holds a {type(value).__name__}, expected names and values: is it a run's file?"
-        )
-    return value
 
 
 def _check_place(folder: Path, identity: _Row, result: _Row) -> None:
@@ -307,7 +307,6 @@ def _write(view: str, rows: list[_Row], folder: Path) -> None:
             raise ValueMistake(
                 f"{name}={values!r} in {folder} cannot be stored ({error}), expected values of one type: run it again"
             ) from error
-    table = pa.table(columns)
-    if view == "rankings":
-        table = table.replace_schema_metadata({_RANKERS: _asked()})
-    replace_file(folder / _FILES[view], lambda file: pq.write_table(table, file))
+    asked = {_RANKERS: _asked()} if view == "rankings" else {}
+    table = pa.table(columns).replace_schema_metadata({**asked, b"seal": _KIND.blank.encode()})
+    write_sealed(folder / _FILES[view], _KIND, lambda file: pq.write_table(table, file))
