@@ -23,13 +23,14 @@ import platform
 import shlex
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import alignprune
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``alignprune``; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != "--debug"]
+    before = _hear_sigterm()
     try:
         code = _run(words)
         sys.stdout.flush()  # here a closed pipe can be answered; Python's own flush at its end comes too late
@@ -85,7 +87,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _failed(error, words, debug="--debug" in given)
     finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
         _empty_streams()
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: what it works on is stored, and what it started ends, too."""
+
+    signal = signal.SIGTERM
+
+
+def _hear_sigterm() -> Any:
+    """Let SIGTERM raise; returns the handler to go back to, None where nothing was changed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    ours = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
+    return signal.signal(signal.SIGTERM, end) if ours and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else None
 
 
 def _run(words: list[str]) -> int:

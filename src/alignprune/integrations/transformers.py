@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from alignprune._checks import choice
-from alignprune._files import replace_file
+from alignprune._files import Kind, read_tensors, write_tensors
 from alignprune._ranks import keyed_generator, rank_and_world
 from alignprune._tensors import UNLABELLED
 from alignprune.dataset import Indexed, IndexedCollate
@@ -45,6 +45,7 @@ INDEX = "sample_index"
 """The key of a batch that holds the indices of its samples."""
 
 PRUNER_NAME = "pruner.pt"
+PRUNER_KIND = Kind("pruner", 1, "resume from the checkpoint before it")
 """The file of a checkpoint that holds the pruner's state."""
 
 SETTINGS: dict[str, tuple[Any, str]] = {
@@ -227,7 +228,7 @@ class PruningMixin(_Trainer):
     def _load_pruner(self, file: Path) -> None:
         if not file.exists():
             raise MissingFile(f"{file} is not there, expected the pruner's state: resume from a checkpoint with one")
-        self.pruner.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        self.pruner.load_state_dict(read_tensors(file, PRUNER_KIND))
 
     # ------------------------------------------------------------------ the start
 
@@ -346,7 +347,7 @@ class PruningCallback(TrainerCallback):
         saved = self.pruner.state_dict()  # in the middle of an epoch a collective, which every rank has to call
         if args.should_save:
             folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            replace_file(folder / PRUNER_NAME, lambda file: torch.save(saved, file))
+            write_tensors(folder / PRUNER_NAME, PRUNER_KIND, saved)
 
     def _end_epoch(self, model: nn.Module, partial: bool = False) -> None:
         loss = None if self.reference is None else self.reference.loss(model)

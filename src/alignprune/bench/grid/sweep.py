@@ -549,10 +549,13 @@ def _serve(pipe: connection.Connection, work: Work) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exception: what the job has opened is closed
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    with suppress(EOFError, ConnectionError):
-        while True:
-            for event in _attempt(pipe.recv(), work):
-                pipe.send(event)
+    try:
+        with suppress(EOFError, ConnectionError):
+            while True:
+                for event in _attempt(pipe.recv(), work):
+                    pipe.send(event)
+    except KeyboardInterrupt:  # a run that was asked to end has stored where it stands
+        sys.exit(1)
 
 
 def _leave_with_parent() -> None:

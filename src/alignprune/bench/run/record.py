@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy
 import torch
+from torch.version import cuda as CUDA
 
 import alignprune
 from alignprune._ranks import DRAWS
@@ -78,13 +80,18 @@ class Versions:
     """What a run was made with.
 
     Attributes:
-        alignprune, torch, python: version numbers.
+        alignprune, torch, numpy, python: version numbers.
+        cuda: of the CUDA that torch was built with; None for a build without.
+        system: operating system and processor, such as "Linux x86_64".
         draws: `alignprune._ranks.DRAWS`; runs of other draws select other samples from the same seed.
     """
 
     alignprune: str = alignprune.__version__
     torch: str = torch.__version__
+    numpy: str = numpy.__version__
     python: str = field(default_factory=platform.python_version)
+    cuda: str | None = CUDA
+    system: str = field(default_factory=lambda: f"{platform.system()} {platform.machine()}")
     draws: int = DRAWS
 
 
