@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from alignprune.bench import commands
 from alignprune.bench.commands import FigureConfig, SweepConfig, TableConfig
@@ -100,6 +101,69 @@ def test_what_is_wrong_with_a_run_is_found_before_its_proxy_is_trained(dataset: 
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="proxy=None is missing on 2 devices"):
         commands.train(configure({**settings, "devices": 2, "out": str(tmp_path / "run")}))
+
+
+IN_VAIN = [
+    (
+        {"method": "dual"},
+        "method='dual' cannot choose .*: epochs=30 is out of range, expected at most 4, the epochs of",
+    ),
+    ({"method": "dual", "coreset.epochs": 5, "coreset.window": 2}, "epochs=5 is out of range, expected at most 4"),
+    ({"method": "dyn-unc"}, "method='dyn-unc' .*: window=10 is out of range, expected at most 4, the epochs of"),
+    ({"method": "dyn-unc", "coreset.epochs": 5, "coreset.window": 2}, "epochs=5 is out of range, expected at most 4"),
+    ({"method": "forgetting", "coreset.epochs": 5}, "epochs=5 is out of range, expected at most 4"),
+    ({"method": "forgetting", "recipe.epochs": 1}, "the proxy run has 1 epoch, expected at least 2"),
+    ({"method": "prune4rel"}, "Prune4ReL reads augmented views of images, and .*blobs.npz has none"),
+    ({"method": "ssp"}, "SSP reads augmented views of images, and .* has none.* --self-supervised FILE, or choose"),
+    ({"method": "ssp", "self_supervised": "nowhere.pt"}, "self_supervised='nowhere.pt' is not there"),
+    ({"method": "ssp", "coreset.features": "supervised", "coreset.clusters": 61}, "clusters=61 .* at most 60"),
+    ({"method": "infobatch+das", "reference": "dual"}, "reference='dual' cannot choose .*: epochs=30 is out of range"),
+    ({"method": "infobatch+das", "reference": "ssp"}, "SSP reads augmented views of images, and .* has none"),
+    ({"method": "infobatch+das", "reference": "small-loss", "delta": 2.0}, "delta=2.0 is out of range"),
+    ({"method": "small-loss", "delta": 2.0}, "delta=2.0 is out of range"),
+    (
+        {"method": "small-loss", "reference": "clean"},
+        "reference='clean' is given with .*blobs.npz, which brings no clean",
+    ),
+    ({"method": "small-loss", "reference": "nowhere.npy"}, "reference='nowhere.npy' is not there"),
+]
+
+
+@pytest.mark.parametrize("settings, match", IN_VAIN, ids=lambda value: str(value) if isinstance(value, dict) else "")
+def test_what_the_proxy_run_could_not_serve_is_found_before_it_is_trained(
+    settings: dict[str, object], match: str, dataset: str, tmp_path: Path
+) -> None:
+    ratio = {"prune_ratio": 0.5} if settings["method"] != "infobatch+das" else {}
+    shared = {"dataset": dataset, "recipe.epochs": 4, "device": "cpu", "out": str(tmp_path / "run")}
+    with pytest.raises((ValueError, FileNotFoundError), match=match):
+        commands.train(configure(shared | ratio | settings))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [torch.zeros(59, 4), torch.zeros(60), {"features": torch.zeros(60, 4)}, None])
+def test_a_file_that_holds_no_features_of_the_samples_is_refused_before_the_proxy_is_trained(
+    content: object, dataset: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "features.pt"
+    torch.save(content, file)
+    if content is None:
+        file.write_bytes(file.read_bytes()[:50])
+    settings = {"dataset": dataset, "method": "ssp", "prune_ratio": 0.5, "self_supervised": str(file), "device": "cpu"}
+    with pytest.raises(ValueError, match="self_supervised='.*features.pt' (holds|cannot be read)"):
+        commands.train(configure({**settings, "out": str(tmp_path / "run")}))
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_reference_that_is_asked_for_is_chosen_by_a_proxy_whatever_the_method_reads(
+    dataset: str, tmp_path: Path
+) -> None:
+    torch.save(torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), tmp_path / "features.pt")
+    shared = {"dataset": dataset, "recipe.epochs": 2, "device": "cpu", "reference_size": 12}
+    for method, reference in (("full", "small-loss"), ("infobatch+das", "ssp")):
+        out, given = tmp_path / reference, {"self_supervised": str(tmp_path / "features.pt")}
+        made = configure({**shared, **given, "method": method, "reference": reference, "out": str(out)})
+        assert commands.train(made)["reference_forward_passes"] == 2 * 12
+        assert (tmp_path / f"{reference}-proxy/result.json").exists()
 
 
 @pytest.mark.usefixtures("tiny")

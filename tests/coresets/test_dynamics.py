@@ -181,9 +181,14 @@ def test_too_short_a_proxy_run_is_refused(make_proxy: Make) -> None:
     proxy = make_proxy(epochs=8)
     with pytest.raises(ValueError, match="epochs=30 is out of range, expected at most 8.*train it longer"):
         coresets.select("dual", proxy, 10, seed=0)
-    with pytest.raises(ValueError, match="label_probabilities has 8 epochs, expected at least window=10"):
+    with pytest.raises(ValueError, match="window=10 is out of range, expected at most 8.*train it longer"):
         coresets.select("dyn-unc", proxy, 10, seed=0)
+    for score in (dynamic_uncertainty, dual_score):
+        with pytest.raises(ValueError, match="label_probabilities has 8 epochs, expected at least window=10"):
+            score(proxy.label_probabilities, 10)
     with pytest.raises(ValueError, match="epochs=9 is out of range, expected at most 8"):
         coresets.select("forgetting", proxy, 10, seed=0, epochs=9)
     with pytest.raises(ValueError, match="epochs=5 is out of range, expected an integer >= 10"):
         coresets.select("dual", proxy, 10, seed=0, epochs=5)
+    with pytest.raises(ValueError, match="the proxy run has 1 epoch, expected at least 2"):
+        coresets.select("forgetting", make_proxy(epochs=1), 10, seed=0)

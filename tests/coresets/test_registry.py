@@ -12,7 +12,8 @@ import torch
 from scipy import stats
 
 from alignprune import coresets
-from alignprune.coresets import CORESETS, DUAL, SSP, DynUnc, Forgetting, Proxy, Prune4ReL
+from alignprune.coresets import CORESETS, DUAL, SSP, DynUnc, Extent, Forgetting, Proxy, Prune4ReL
+from alignprune.errors import ValueMistake
 
 Make = Callable[..., Proxy]
 
@@ -162,6 +163,49 @@ def test_a_field_that_was_not_recorded_is_named_with_the_way_out(make_proxy: Mak
         coresets.select(name, proxy, 10, seed=0)
     if name == "ssp":
         assert len(coresets.select(name, proxy, 10, seed=0, features="supervised")) == 10
+
+
+OPTIONAL = ("strong_features", "strong_logits", "self_supervised")
+METHODS = [
+    *(CORESETS[name].settings for name in TITLES),
+    Forgetting(epochs=3),
+    DynUnc(window=2),
+    DynUnc(window=2, epochs=6),
+    DUAL(window=2, epochs=6),
+    SSP(features="supervised"),
+    SSP(features="supervised", clusters=7),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_a_method_says_before_the_proxy_run_whether_it_can_choose_by_it(
+    make_proxy: Make, method: coresets.Settings
+) -> None:
+    for epochs in (1, 2, 3, 6, 10, 30):
+        for samples, classes in ((3, 4), (6, 4), (20, 4)):
+            for absent in ((), OPTIONAL[:2], OPTIONAL[2:]):
+                recorded = frozenset(OPTIONAL) - frozenset(absent)
+                whole = make_proxy(samples=samples, classes=classes, epochs=epochs)
+                proxy = replace(whole, **dict.fromkeys(absent))
+                assert proxy.extent == Extent(samples, classes, epochs, recorded)
+                said = outcome(lambda extent=proxy.extent: method.check(extent))
+                assert said == outcome(lambda proxy=proxy: coresets.select(method, proxy, 2, seed=0))
+
+
+def outcome(act: Callable[[], object]) -> str | None:
+    """What it is refused with; None where it is not."""
+    try:
+        act()
+    except ValueMistake as refusal:
+        return str(refusal)
+    return None
+
+
+def test_what_a_method_needs_of_the_proxy_run_is_checked() -> None:
+    little, much = Extent(5, 10, 4, frozenset()), Extent(100, 10, 40, frozenset(OPTIONAL))
+    refused = {name for name, coreset in CORESETS.items() if outcome(lambda c=coreset: c.settings.check(little))}
+    assert refused == {"dual", "dyn-unc", "prune4rel", "ssp"}
+    assert not any(outcome(lambda c=coreset: c.settings.check(much)) for coreset in CORESETS.values())
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from alignprune.coresets.outputs import (
     label_loss,
     probability_margin,
 )
-from alignprune.coresets.proxy import Proxy
+from alignprune.coresets.proxy import Extent, Proxy
 from alignprune.coresets.ranking import shares
 from alignprune.coresets.registry import CORESETS, Coreset, get, select, table
 from alignprune.coresets.settings import Random, Settings
@@ -48,6 +48,7 @@ __all__ = [
     "SSP",
     "Coreset",
     "DynUnc",
+    "Extent",
     "Forgetting",
     "GraNd",
     "Margin",

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Beta
 
 from alignprune._checks import choice, integer, number
-from alignprune.coresets.proxy import Proxy
+from alignprune.coresets.proxy import Extent, Proxy
 from alignprune.coresets.ranking import largest, largest_of_each_class
 from alignprune.coresets.settings import Settings
 from alignprune.errors import ValueMistake
@@ -143,8 +143,17 @@ class Forgetting(Settings):
         _check_epochs(self.epochs, at_least=2)
         choice("never_learned", self.never_learned, get_args(NeverLearned))
 
+    def check(self, extent: Extent) -> None:
+        super().check(extent)
+        if extent.epochs < 2:
+            raise ValueMistake(
+                f"the proxy run has {extent.epochs} epoch, expected at least 2, since what is learned in one is "
+                "forgotten in another: train it longer"
+            )
+        _check_length(extent, epochs=self.epochs)
+
     def select(self, proxy: Proxy, size: int, generator: torch.Generator) -> Tensor:
-        correct = _first(proxy.correct, self.epochs)
+        correct = proxy.correct[: self.epochs]
         events = forgetting_events(correct)
         if self.never_learned == "most":
             events = events.masked_fill(~correct.any(0), len(correct))  # more than anything can be forgotten
@@ -169,10 +178,12 @@ class DynUnc(Settings):
         integer("window", self.window, at_least=2, remedy="Dyn-Unc uses 10")
         _check_epochs(self.epochs, at_least=self.window)
 
+    def check(self, extent: Extent) -> None:
+        super().check(extent)
+        _check_length(extent, epochs=self.epochs, window=self.window)
+
     def select(self, proxy: Proxy, size: int, generator: torch.Generator) -> Tensor:
-        return largest(
-            dynamic_uncertainty(_first(proxy.label_probabilities, self.epochs), self.window), size, generator
-        )
+        return largest(dynamic_uncertainty(proxy.label_probabilities[: self.epochs], self.window), size, generator)
 
 
 @dataclass(frozen=True)
@@ -199,8 +210,12 @@ class DUAL(Settings):
         number("c_d", self.c_d, low=0.1, high=100, remedy="DUAL uses 4 on CIFAR-100")
         choice("sampling", self.sampling, get_args(Sampling))
 
+    def check(self, extent: Extent) -> None:
+        super().check(extent)
+        _check_length(extent, epochs=self.epochs)
+
     def select(self, proxy: Proxy, size: int, generator: torch.Generator) -> Tensor:
-        rows = _first(proxy.label_probabilities, self.epochs)
+        rows = proxy.label_probabilities[: self.epochs]
         score = dual_score(rows, self.window)
         if self.sampling == "largest":
             return largest(score, size, generator)
@@ -225,13 +240,14 @@ def _mean_over_windows(rows: Tensor, window: int, statistic: Callable[[Tensor], 
     return total / len(starts)
 
 
-def _first(rows: Tensor, epochs: int | None) -> Tensor:
-    if epochs is not None and len(rows) < epochs:
-        raise ValueMistake(
-            f"epochs={epochs} is out of range, expected at most {len(rows)}, the epochs of the proxy run: train it "
-            "longer, or lower epochs"
-        )
-    return rows[:epochs]
+def _check_length(extent: Extent, **needed: int | None) -> None:
+    """Refuse a proxy run of fewer epochs than some setting needs; None needs nothing."""
+    for name, epochs in needed.items():
+        if epochs is not None and extent.epochs < epochs:
+            raise ValueMistake(
+                f"{name}={epochs} is out of range, expected at most {extent.epochs}, the epochs of the proxy run: "
+                f"train it longer, or lower {name}"
+            )
 
 
 def _check_epochs(epochs: int | None, *, at_least: int) -> None:

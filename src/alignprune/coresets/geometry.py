@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alignprune._checks import choice, integer, number
-from alignprune.coresets.proxy import Proxy
+from alignprune.coresets.proxy import Extent, Proxy
 from alignprune.coresets.ranking import central, largest_with_floor
 from alignprune.coresets.settings import Settings
 from alignprune.errors import ValueMistake
@@ -62,11 +62,7 @@ def spherical_kmeans(features: Tensor, clusters: int, generator: torch.Generator
 
     Source: Arthur and Vassilvitskii (2007) for the seeds.
     """
-    if clusters > len(features):
-        raise ValueMistake(
-            f"clusters={clusters} is out of range, expected at most {len(features)}, the number of samples: ask for "
-            f"fewer clusters"
-        )
+    _check_clusters(clusters, len(features))
     points = F.normalize(features.float())
     centroids = _seeds(points, clusters, generator)
     assigned = torch.empty(0, dtype=torch.int64)
@@ -134,6 +130,10 @@ class SSP(Settings):
     def needs(self) -> tuple[str, ...]:
         return ("self_supervised",) if self.features == "self-supervised" else ()
 
+    def check(self, extent: Extent) -> None:
+        super().check(extent)
+        _check_clusters(self.clusters or extent.num_classes, extent.samples)
+
     def select(self, proxy: Proxy, size: int, generator: torch.Generator) -> Tensor:
         features = proxy.features if self.features == "supervised" else proxy.self_supervised
         assert features is not None  # in `needs`
@@ -141,6 +141,14 @@ class SSP(Settings):
         distance = distance_to_prototype(features, centroids)
         score = distance if self.keep == "hard" else -distance
         return largest_with_floor(score, proxy.labels, proxy.num_classes, size, self.class_floor, generator)
+
+
+def _check_clusters(clusters: int, samples: int) -> None:
+    if clusters > samples:
+        raise ValueMistake(
+            f"clusters={clusters} is out of range, expected at most {samples}, the number of samples: ask for fewer "
+            f"clusters"
+        )
 
 
 def _seeds(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:

@@ -46,6 +46,23 @@ _RANGES = {
 }
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How much a proxy run records, or will record: what a method needs to know before that run is trained.
+
+    Attributes:
+        samples: N.
+        num_classes: C.
+        epochs: T.
+        recorded: fields of `Proxy` that may be None and are not.
+    """
+
+    samples: int
+    num_classes: int
+    epochs: int
+    recorded: frozenset[str]
+
+
 @dataclass(frozen=True, eq=False)
 class Proxy:
     """The record of one proxy run; all tensors on the CPU, samples in the order of the data set.
@@ -110,6 +127,13 @@ class Proxy:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def extent(self) -> Extent:
+        """How much it records."""
+        optional = (field.name for field in fields(self) if field.default is None)
+        recorded = frozenset(name for name in optional if getattr(self, name) is not None)
+        return Extent(len(self), self.num_classes, len(self.label_probabilities), recorded)
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
         """Names and values of the tensors that are given."""

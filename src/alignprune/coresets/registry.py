@@ -181,18 +181,13 @@ def select(method: str | Settings, proxy: Proxy, size: int, seed: int, **setting
         int64 [size], sample indices, ascending, each once.
 
     Raises:
-        ValueMistake: for an unknown name, a size out of range, a field of the proxy that the method reads and that is
-            None, a setting out of range, or fewer epochs than the method reads.
+        ValueMistake: for an unknown name, a size or a setting out of range, or a proxy that `Settings.check` refuses.
         TypeMistake: for a setting that the method does not have.
     """
     chosen = _changed(get(method).settings if isinstance(method, str) else method, settings)
     size = _check_size(size, len(proxy))
     generator = torch.Generator().manual_seed(integer("seed", seed, at_least=0, remedy="choose any such number"))
-    for field in chosen.needs:
-        if getattr(proxy, field) is None:
-            raise ValueMistake(
-                f"proxy.{field}=None is not recorded, expected what {type(chosen).__name__} reads: {_REMEDIES[field]}"
-            )
+    chosen.check(proxy.extent)
     return chosen.select(proxy, size, generator).sort().values
 
 
@@ -211,13 +206,6 @@ def table() -> list[dict[str, str]]:
         }
         for coreset in _REGISTRY
     ]
-
-
-_REMEDIES = {
-    "strong_features": "record a pass over strongly augmented inputs",
-    "strong_logits": "record a pass over strongly augmented inputs",
-    "self_supervised": "record features of a self-supervised network, or set features='supervised'",
-}
 
 
 def _changed(settings: Settings, changes: dict[str, Any]) -> Settings:

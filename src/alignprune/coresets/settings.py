@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignprune.coresets.proxy import Proxy
+from alignprune.coresets.proxy import Extent, Proxy
+from alignprune.errors import ValueMistake
+
+_REMEDIES = {
+    "strong_features": "record a pass over strongly augmented inputs",
+    "strong_logits": "record a pass over strongly augmented inputs",
+    "self_supervised": "record features of a self-supervised network, or set features='supervised'",
+}
 
 
 @dataclass(frozen=True)
@@ -20,12 +27,27 @@ class Settings(ABC):
         """Fields of the proxy that may be None and that this method reads."""
         return ()
 
+    def check(self, extent: Extent) -> None:
+        """Refuse a proxy run that this method cannot choose by; before it is trained as well as after.
+
+        Args:
+            extent: how much it records, or will record.
+
+        Raises:
+            ValueMistake: for a field in ``needs`` that is not recorded, and for what else is too little.
+        """
+        for field in self.needs:
+            if field not in extent.recorded:
+                raise ValueMistake(
+                    f"proxy.{field}=None is not recorded, expected what {type(self).__name__} reads: {_REMEDIES[field]}"
+                )
+
     @abstractmethod
     def select(self, proxy: Proxy, size: int, generator: torch.Generator) -> Tensor:
         """Choose the samples to train on.
 
         Args:
-            proxy: the proxy run, with the fields in ``needs``.
+            proxy: the proxy run, which ``check`` lets pass.
             size: samples to choose, 1 to N.
             generator: the only source of randomness.
 

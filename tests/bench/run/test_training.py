@@ -355,6 +355,16 @@ def test_the_oracle_spends_the_same_budget_on_right_labels_alone(method: str, tm
         assert np.array_equal(stored["labels"], stored["clean"])
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".pt", ".txt"])
+def test_a_reference_whose_file_is_damaged_is_refused_before_training(suffix: str, tmp_path: Path) -> None:
+    file = (tmp_path / "indices").with_suffix(suffix)
+    for content in ("", "no indices"):
+        file.write_text(content)
+        with pytest.raises(ValueError, match="reference='.*indices.* cannot be read|reference has 0 samples"):
+            train(digits("infobatch+das", tmp_path / "run", reference=str(file)))
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_oracle_without_truth_is_refused_before_training(tmp_path: Path) -> None:
     x, y = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32), np.arange(60) % 2
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])

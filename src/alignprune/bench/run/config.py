@@ -210,7 +210,7 @@ class PruningSettings:
     def needs_proxy(self) -> bool:
         """Whether its coreset or its pseudo-clean reference is chosen by what a proxy run collected."""
         looks = self.coreset is not None and not isinstance(self.coreset, coresets.Random)
-        return looks or (self.score.needs_reference and self.reference in coresets.CORESETS)
+        return looks or self.reference in coresets.CORESETS
 
     @property
     def _realises_ratio(self) -> bool:

@@ -100,5 +100,10 @@ def _read_indices(path: Path) -> Tensor:
         )
     if not path.exists():
         raise MissingFile(f"reference={str(path)!r} is not there, expected a file of training indices: check the path")
-    indices: Tensor = torch.as_tensor(readers[path.suffix](path))
-    return indices
+    try:
+        return torch.atleast_1d(torch.as_tensor(readers[path.suffix](path)))
+    except Exception as error:  # numpy and torch raise ValueError, EOFError, UnpicklingError, ... for a foreign file
+        raise ValueMistake(
+            f"reference={str(path)!r} cannot be read ({type(error).__name__}), expected a file of training indices: "
+            f"write integers with numpy.save, torch.save or numpy.savetxt"
+        ) from error

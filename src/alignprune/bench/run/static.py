@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alignprune import coresets
-from alignprune._files import Kind
+from alignprune._files import Kind, read_tensors
 from alignprune.bench import data as datasets
 from alignprune.bench import models
 from alignprune.bench.data import ClassificationData
@@ -18,8 +18,8 @@ from alignprune.bench.run import proxy, self_supervised
 from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.folder import RESULT, read_result
 from alignprune.bench.run.lock import locked
-from alignprune.coresets import Proxy
-from alignprune.errors import MissingFile, ValueMistake
+from alignprune.coresets import Extent, Proxy
+from alignprune.errors import MissingFile, UserError, ValueMistake
 
 _SELF_SUPERVISED = "self_supervised.pt"
 _FEATURES_KIND = Kind("features", 1, "remove it: it is trained again")
@@ -48,8 +48,44 @@ def statistics(config: TrainConfig, data: ClassificationData) -> Proxy | None:
             f"proxy={str(folder)!r} is a run on other samples or labels than this one, expected the same: give one of "
             f"the same data set, noise, seed, limit and holdout"
         )
-    if getattr(config.pruning.coreset, "features", None) == "self-supervised":
+    if any("self_supervised" in method.needs for method in _methods(config).values()):
         found = replace(found, self_supervised=_self_supervised(config, data, folder))
+    return found
+
+
+def refuse_unfit(config: TrainConfig, data: ClassificationData) -> None:
+    """Refuse what could not be chosen by the proxy run, before it is trained.
+
+    Args:
+        config: the run.
+        data: all of its data.
+
+    Raises:
+        ValueError: if its coreset or its pseudo-clean reference needs a longer proxy run or other data.
+        FileNotFoundError: if the file of features is not there.
+    """
+    views = {"strong_features": data.strong, "strong_logits": data.strong, "self_supervised": data.contrastive}
+    recorded = {name for name, view in views.items() if view is not None}
+    if config.earlier.self_supervised is not None:
+        _given_features(config.earlier.self_supervised, data)
+        recorded.add("self_supervised")
+    extent = Extent(len(data.labels), data.num_classes, config.recipe.epochs, frozenset(recorded))
+    for option, method in _methods(config).items():
+        if not recorded.issuperset(method.needs):
+            raise _no_views(config, method)
+        try:
+            method.check(extent)
+        except UserError as error:
+            raise type(error)(f"{option} cannot choose by its proxy run: {error}") from error
+
+
+def _methods(config: TrainConfig) -> dict[str, coresets.Settings]:
+    """What chooses by the proxy run, by the option that names it."""
+    pruning, found = config.pruning, {}
+    if pruning.coreset is not None:
+        found[f"method={pruning.method!r}"] = pruning.coreset
+    if pruning.reference in coresets.CORESETS:
+        found[f"reference={pruning.reference!r}"] = coresets.get(pruning.reference).settings
     return found
 
 
@@ -62,11 +98,19 @@ def subset(config: TrainConfig, data: ClassificationData, found: Proxy | None) -
         return datasets.subset(data, right_labels(config, data))
     if config.pruning.coreset is None or config.pruning.prune_ratio is None:
         return data
-    total = len(data.labels)
-    size = max(1, round((1 - config.pruning.prune_ratio) * total))
+    size = num_chosen(config, data)
     if found is None:  # it draws without looking at anything
-        return datasets.subset(data, torch.randperm(total, generator=torch.Generator().manual_seed(config.seed))[:size])
+        drawn = torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(config.seed))
+        return datasets.subset(data, drawn[:size])
     return datasets.subset(data, coresets.select(config.pruning.coreset, found, size, config.seed))
+
+
+def num_chosen(config: TrainConfig, data: ClassificationData) -> int:
+    """How many training samples a coreset method keeps; all of them without one."""
+    total = len(data.labels)
+    if config.pruning.coreset is None or config.pruning.prune_ratio is None:
+        return total
+    return max(1, round((1 - config.pruning.prune_ratio) * total))
 
 
 def right_labels(config: TrainConfig, data: ClassificationData) -> Tensor:
@@ -115,31 +159,45 @@ def _proxy_folder(config: TrainConfig) -> Path:
 
 def _self_supervised(config: TrainConfig, data: ClassificationData, folder: Path) -> Tensor:
     """Features of a network that never saw a label: from the given file, or trained now and kept with the proxy."""
-    file = config.earlier.self_supervised or folder / _SELF_SUPERVISED
-    if config.earlier.self_supervised is not None and not file.exists():
-        raise MissingFile(
-            f"self_supervised={str(file)!r} is not there, expected a file of features: check the path, or leave it "
-            f"out to train them"
-        )
+    if config.earlier.self_supervised is not None:
+        return _given_features(config.earlier.self_supervised, data)
+    file = folder / _SELF_SUPERVISED
     if not file.exists():
         with locked(folder, wait=True):
             if not file.exists():
                 save_tensors(file, _FEATURES_KIND, _train_self_supervised(config, data))
-    features: Tensor = torch.load(file, weights_only=True)
-    if features.shape[:1] != data.labels.shape:
+    features: Tensor = read_tensors(file, _FEATURES_KIND)
+    return features
+
+
+def _given_features(file: Path, data: ClassificationData) -> Tensor:
+    """The features in a file of the user's, float [N, d], if they can be those of the training samples."""
+    if not file.exists():
+        raise MissingFile(
+            f"self_supervised={str(file)!r} is not there, expected a file of features: check the path, or leave it "
+            f"out to train them"
+        )
+    try:
+        features = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... for a foreign file
         raise ValueMistake(
-            f"self_supervised={str(file)!r} has features of {len(features)} samples, expected those of the "
-            f"{len(data.labels)} training samples: make them from the same data set, limit and holdout"
+            f"self_supervised={str(file)!r} cannot be read ({type(error).__name__}), expected a tensor that torch.save "
+            f"wrote: check the file, or leave it out to train the features"
+        ) from error
+    total = len(data.labels)
+    shape = tuple(features.shape) if isinstance(features, Tensor) else None
+    if shape is None or len(shape) != 2 or shape[0] != total:
+        what = f"a {type(features).__name__}" if shape is None else f"a tensor of shape {shape}"
+        raise ValueMistake(
+            f"self_supervised={str(file)!r} holds {what}, expected features [{total}, d], a row for each of the "
+            f"{total} training samples: make them from the same data set, limit and holdout"
         )
     return features
 
 
 def _train_self_supervised(config: TrainConfig, data: ClassificationData) -> Tensor:
     if data.contrastive is None:
-        raise ValueMistake(
-            f"coreset.features='self-supervised' is given with {config.data.dataset}, expected images to learn them "
-            f"from: choose --coreset.features supervised, or give --self-supervised FILE"
-        )
+        raise _no_views(config, coresets.SSP())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = models.create(config.model_for(data.input_shape), data.num_classes, data.input_shape)
@@ -151,4 +209,14 @@ def _train_self_supervised(config: TrainConfig, data: ClassificationData) -> Ten
         seed=config.seed,
         device=config.machine.torch_device,
         workers=config.machine.workers,
+    )
+
+
+def _no_views(config: TrainConfig, method: coresets.Settings) -> ValueMistake:
+    remedy = "choose another method"
+    if "self_supervised" in method.needs:
+        remedy = "give --self-supervised FILE, or choose --coreset.features supervised with the method ssp"
+    return ValueMistake(
+        f"{type(method).__name__} reads augmented views of images, and {config.data.dataset} has none, expected some: "
+        f"{remedy}"
     )

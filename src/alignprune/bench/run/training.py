@@ -18,9 +18,10 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from alignprune import BatchPolicy, Pruner
+from alignprune import BatchPolicy, Pruner, coresets
 from alignprune._files import read_tensors
 from alignprune._ranks import rank_and_world
+from alignprune.bench import data as datasets
 from alignprune.bench import models, recipes
 from alignprune.bench.data import ClassificationData
 from alignprune.bench.files import plain
@@ -120,6 +121,8 @@ def prepare(config: TrainConfig, progress: Progress | None = None) -> Inputs:
         RunFolder.check(config.folder, config.stored(base_share), resume=config.place.resume)
     inputs = Inputs(data.load(config, progress if rank_and_world()[0] == 0 else None), base_share)
     _check(config, inputs.data)
+    if config.pruning.needs_proxy and config.earlier.proxy is None:
+        _check_ahead(config, inputs)
     return inputs
 
 
@@ -537,6 +540,17 @@ def _check(config: TrainConfig, samples: ClassificationData) -> None:
     if config.outputs.collect:
         proxy.warmup_epochs(config.recipe.epochs, config.outputs.proxy_epochs)
     config.pruning.chosen_policy.check(len(samples.labels))
+
+
+def _check_ahead(config: TrainConfig, inputs: Inputs) -> None:
+    """Refuse what would be found out only when the proxy run, which is still to be trained, has ended."""
+    samples = inputs.data
+    static.refuse_unfit(config, samples)
+    count = static.num_chosen(config, samples)
+    part = datasets.subset(samples, torch.arange(count))
+    _pruner(config, part, config.epochs(inputs.base_share, count / len(samples.labels)))
+    if config.pruning.reference not in coresets.CORESETS:
+        references.make(config, samples, torch.device("cpu"))
 
 
 def _thresholds(selection: Selection) -> dict[str, float]:
