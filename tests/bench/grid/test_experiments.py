@@ -11,6 +11,7 @@ from alignprune.bench.grid import experiments, plan
 from alignprune.bench.grid.cells import Cell
 from alignprune.bench.grid.experiments import EXPERIMENTS, PROTOCOLS, cells_of
 from alignprune.bench.run.config import configure
+from alignprune.coresets import Extent
 
 PAPER, CPU = PROTOCOLS["paper"], PROTOCOLS["cpu"]
 TABLES = ("1", "2", "3", "4", "5", "B", "C", "D", "E", "F", "G", "H", "I")
@@ -110,6 +111,20 @@ def test_the_full_training_of_the_table_is_the_proxy_of_its_coresets(tmp_path: P
     both = plan.jobs([by_method["full"], by_method["moderate"], by_method["ssp"]], CPU, [0], tmp_path)
     assert len(alone) == 1
     assert len(both) == 3
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_coreset_of_the_tables_can_be_chosen_by_the_proxy_run_of_its_protocol(protocol: str) -> None:
+    for experiment in EXPERIMENTS.values():
+        try:
+            cells = cells_of(experiment, PROTOCOLS[protocol])
+        except ValueError:  # it is not in this protocol
+            continue
+        for cell in cells:
+            config = configure(cell.settings)
+            if config.pruning.coreset is not None:
+                views = frozenset({"strong_features", "strong_logits", "self_supervised"})
+                config.pruning.coreset.check(Extent(4_000, 100, config.recipe.epochs, views))
 
 
 def test_random_choice_needs_nothing_first(tmp_path: Path) -> None:
