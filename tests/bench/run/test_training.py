@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from alignprune.bench.run.folder import RunFolder, read_checkpoint
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.training import train
 from alignprune.losses import SETTINGS
+from alignprune.policies import Full, InfoBatch
 
 
 @pytest.fixture
@@ -363,6 +365,27 @@ def test_a_reference_whose_file_is_damaged_is_refused_before_training(suffix: st
         with pytest.raises(ValueError, match="reference='.*indices.* cannot be read|reference has 0 samples"):
             train(digits("infobatch+das", tmp_path / "run", reference=str(file)))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"recipe": {"lr": 0.5}}, "(recipe.lr: 0.02 there, 0.5 now)"),
+        ({"seed": 1, "holdout": 0.2}, "(holdout: None there, 0.2 now; seed: 0 there, 1 now)"),
+        ({"policy": InfoBatch(prune_prob=0.25)}, "(policy.prune_prob: 0.5 there, 0.25 now)"),
+        ({"policy": Full()}, "(policy.kind: 'InfoBatch' there, 'Full' now)"),
+        ({"relabel": SETTINGS["cifar100n"]}, "(relabel.kind: None there, 'SOPSettings' now)"),
+    ],
+)
+def test_a_resumed_run_with_other_settings_is_told_those_that_differ_alone(
+    changes: dict[str, Any], told: str, images: str, tmp_path: Path
+) -> None:
+    begun = config(images, "infobatch", tmp_path / "run")
+    with pytest.raises(Stop):
+        train(begun, StopAfter(1))
+    recipe = replace(begun.recipe, **changes.pop("recipe", {}))
+    with pytest.raises(ValueError, match=re.escape(told)):
+        train(begun.with_settings(**changes, recipe=recipe, resume=True))
 
 
 def test_an_oracle_without_truth_is_refused_before_training(tmp_path: Path) -> None:

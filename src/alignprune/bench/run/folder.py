@@ -200,6 +200,8 @@ def read_checkpoint(run: Path) -> dict[str, Any] | None:
 def _refuse_other(stored: dict[str, Any], given: dict[str, Any], path: Path) -> None:
     there, now = _dotted(stored), _dotted(given)
     differing = sorted(key for key in there.keys() | now.keys() if there.get(key) != now.get(key))
+    others = {key.removesuffix("kind") for key in differing if key.endswith(".kind")}  # all in them differs
+    differing = [key for key in differing if key.endswith(".kind") or not key.startswith(tuple(others))]
     if differing:
         changes = "; ".join(f"{key}: {there.get(key)!r} there, {now.get(key)!r} now" for key in differing)
         raise ValueMistake(
