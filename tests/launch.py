@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -54,21 +55,23 @@ def results(module: str, folders: pytest.TempPathFactory, world: int) -> list[di
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
 
 
-def started(module: str, folder: Path, world: int, *words: str) -> tuple[list[int], str]:
-    """Runs ``python MODULE FOLDER RANK WORDS`` on every rank to its end: what each returned, and what they printed."""
-    paths = [
-        str(Path(ap.__file__).parents[1]),
-        str(Path(__file__).parent),
-        *filter(None, [os.environ.get("PYTHONPATH")]),
-    ]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    if sys.platform == "linux":
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+def started(
+    module: str, folder: Path, world: int, *words: str, environments: Sequence[Mapping[str, str]] = ()
+) -> tuple[list[int], str]:
+    """Runs ``python MODULE FOLDER RANK WORDS`` on every rank to its end: what each returned, and what they printed.
+
+    Args:
+        module: the program.
+        folder: where the ranks meet.
+        world: number of ranks.
+        words: further words of the program.
+        environments: what to add to the environment of each rank.
+    """
     with (folder / "log").open("w+") as log:
         processes = [
             subprocess.Popen(
                 [sys.executable, module, str(folder), str(rank), *words],
-                env=environment,
+                env=_environment() | dict(environments[rank] if environments else {}),
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -82,3 +85,29 @@ def started(module: str, folder: Path, world: int, *words: str) -> tuple[list[in
                 process.wait()
         log.seek(0)
         return codes, log.read()
+
+
+def torchrun(module: str, folder: Path, world: int, *words: str, restarts: int = 0) -> tuple[int, str]:
+    """Runs ``torchrun MODULE FOLDER WORDS`` to its end: what it returned, and what it and the ranks printed."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+    done = subprocess.run(
+        [*run, f"--max-restarts={restarts}", module, str(folder), *words],
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE + 60,
+    )
+    return done.returncode, done.stdout
+
+
+def _environment() -> dict[str, str]:
+    paths = [
+        str(Path(ap.__file__).parents[1]),
+        str(Path(__file__).parent),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    if sys.platform == "linux":
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    return environment

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import alignprune
 from alignprune._checks import choice
-from alignprune.errors import Diverged, UserError, ValueMistake
+from alignprune.errors import Diverged, LostRank, UserError, ValueMistake
 
 if TYPE_CHECKING:
     from alignprune.bench.run.config import TrainConfig
@@ -143,14 +143,18 @@ def _failed(error: Exception, words: list[str], debug: bool) -> int:
     reason = _reason(error, words)
     if reason is None or debug:
         traceback.print_exception(error)
+    if isinstance(error, LostRank):  # each rank has lost its own
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if reason is not None:
         return _fail(reason, code=1 if isinstance(error, Diverged) else 2)
-    return _fail(
-        "this is a bug in AlignPrune. Please report it with the traceback above and this line:\n"
+    print(
+        "error: this is a bug in AlignPrune. Please report it with the traceback above and this line:\n"
         f"alignprune {alignprune.__version__}, torch {_version('torch')}, python {platform.python_version()}, "
         f"{platform.system()}; {shlex.join(['alignprune', *words])}",
-        code=1,
+        file=sys.stderr,
     )
+    return 1
 
 
 def _reason(error: Exception, words: list[str]) -> str | None:
@@ -175,8 +179,18 @@ def _version(library: str) -> str:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    _complain(f"error: {message}\n")
     return code
+
+
+def _complain(text: str) -> None:
+    """Write why the command ends; where several ranks end for the same reason, once."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        sys.stderr.write(text)
+        return
+    from alignprune.bench.run import ranks
+
+    ranks.say_once(text, sys.stderr.write)
 
 
 def _empty_streams() -> None:
@@ -445,7 +459,8 @@ def _parsed(kind: type[_Config], words: Sequence[str], command: str, **settings:
         answer.truncate(0)
         raise mistake from None
     finally:
-        print(answer.getvalue(), end="", file=sys.stderr)
+        if answer.getvalue():
+            _complain(answer.getvalue())
 
 
 def _split(words: Sequence[str]) -> list[str]:

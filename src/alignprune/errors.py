@@ -39,6 +39,10 @@ class Diverged(UserError, RuntimeError):
     """A training whose losses are not finite any more."""
 
 
+class LostRank(UserError, RuntimeError):
+    """Another process of the same run that has ended, or does not answer."""
+
+
 class MissingExtra(UserError, ImportError):
     """A library that is not installed, of one of the extras."""
 
@@ -48,6 +52,7 @@ __all__ = [
     "DamagedFile",
     "Diverged",
     "ExistingFile",
+    "LostRank",
     "MissingExtra",
     "MissingFile",
     "TypeMistake",

@@ -26,7 +26,8 @@ def cached(name: str, depends_on: Mapping[str, object], compute: Callable[[], Ar
     """Compute arrays once, and read them from the cache folder from then on.
 
     The folder is that of the environment variable ALIGNPRUNE_CACHE, else ~/.cache/alignprune; it may be deleted at
-    any time. Several processes may use it at once. A damaged file is replaced, with a warning.
+    any time. Where several processes ask at once, the ranks of a run among them, one computes and the others wait; if
+    it fails or dies, the next of them computes. A damaged file is replaced, with a warning.
 
     Args:
         name: what the arrays are, the first part of the file's name.
@@ -41,13 +42,32 @@ def cached(name: str, depends_on: Mapping[str, object], compute: Callable[[], Ar
         OSError: if the cache folder cannot be written.
     """
     file = _cache_folder() / f"{name}-{_digest(depends_on)[:32]}.npz"
-    if file.exists():
-        try:
-            return read_arrays(file, _KIND)
-        except (DamagedFile, ValueMistake) as error:
-            warnings.warn(str(error), stacklevel=2)
-    arrays = compute()
-    save_arrays(file, _KIND, **arrays)
+    arrays = _stored(file)
+    return _computed(file, compute) if arrays is None else arrays
+
+
+def _stored(file: Path) -> Arrays | None:
+    """The arrays of a file; None where there is none, or one that is damaged, which is removed."""
+    if not file.exists():
+        return None
+    try:
+        return read_arrays(file, _KIND)
+    except (DamagedFile, ValueMistake) as error:
+        warnings.warn(str(error), stacklevel=3)
+        file.unlink(missing_ok=True)
+        return None
+
+
+def _computed(file: Path, compute: Callable[[], Arrays]) -> Arrays:
+    """Compute the arrays and store them, unless another process does so first."""
+    from filelock import FileLock  # here, since whoever caches nothing does without it
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):  # of which the system lets go when its process dies
+        arrays = _stored(file)
+        if arrays is None:
+            arrays = compute()
+            save_arrays(file, _KIND, **arrays)
     return arrays
 
 

@@ -5,6 +5,7 @@ The records are plain values and read no file. Options and settings are flat: ea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -282,6 +283,12 @@ class Outputs:
         integer("evaluate_every", self.evaluate_every, at_least=1, remedy="1 evaluates after every epoch")
 
 
+def started_ranks() -> int | None:
+    """How many ranks torchrun has started, of which this process is one; None without it."""
+    found = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
+    return int(os.environ["WORLD_SIZE"]) if found else None
+
+
 @dataclass(frozen=True)
 class MachineSettings:
     """Where and how the run computes.
@@ -289,19 +296,22 @@ class MachineSettings:
     Attributes:
         device: where to train.
         precision: of the forward and backward pass.
-        devices: processes of one device each; more than one under torchrun.
+        devices: ranks, which are processes of one device each and share a batch; as many as torchrun has started.
+        rank_timeout: minutes after which a rank that does not answer ends the run.
         workers: loader processes per device.
         data_root: folder of the named data sets; None = the environment variable ALIGNPRUNE_DATA.
     """
 
     device: Device = "auto"
     precision: Precision = "32"
-    devices: int = 1
+    devices: int = field(default_factory=lambda: started_ranks() or 1)
+    rank_timeout: float = 10.0
     workers: int = 0
     data_root: Path | None = None
 
     def __post_init__(self) -> None:
         integer("devices", self.devices, at_least=1, remedy="1 trains in this process")
+        number("rank_timeout", self.rank_timeout, low=0.01, high=10_000, remedy="10 waits ten minutes for a rank")
         integer("workers", self.workers, at_least=0, remedy="0 loads in this process")
 
     @property
@@ -331,7 +341,7 @@ class Place:
 
     Attributes:
         out: the run's folder; None = runs/<data set>-<noise>-<method>-<seed>.
-        resume: go on with the run in the folder.
+        resume: go on with the run in the folder, or begin one where there is none.
     """
 
     out: Path | None = None
@@ -412,6 +422,11 @@ class TrainConfig:
         policy = self.pruning.chosen_policy
         kept = 1.0 - getattr(policy, "prune_ratio", 0.0) if isinstance(policy, BatchPolicy) else 1.0
         return max(1, round(self.recipe.batch_size / kept))
+
+    @property
+    def batch_of_rank(self) -> int:
+        """Samples that the loader of one device gives in one step."""
+        return max(1, self.batch_size // self.machine.devices)
 
     @property
     def recorded_smoothing(self) -> float:
@@ -553,9 +568,12 @@ SETTINGS: dict[str, Any] = {
 """By the flat name of a setting its type."""
 
 # Where a run takes place, who watches it, how often it is stored and what it was made from by hand: a resumed run may
-# differ in these.
+# differ in these. On another number of devices it goes on too: the recipe's batch is that of all together, and the
+# draws are by sample.
 _PLACES = {
     "device",
+    "devices",
+    "rank_timeout",
     "workers",
     "data_root",
     "out",

@@ -24,10 +24,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from alignprune._files import Kind, check_seal, read_tensors
+from alignprune._files import Kind, read_tensors
 from alignprune.bench.files import plain, read_json, read_record, save_bytes, save_tensors, write_record
 from alignprune.bench.run.lock import locked, refuse_in_use
-from alignprune.errors import DamagedFile, ExistingFile, MissingFile, ValueMistake
+from alignprune.errors import DamagedFile, ExistingFile, ValueMistake
 from alignprune.noise import NoisyLabels
 
 CONFIG, RESULT, METRICS, NOISE = "config.json", "result.json", "metrics.jsonl", "noise.npz"
@@ -47,12 +47,14 @@ class RunFolder:
     Args:
         path: the folder; made if absent.
         config: resolved configuration, JSON values only.
-        resume: go on with what is there.
+        resume: go on with the run that is there, if one is.
         noise: the labels of the run beside the true ones, to be stored; None where no truth is known.
 
+    Attributes:
+        is_new: whether no run was there.
+
     Raises:
-        FileExistsError: if a run is there and ``resume`` is not set: nothing is overwritten.
-        FileNotFoundError: if ``resume`` is set and no run is there.
+        FileExistsError: if a run is there and ``resume`` is not set, or a part of one: nothing is overwritten.
         ValueError: if the run there has another configuration.
         RuntimeError: if another process is in the folder.
     """
@@ -62,9 +64,10 @@ class RunFolder:
         with ExitStack() as stack:
             stack.enter_context(locked(path))
             self.check(path, config, resume=resume)
-            if noise is not None and not (resume and (path / NOISE).exists()):
+            self.is_new = not (path / CONFIG).exists()
+            if noise is not None and (self.is_new or not (path / NOISE).exists()):
                 noise.save(path / NOISE)
-            if not resume:
+            if self.is_new:
                 write_record(path / CONFIG, CONFIGURATION_KIND, config)
             self._lock = stack.pop_all()
 
@@ -73,17 +76,20 @@ class RunFolder:
         """Raise what making the folder would raise, and make nothing: for use before long preparations."""
         stored = path / CONFIG
         refuse_in_use(path)
-        if not resume and stored.exists():
+        if stored.exists() and not resume:
             raise ExistingFile(
                 f"out={str(path)!r} is the folder of a run already, expected a new one: add --resume to go on with the "
                 f"run, or choose another folder with --out"
             )
-        if resume and not stored.exists():
-            raise MissingFile(
-                f"out={str(path)!r} is no run, expected one to go on with: leave --resume out to start one there"
-            )
-        if resume:
+        if stored.exists():
             _refuse_other(read_json(stored, "the configuration of a run", _AGAIN), plain(config), path)
+            return
+        for name in (CHECKPOINT, PREVIOUS, RESULT):
+            if (path / name).exists():
+                raise ExistingFile(
+                    f"out={str(path)!r} holds {name} without the {CONFIG} of its run, expected both or none: put "
+                    f"{CONFIG} back, or choose another folder with --out"
+                )
 
     def close(self) -> None:
         """Let others into the folder."""
@@ -105,7 +111,7 @@ class RunFolder:
             os.replace(self.path / CHECKPOINT, self.path / PREVIOUS)
         os.replace(self.path / _NEXT, self.path / CHECKPOINT)
 
-    def sound_checkpoint(self, say: Callable[[str], object]) -> Path | None:
+    def last_checkpoint(self, say: Callable[[str], object]) -> dict[str, Any] | None:
         """What the run goes on from: the last checkpoint, or where it is damaged the one before; None before the first.
 
         Args:
@@ -119,13 +125,13 @@ class RunFolder:
             if not file.exists():
                 continue
             try:
-                check_seal(file, CHECKPOINT_KIND)
+                found: dict[str, Any] = read_tensors(file, CHECKPOINT_KIND)
             except DamagedFile as error:
                 damage = damage or error
             else:
                 if damage is not None:
                     say(f"{damage}. Here the run goes on from {file.name}, the one before it")
-                return file
+                return found
         if damage is not None:
             raise damage
         return None

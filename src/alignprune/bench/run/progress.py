@@ -9,7 +9,7 @@ class Progress:
     """Hears of a run as it goes on. Override what you want to show."""
 
     def note(self, text: str) -> None:
-        """Something to know about the run's samples, before it begins."""
+        """Something to know about the run, or its samples, before it begins."""
 
     def embedding(self, done: int, total: int) -> None:
         """So many samples of a part of the data are turned into vectors."""
@@ -22,6 +22,20 @@ class Progress:
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         """An epoch is done; the fields of its `alignprune.bench.run.record.EpochRecord`."""
+
+
+class OtherRank(Progress):
+    """What a rank beside the first reports: the vectors that it computes, since all ranks then wait for it.
+
+    Args:
+        progress: hears of them.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def embedding(self, done: int, total: int) -> None:
+        self.progress.embedding(done, total)
 
 
 class Tenths:

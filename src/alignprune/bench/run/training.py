@@ -7,7 +7,6 @@ evaluation, observers, checkpoints, signals. Lightning Fabric brings device, pre
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
@@ -19,23 +18,22 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from alignprune import BatchPolicy, Pruner, coresets
-from alignprune._files import read_tensors
 from alignprune._ranks import rank_and_world
 from alignprune.bench import data as datasets
 from alignprune.bench import models, recipes
 from alignprune.bench.data import ClassificationData
 from alignprune.bench.files import plain
-from alignprune.bench.run import checkpoint, data, proxy, references, static, trackers, trained
+from alignprune.bench.run import checkpoint, data, proxy, ranks, references, static, trackers, trained
 from alignprune.bench.run.batches import Batch, KeyedDraws, TwoViews, batches, draws
 from alignprune.bench.run.budget import Spending
-from alignprune.bench.run.config import TrainConfig, torch_device
+from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.diagnosis import Diagnosis, memorisation
 from alignprune.bench.run.evaluation import BATCH_SIZE, evaluate
-from alignprune.bench.run.folder import CHECKPOINT, CHECKPOINT_KIND, RunFolder
+from alignprune.bench.run.folder import CHECKPOINT, RunFolder
 from alignprune.bench.run.interruption import CheckpointEvery, Interrupted, Interruption
 from alignprune.bench.run.objective import CrossEntropy, Outcome, Relabelling
 from alignprune.bench.run.observers import EndOfEpoch, Observer
-from alignprune.bench.run.progress import Progress
+from alignprune.bench.run.progress import OtherRank, Progress
 from alignprune.bench.run.record import EpochRecord, RunRecord, device_name, summary
 from alignprune.bench.run.trace import Trace
 from alignprune.bench.run.trackers import Tracker
@@ -45,8 +43,6 @@ from alignprune.coresets import Proxy
 from alignprune.errors import Diverged, ValueMistake
 from alignprune.losses import SOP
 from alignprune.selection import Selection
-
-_FABRIC_PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
 
 def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, Any]:
@@ -64,7 +60,8 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
         Diverged: if the losses are not finite any more; the last good checkpoint is kept.
         Interrupted: after SIGTERM or Ctrl-C, when it is stored where the run stands.
     """
-    return fit(config, prepare(config, progress), progress)
+    with ranks.together(config.machine) as fabric:
+        return _fit(config, ranks.agreed(lambda: prepare(config, progress)), fabric, progress)
 
 
 def fit(
@@ -80,12 +77,19 @@ def fit(
 
     Returns, Raises: as `train`.
     """
+    with ranks.together(config.machine) as fabric:
+        return _fit(config, inputs, fabric, progress, watching)
+
+
+def _fit(
+    config: TrainConfig,
+    inputs: Inputs,
+    fabric: Fabric,
+    progress: Progress | None = None,
+    watching: Sequence[Observer] = (),
+) -> dict[str, Any]:
     chosen_by = static.statistics(config, inputs.data)
-    fabric = _fabric(config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        fabric.launch()
-        fabric.seed_everything(config.seed, verbose=False)
+    fabric.seed_everything(config.seed, verbose=False)
     heard = progress if progress and fabric.is_global_zero else Progress()
     run = _Run(config, inputs, chosen_by, fabric, heard, watching)
     return run.finish()
@@ -119,7 +123,8 @@ def prepare(config: TrainConfig, progress: Progress | None = None) -> Inputs:
     base_share = config.measured_base()
     if rank_and_world()[0] == 0:  # the others would find the folder in use by the first
         RunFolder.check(config.folder, config.stored(base_share), resume=config.place.resume)
-    inputs = Inputs(data.load(config, progress if rank_and_world()[0] == 0 else None), base_share)
+    heard = progress or Progress()
+    inputs = Inputs(data.load(config, heard if rank_and_world()[0] == 0 else OtherRank(heard)), base_share)
     _check(config, inputs.data)
     if config.pruning.needs_proxy and config.earlier.proxy is None:
         _check_ahead(config, inputs)
@@ -161,10 +166,12 @@ class _Run:
         self.test_loader = DataLoader(self.data.test, batch_size=BATCH_SIZE, num_workers=config.machine.workers)
         self.within = WithinEpoch(0, device)
         self.epochs: list[EpochRecord] = []
-        self.folder: RunFolder | None = None
-        if fabric.is_global_zero:  # only now, after all that can be refused has been
-            stored = config.stored(inputs.base_share)
-            self.folder = RunFolder(config.folder, stored, resume=config.place.resume, noise=self.data.noise)
+        # only now, after all that can be refused has been
+        self.folder = ranks.agreed(lambda: self._opened(inputs.base_share) if fabric.is_global_zero else None)
+
+    def _opened(self, base_share: float | None) -> RunFolder:
+        config = self.config
+        return RunFolder(config.folder, config.stored(base_share), resume=config.place.resume, noise=self.data.noise)
 
     def _views(self) -> Dataset[Any]:
         """What the loaders read: the training samples, in two views where they are compared."""
@@ -180,7 +187,7 @@ class _Run:
             self.views,
             pruned=pruned,
             even_batches=config.data.even_batches and not pruned,
-            batch_size=max(1, config.batch_size // config.machine.devices),
+            batch_size=config.batch_of_rank,
             num_workers=config.machine.workers,
             persistent_workers=config.machine.workers > 0,
             pin_memory=self.fabric.device.type == "cuda",
@@ -190,11 +197,12 @@ class _Run:
     def finish(self) -> dict[str, Any]:
         """Train the epochs that are left and store the result, alone in the folder."""
         with nullcontext() if self.folder is None else closing(self.folder):
-            complete: dict[str, Any] | None = self._of_first(None if self.folder is None else self.folder.result)
+            complete = ranks.of_the_first(lambda: self.folder.result if self.folder else None)
             if complete is not None:
                 return complete
             if self.config.place.resume:
                 self._restore()
+            self._note_batch()
             self.progress.start(self._description(), self.pruner.epochs)
             with self._tracker() as tracker, self.interruption:
                 while not self._is_over:
@@ -227,13 +235,18 @@ class _Run:
             self.folder.save_result(result)
         return result
 
+    def _note_batch(self) -> None:
+        """Say where the ranks cannot share the batch evenly."""
+        whole, own, devices = self.config.batch_size, self.config.batch_of_rank, self.config.machine.devices
+        if own * devices != whole:
+            self.progress.note(
+                f"batches of {own * devices} samples in place of {whole}: {own} on each of {devices} ranks"
+            )
+
     def _tracker(self) -> AbstractContextManager[Tracker | None]:
         config, name = self.config, self.config.outputs.track if self.folder is not None else None
-        return trackers.opened(name, config.folder, plain(config.stored(None)), resumed=config.place.resume)
-
-    def _of_first(self, value: Any) -> Any:
-        """What the first rank has there, on every rank."""
-        return self.fabric.broadcast(value)
+        resumed = self.folder is not None and not self.folder.is_new
+        return trackers.opened(name, config.folder, plain(config.stored(None)), resumed=resumed)
 
     @property
     def _network(self) -> nn.Module:
@@ -270,7 +283,7 @@ class _Run:
             epoch=epoch + 1,
             accuracy=accuracy,
             test_loss=test_loss,
-            train_loss=within.mean_loss,
+            train_loss=within.mean_loss(),
             reference_loss=reference_loss,
             pruned_share=selection.pruned_share,
             annealing=annealing,
@@ -417,11 +430,21 @@ class _Run:
         self.interruption.stored()
 
     def _restore(self) -> None:
-        file = self._of_first(None if self.folder is None else self.folder.sound_checkpoint(self.progress.note))
-        if file is not None:
-            state = read_tensors(file, CHECKPOINT_KIND)
-            self.epochs = [EpochRecord(**row) for row in state["metrics"]]
-            checkpoint.restore(self._parts, state)
+        """Go on from the last checkpoint, which the first rank reads; without one the run begins."""
+        where = self.config.folder
+        state = ranks.of_the_first(lambda: self.folder.last_checkpoint(self.progress.note) if self.folder else None)
+        if state is None:
+            missing = "run" if self.folder is None or self.folder.is_new else "checkpoint"
+            self.progress.note(f"no {missing} in {where}: beginning one")
+            return
+        self.epochs = [EpochRecord(**row) for row in state["metrics"]]
+        checkpoint.restore(self._parts, state)
+        done, steps, epochs = self.pruner.epoch, self.within.steps, self.pruner.epochs
+        self.progress.note(
+            f"all epochs of the run in {where} are done"
+            if self._is_over
+            else f"going on in epoch {done + 1} of {epochs}{f', after {steps} steps' if steps else ''}, from {where}"
+        )
 
     def _end_if_asked(self) -> None:
         if self.interruption.signal is not None:
@@ -514,16 +537,6 @@ def _observers(config: TrainConfig, samples: ClassificationData, epochs: int, de
     if config.outputs.trace:
         found.append(Trace(len(samples.labels), epochs, is_noisy, device))
     return found
-
-
-def _fabric(config: TrainConfig) -> Fabric:
-    torch_device(config.machine.device)  # refuses a GPU that is not there
-    return Fabric(
-        accelerator=config.machine.device,
-        devices=config.machine.devices,
-        strategy="ddp" if config.machine.devices > 1 else "auto",
-        precision=_FABRIC_PRECISION[config.machine.precision],  # type: ignore[arg-type]
-    )
 
 
 def _check(config: TrainConfig, samples: ClassificationData) -> None:

@@ -63,10 +63,18 @@ class WithinEpoch:
         torch.distributed.all_reduce(lost, torch.distributed.ReduceOp.MAX)
         return int(lost) or None
 
-    @property
     def mean_loss(self) -> float:
-        """Mean of the losses that `look` has fetched; 0 before any."""
-        return self._sum / max(self._seen, 1)
+        """Mean of the losses that `look` has fetched, over all ranks; 0 before any."""
+        return self._sum_of_rank() / max(self._seen, 1)
+
+    def _sum_of_rank(self) -> float:
+        """Sum of the losses of a rank, on average over the ranks."""
+        _, world = rank_and_world()
+        if world == 1:
+            return self._sum
+        total = torch.tensor(self._sum, device=self.right.device)
+        torch.distributed.all_reduce(total)
+        return float(total) / world
 
     def num_right(self) -> int:
         """Samples that were classified as labelled, on all ranks."""
@@ -82,7 +90,7 @@ class WithinEpoch:
             "steps": self.steps,
             "seconds": self.seconds,
             "right": self.num_right(),
-            "sum": self._sum,
+            "sum": self._sum_of_rank(),
             "lost": self._lost,
         }
 
