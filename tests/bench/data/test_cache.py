@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,7 @@ def test_arrays_are_computed_once(cache: Path) -> None:
     for name in first:
         assert np.array_equal(first[name], again[name])
         assert first[name].dtype == again[name].dtype
-    (file,) = cache.iterdir()
+    (file,) = cache.glob("*.npz")
     assert file.name.startswith("kept-")
 
 
@@ -70,7 +72,7 @@ def test_any_change_of_what_they_depend_on_computes_them_again(cache: Path, tmp_
     file.write_text("two")
     cached("kept", base, compute)
     cached("other", base, compute)
-    assert len(calls) == len(list(cache.iterdir())) == len(changes) + 3
+    assert len(calls) == len(list(cache.glob("*.npz"))) == len(changes) + 3
 
 
 def test_a_failed_calculation_leaves_nothing(cache: Path) -> None:
@@ -79,13 +81,32 @@ def test_a_failed_calculation_leaves_nothing(cache: Path) -> None:
 
     with pytest.raises(RuntimeError, match="no memory"):
         cached("kept", {}, fail)
-    assert not cache.exists()
+    assert not list(cache.glob("*.npz"))
+
+
+def test_of_those_who_ask_at_once_one_computes_and_if_it_fails_the_next(cache: Path) -> None:
+    calls: list[int] = []
+
+    def compute() -> dict[str, np.ndarray]:
+        calls.append(1)
+        first = len(calls) == 1
+        time.sleep(0.3)  # in which the others come
+        if first:
+            raise RuntimeError("no memory")
+        return {"values": np.array([len(calls)])}
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(cached, "kept", {}, compute) for _ in range(4)]
+    failures = [one for one in found if one.exception() is not None]
+    assert [str(one.exception()) for one in failures] == ["no memory"]
+    assert [one.result()["values"].tolist() for one in found if one not in failures] == [[2]] * 3
+    assert len(calls) == 2
 
 
 def test_a_damaged_file_of_the_cache_is_named_and_made_anew(cache: Path) -> None:
     calls, compute = counting()
     cached("kept", {}, compute)
-    (file,) = cache.iterdir()
+    (file,) = cache.glob("*.npz")
     for count, content in enumerate((b"", b"no archive", file.read_bytes()[:-40]), start=2):
         file.write_bytes(content)
         with pytest.warns(UserWarning, match=r"path='.*kept-.*\.npz' is damaged .*: it is computed again"):
@@ -100,4 +121,4 @@ def test_without_a_folder_of_its_own_the_cache_is_in_the_home_folder(
     monkeypatch.delenv("ALIGNPRUNE_CACHE", raising=False)
     monkeypatch.setenv("USERPROFILE" if os.name == "nt" else "HOME", str(tmp_path))
     cached("kept", {}, counting()[1])
-    assert len(list((tmp_path / ".cache" / "alignprune").iterdir())) == 1
+    assert len(list((tmp_path / ".cache" / "alignprune").glob("*.npz"))) == 1
