@@ -179,7 +179,6 @@ def train(config: TrainConfig, progress: Progress | None = None) -> dict[str, An
         ValueError, FileNotFoundError, FileExistsError: before any training, with what to do.
     """
     data.refuse_unknown(config.data.dataset, config.data.noise, config.data.noise_rate)
-    refuse_unwritable("out", config.folder)
     from alignprune.bench.run import kinds, training
 
     first = plan.proxy_of(config)

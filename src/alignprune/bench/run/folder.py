@@ -26,6 +26,7 @@ from typing import Any
 
 from alignprune._files import Kind, read_tensors
 from alignprune.bench.files import plain, read_json, read_record, save_bytes, save_tensors, write_record
+from alignprune.bench.places import refuse_unwritable
 from alignprune.bench.run.lock import locked, refuse_in_use
 from alignprune.errors import DamagedFile, ExistingFile, ValueMistake
 from alignprune.noise import NoisyLabels
@@ -75,6 +76,7 @@ class RunFolder:
     def check(path: Path, config: dict[str, Any], *, resume: bool) -> None:
         """Raise what making the folder would raise, and make nothing: for use before long preparations."""
         stored = path / CONFIG
+        refuse_unwritable("out", path)
         refuse_in_use(path)
         if stored.exists() and not resume:
             raise ExistingFile(
