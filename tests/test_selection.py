@@ -95,7 +95,7 @@ def test_indices_and_suspects_that_are_no_samples_are_refused_where_they_are_mad
     ids=str,
 )
 def test_weights_that_are_not_one_for_every_index_are_refused_where_they_are_made(weights: Any) -> None:
-    message = r"^weights=.* is no weight for every index, expected float32 \[2\]: one for each of indices, or None"
+    message = r"^weights=.* is no weight for every index, expected float32 \[2\] on the CPU: one for each of indices, or None"
     with pytest.raises(errors.TypeMistake, match=message):
         Selection(torch.tensor([0, 3]), weights, 5)
 
@@ -150,7 +150,7 @@ def test_an_onset_may_know_no_two_groups() -> None:
     assert math.isclose(Onset(3, 1.0).separation or 0.0, 1.0)
 
 
-@pytest.mark.parametrize("bad", [-1.0, float("nan")])
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
 def test_weights_that_are_no_weights_are_refused(bad: float) -> None:
-    with pytest.raises(ValueError, match=rf"holds {bad}, expected numbers >= 0"):
+    with pytest.raises(ValueError, match=rf"holds {bad}, expected finite numbers >= 0"):
         Selection(torch.tensor([0, 3]), torch.tensor([1.0, bad]), 5)

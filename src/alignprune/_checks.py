@@ -9,25 +9,39 @@ from numbers import Integral, Real
 
 from alignprune.errors import TypeMistake, ValueMistake
 
+_LONGEST = 200  # characters of a value in a message
+
+
+def described(value: object) -> str:
+    """A value as a message shows it, in one line: a tensor or an array by its dtype and shape."""
+    if getattr(value, "ndim", 0):
+        return f"{value.dtype} {tuple(value.shape)}"  # type: ignore[attr-defined]
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
 
 def integer(name: str, value: object, *, at_least: int, remedy: str) -> int:
     """Return ``value`` if it is an integer (no bool) of at least ``at_least``; raise otherwise."""
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeMistake(f"{name}={value!r} is {type(value).__name__}, expected an integer >= {at_least}: {remedy}")
+        raise TypeMistake(
+            f"{name}={described(value)} is {type(value).__name__}, expected an integer >= {at_least}: {remedy}"
+        )
     if value < at_least:
-        raise ValueMistake(f"{name}={value!r} is out of range, expected an integer >= {at_least}: {remedy}")
+        raise ValueMistake(f"{name}={described(value)} is out of range, expected an integer >= {at_least}: {remedy}")
     return int(value)
 
 
 def number(name: str, value: object, *, low: float, high: float, remedy: str, open_high: bool = False) -> float:
-    """Return ``value`` if it is a number in [low, high], or [low, high) with ``open_high``; raise otherwise."""
-    interval = f"[{low:g}, {high:g}" + (")" if open_high else "]")
+    """Return ``value`` if it is a finite number in [low, high], or [low, high) with ``open_high``; raise otherwise."""
+    interval = f"{'[' if math.isfinite(low) else '('}{low:g}, {high:g}{')' if open_high or high == math.inf else ']'}"
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeMistake(f"{name}={value!r} is {type(value).__name__}, expected a number in {interval}: {remedy}")
+        raise TypeMistake(
+            f"{name}={described(value)} is {type(value).__name__}, expected a number in {interval}: {remedy}"
+        )
     given = float(value)
     inside = low <= given < high if open_high else low <= given <= high  # false for NaN
-    if not inside:
-        raise ValueMistake(f"{name}={value!r} is out of range, expected a number in {interval}: {remedy}")
+    if not inside or math.isinf(given):
+        raise ValueMistake(f"{name}={described(value)} is out of range, expected a number in {interval}: {remedy}")
     return given
 
 
@@ -37,7 +51,7 @@ def choice(name: str, value: object, known: Iterable[str]) -> None:
     if value not in options:
         near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueMistake(f"{name}={value!r} is unknown, expected one of {', '.join(options)}{hint}")
+        raise ValueMistake(f"{name}={described(value)} is unknown, expected one of {', '.join(options)}{hint}")
 
 
 def floor(value: float) -> int:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
-from typing import ParamSpec
 
 import numpy as np
 import torch
@@ -14,31 +11,11 @@ from torch import Tensor
 from alignprune.alignment import FLAT_VARIANCE, CorrelationName, FlatRule, dynamic_alignment_score
 from alignprune.memory.packing import SeenSums, uninitialised, unpacked
 
-_Arguments = ParamSpec("_Arguments")
-
 _COLUMNS = 65_536  # samples per chunk: few calls, and rows and temporaries that stay in cache
 _ILL_CONDITIONED = 100.0**-2  # ratio of variance to mean square below which float32 sums cancel too far
 _SMALL_VARIANCES = 1e-8  # product of the two variances below which a trajectory or the reference may be flat
 
 
-def _in_full_float32(score: Callable[_Arguments, Tensor]) -> Callable[_Arguments, Tensor]:
-    """Keep the caller's autocast and reduced matmul precision, meant for the network, away from a score."""
-
-    @functools.wraps(score)
-    def wrapped(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Tensor:
-        precision = torch.get_float32_matmul_precision()
-        device = next(value for value in args if isinstance(value, Tensor)).device.type
-        try:
-            torch.set_float32_matmul_precision("highest")
-            with torch.autocast(device, enabled=False):
-                return score(*args, **kwargs)
-        finally:
-            torch.set_float32_matmul_precision(precision)
-
-    return wrapped
-
-
-@_in_full_float32
 def streamed_alignment_score(
     rows: Tensor,
     squares: Tensor,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from alignprune._checks import described
 from alignprune.errors import TypeMistake, ValueMistake
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -20,6 +21,11 @@ FULL_PRECISION = (torch.float32, torch.float64)
 
 UNLABELLED = -100
 """The class id of a sample without a label: torch's default for ``ignore_index``."""
+
+DAMAGED = "the state is damaged, load another checkpoint"
+"""What to do about a state that no run can have."""
+
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def class_codes(labels: Any, num_samples: int) -> tuple[Tensor, Tensor]:
@@ -80,17 +86,42 @@ def _names(labels: Any) -> np.ndarray[Any, Any]:
     return np.asarray(names)
 
 
+def bounded_(values: Tensor) -> Tensor:
+    """Put what has overflowed back to the ends of float32, in place: an infinite sum is NaN a term later."""
+    return values.clamp_(-_LARGEST, _LARGEST)
+
+
+def check_names(owner: str, state: object, names: Sequence[str]) -> None:
+    """Raise TypeMistake for what is no dict, and ValueMistake unless it has all of these names."""
+    if not isinstance(state, dict):
+        raise TypeMistake(f"{owner} is {type(state).__name__}, expected a dict: {DAMAGED}")
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise ValueMistake(
+            f"{owner} lacks {', '.join(missing)}, expected all that state_dict() returned: load the whole of it"
+        )
+
+
 def check_tensors(owner: str, state: Mapping[str, Any], expected: Mapping[str, Tensor]) -> None:
     """Raise ValueMistake unless the state has every expected tensor, of that dtype and shape."""
     for name, like in expected.items():
         given = state.get(name)
-        if isinstance(given, Tensor) and given.dtype == like.dtype and given.shape == like.shape:
-            continue
-        described = f"{given.dtype} {tuple(given.shape)}" if isinstance(given, Tensor) else repr(given)
-        raise ValueMistake(
-            f"{owner}.{name}={described} does not fit, expected {like.dtype} {tuple(like.shape)}: load the state into "
-            "a pruner made with the settings of the saved run"
-        )
+        if not isinstance(given, Tensor) or given.dtype != like.dtype or given.shape != like.shape:
+            raise ValueMistake(
+                f"{owner}.{name}={described(given)} does not fit, expected {like.dtype} {tuple(like.shape)}: load the "
+                f"state into a pruner made with the settings of the saved run"
+            )
+        if given.is_meta or given.requires_grad or given.layout != torch.strided:
+            raise ValueMistake(f"{owner}.{name} is no plain tensor of numbers, expected one: {DAMAGED}")
+
+
+def check_finite(owner: str, state: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise ValueMistake if one of the tensors of a state, checked before, holds an infinite number; NaN may be."""
+    for name in names:
+        # A row at a time: the losses of a bank may be more than the memory holds.
+        infinite = sum(int(row.isinf().sum()) for row in torch.atleast_2d(state[name]))
+        if infinite:
+            raise ValueMistake(f"{owner}.{name} holds {infinite} infinite numbers, expected none: {DAMAGED}")
 
 
 def fingerprint(content: bytes) -> int:

@@ -75,4 +75,4 @@ class IndexedCollate:
 
     def __call__(self, pairs: list[tuple[int, Any]]) -> tuple[Tensor, Any]:
         indices, items = zip(*pairs, strict=True)
-        return torch.tensor(indices, dtype=torch.int64), self.collate_fn(list(items))
+        return torch.tensor(indices, dtype=torch.int64, device="cpu"), self.collate_fn(list(items))

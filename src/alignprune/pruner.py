@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -22,7 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from alignprune import presets
-from alignprune._checks import floor, integer, number
+from alignprune._checks import described, floor, integer, number
+from alignprune._modes import full_float32, plainly, warn
 from alignprune._ranks import Draws, keyed_generator, rank_and_world
 from alignprune._state import STATE_VERSION, check_memories, check_state
 from alignprune._tensors import FULL_PRECISION, INTEGERS, class_codes, fingerprint
@@ -92,6 +92,7 @@ class Pruner:
     Source: paper section 3.3, Algorithm 1.
     """
 
+    @plainly
     def __init__(
         self,
         num_samples: int,
@@ -126,8 +127,8 @@ class Pruner:
 
         self._keeps_journal = labels is not None if journal is None else journal
         self._memories = self._make_memories(bank_path)
-        self.reference = torch.full((self.epochs + 1,), math.nan, dtype=torch.float64)
-        self.scores = torch.full((self.num_samples,), math.nan, dtype=torch.float32)
+        self.reference = torch.full((self.epochs + 1,), math.nan, dtype=torch.float64, device="cpu")
+        self.scores = torch.full((self.num_samples,), math.nan, dtype=torch.float32, device="cpu")
         self.epoch = 0
         self.nonfinite = 0
         self.forward_passes = 0
@@ -380,6 +381,7 @@ class Pruner:
 
     # ------------------------------------------------------------------ every step
 
+    @plainly
     def reduce(
         self,
         index: Tensor,
@@ -447,6 +449,7 @@ class Pruner:
         self._recorder.write(index, ranked, labelled, checked=checked)
         return mean
 
+    @plainly
     def reduce_batch(self, index: Tensor, loss: Tensor, *, record: Tensor | None = None) -> Tensor:
         """Record a batch's mean loss for each of its samples and return it, to be back-propagated.
 
@@ -509,6 +512,7 @@ class Pruner:
         known = ~missing.index_select(0, index)
         return known if labelled is None else known & labelled
 
+    @plainly
     def record(self, index: Tensor, losses: Tensor) -> None:
         """Record losses of samples that this epoch leaves out, such as the pruned ones that IES keeps observing.
 
@@ -519,6 +523,7 @@ class Pruner:
         index = self._recorder.take(index, LEFT_OUT).to(losses.device, non_blocking=True)
         self._recorder.write(index, losses.detach(), self._labelled(index, None), checked=checked)
 
+    @plainly
     def choose(self, index: Tensor, *, logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         """Choose the part of a batch to train on, for policies that choose inside a batch (DivBS).
 
@@ -546,7 +551,8 @@ class Pruner:
             assert table is not None
             return table.index_select(0, samples.to(logits.device))
 
-        chosen = self.policy.choose(BatchEvidence(logits, features, labels, generator, trust))
+        with full_float32(logits.device):
+            chosen = self.policy.choose(BatchEvidence(logits, features, labels, generator, trust))
         if chosen.dtype != torch.int64 or chosen.ndim != 1 or not 1 <= len(chosen) <= len(index):
             raise TypeMistake(
                 f"{type(self.policy).__name__}.choose returned {chosen.dtype} {tuple(chosen.shape)}, expected int64 "
@@ -556,6 +562,7 @@ class Pruner:
 
     # ------------------------------------------------------------------ once per epoch
 
+    @plainly
     def end_epoch(self, reference_loss: float | Tensor | None = None, *, partial: bool = False) -> None:
         """Close the epoch: store its losses, score all samples, choose those of the next epoch.
 
@@ -589,9 +596,10 @@ class Pruner:
         self.reference[self.epoch + 1] = merged.reference
         self.nonfinite += nonfinite
         self.forward_passes += merged.total("read") + merged.total("refreshed")
-        self.scores = self._score()
-        self.epoch += 1
-        self._plan(self._select())
+        with full_float32(self.device):
+            self.scores = self._score()
+            self.epoch += 1
+            self._plan(self._select())
         self._seconds += time.perf_counter() - started
 
     def _score(self) -> Tensor:
@@ -602,7 +610,14 @@ class Pruner:
                 f"{type(self.score).__name__} returned {given}, expected float32 [{self.num_samples}]: one number a "
                 f"sample, NaN where there is none yet"
             )
-        return scores.detach().float().cpu()
+        scores = scores.detach().float().cpu()
+        infinite = int(scores.isinf().sum())
+        if infinite:
+            raise ValueMistake(
+                f"{type(self.score).__name__} returned {infinite} infinite scores, expected finite ones: return NaN "
+                f"where there is none yet"
+            )
+        return scores
 
     def _evidence(self) -> Evidence:
         return Evidence(
@@ -625,10 +640,9 @@ class Pruner:
                 f"{self.num_samples}: make it with alignprune.Selection"
             )
         if not len(selection) and self.epoch < self.epochs:
-            warnings.warn(
+            warn(
                 f"{type(self.policy).__name__} selected none of {self.num_samples} samples for epoch {self.epoch}: "
-                f"nothing is trained on in it. Check its settings against pruner.scores",
-                stacklevel=3,
+                f"nothing is trained on in it. Check its settings against pruner.scores"
             )
         return selection
 
@@ -653,6 +667,7 @@ class Pruner:
 
     # ------------------------------------------------------------------ state
 
+    @plainly
     def state_dict(self) -> dict[str, Any]:
         """The whole state, also in the middle of an epoch; loads with ``torch.load(..., weights_only=True)``.
 
@@ -687,6 +702,7 @@ class Pruner:
             "forward_passes": self.forward_passes,
         }
 
+    @plainly
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, bit for bit, on any number of ranks.
 
@@ -708,7 +724,8 @@ class Pruner:
         read = _share(state["read"], selected, world)
         refreshed = _share(state["refreshed"], self.num_samples - len(selection), world)
         self._plan(selection, start=read)
-        if self._reads_pruned and refreshed:
+        if refreshed:
+            self._reads_pruned = True
             self._plan_pruned(refreshed)
         if self._stream is not None and state["losses"] is not None:
             done = (~state["losses"].isnan()).nonzero().squeeze(1)
@@ -753,7 +770,7 @@ class Pruner:
         """Share of the scored samples that are more suspicious, float32 [N]; 1 where there is no score."""
         trusted = -self.suspicion
         known = (~trusted.isnan()).nonzero().squeeze(1)
-        trust = torch.ones(self.num_samples, dtype=torch.float32)
+        trust = torch.ones(self.num_samples, dtype=torch.float32, device="cpu")
         if len(known):
             values = trusted[known]
             trust[known] = torch.searchsorted(values.sort().values, values).float() / len(known)
@@ -824,10 +841,9 @@ class Pruner:
 
     def _warn_of(self, nonfinite: int) -> None:
         if nonfinite:
-            warnings.warn(
+            warn(
                 f"{nonfinite} losses of epoch {self.epoch} are not finite; they are kept out of the trajectories and "
-                f"every score, and the means of their batches are not finite",
-                stacklevel=3,
+                f"every score, and the means of their batches are not finite"
             )
 
 
@@ -847,4 +863,6 @@ def _check_scalar(name: str, value: object) -> None:
 
 def _expect(name: str, value: object, kind: type, example: str) -> None:
     if not isinstance(value, kind):
-        raise TypeMistake(f"{name}={value!r} is {type(value).__name__}, expected a {kind.__name__}: such as {example}")
+        raise TypeMistake(
+            f"{name}={described(value)} is {type(value).__name__}, expected a {kind.__name__}: such as {example}"
+        )

@@ -9,7 +9,6 @@ stall it, so its faults are counted there and reported at the end of the epoch.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alignprune._modes import warn
 from alignprune._ranks import rank_and_world
 from alignprune._tensors import INTEGERS
 from alignprune.errors import CallMistake, TypeMistake, ValueMistake
@@ -25,10 +25,10 @@ from alignprune.errors import CallMistake, TypeMistake, ValueMistake
 SELECTED, LEFT_OUT = "selected", "left out"
 """The two parts of a data set in an epoch."""
 
-_FAULTS = ("outside", "unexpected")
+FAULTS = ("outside", "unexpected")
 _BAD = 4096.0  # what a loss that is not finite adds to the number of ranks that saw a sample
 _UNKNOWN = -1  # the length of a rank's part of a stream
-_COUNTS = (*_FAULTS, "read", "refreshed", "length", "largest")
+_COUNTS = (*FAULTS, "read", "refreshed", "length", "largest")
 _MENDED = "alignprune.integrations has the line that mends it, by trainer"
 _CAUSES = (
     "The likely causes: reduce was not called for every batch; the trainer shards pruner.sampler once more, which "
@@ -285,7 +285,7 @@ class Recorder:
         if self._row is None or self._faults is None:
             self._row = torch.full((self.num_samples,), math.nan, dtype=torch.float32, device=device)
             self._sent = ()
-            self._faults = torch.zeros(len(_FAULTS), dtype=torch.int64, device=device)
+            self._faults = torch.zeros(len(FAULTS), dtype=torch.int64, device=device)
         elif self._row.device != device:
             self._row, self._faults = self._row.to(device), self._faults.to(device)
         return self._row, self._faults
@@ -313,9 +313,9 @@ class Recorder:
             row = row.cuda()
         finite = row.isfinite()
         both = torch.stack([row.masked_fill(~finite, 0.0), finite + _BAD * row.isinf()])
-        bits = torch.tensor([reference], dtype=torch.float64).view(torch.int64)
+        bits = torch.tensor([reference], dtype=torch.float64, device="cpu").view(torch.int64)
         said = [int(self._predicted is not None)]
-        own = torch.cat([torch.tensor([*counts, *fingerprints.values(), *said]), bits]).to(row.device)
+        own = torch.cat([torch.tensor([*counts, *fingerprints.values(), *said], device="cpu"), bits]).to(row.device)
         every = [torch.empty_like(own) for _ in range(world)]
         torch.distributed.all_reduce(both)
         torch.distributed.all_gather(every, own)
@@ -384,10 +384,9 @@ class Recorder:
         """
         (rank, world), length = rank_and_world(), self.length
         if world > 1 and length is not None and length - self.read >= max(self.largest, 1):
-            warnings.warn(
+            warn(
                 f"rank {rank} ends epoch {self.epoch} with {self.read} of its {length} samples read, expected all "
-                f"but a last batch that is dropped. {_CAUSES}",
-                stacklevel=3,
+                f"but a last batch that is dropped. {_CAUSES}"
             )
 
     # ------------------------------------------------------------------ state
@@ -408,7 +407,7 @@ class Recorder:
     def restore(self, row: Tensor, faults: list[int], predicted: Tensor | None = None) -> None:
         """Take over what all ranks had recorded, on one of them."""
         self._row_on(torch.device("cpu"))
-        self._row, self._faults = row.clone(), torch.tensor(faults, dtype=torch.int64)
+        self._row, self._faults = row.clone(), torch.tensor(faults, dtype=torch.int64, device="cpu")
         self._predicted = None if predicted is None else predicted.clone()
 
     @property
@@ -418,7 +417,7 @@ class Recorder:
 
     def faults(self, merged: Merged) -> list[int]:
         """The counts of faults over all ranks, for `restore`."""
-        return [merged.total(name) for name in _FAULTS]
+        return [merged.total(name) for name in FAULTS]
 
 
 def _named(table: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:

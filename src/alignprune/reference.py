@@ -118,7 +118,7 @@ class Reference:
             raise ValueMistake(
                 f"size={size} is out of range, expected at most {total}, the samples of the data set: ask for fewer"
             )
-        drawn = torch.randperm(total, generator=keyed_generator(seed, 0, "reference"))[:size]
+        drawn = torch.randperm(total, generator=keyed_generator(seed, 0, "reference"), device="cpu")[:size]
         return cls.indices(dataset, drawn.sort().values, losses=losses, batch_size=batch_size, num_workers=num_workers)
 
     @classmethod
@@ -147,7 +147,7 @@ class Reference:
         """
         total = len(dataset)  # type: ignore[arg-type]
         _enough(len(indices))
-        wanted = torch.as_tensor(indices)
+        wanted = torch.as_tensor(indices, device="cpu")
         if wanted.ndim != 1 or wanted.is_floating_point() or wanted.dtype == torch.bool:
             raise TypeMistake(
                 f"indices is {wanted.dtype} of shape {tuple(wanted.shape)}, expected integers [M]: positions in the "

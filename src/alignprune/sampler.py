@@ -45,7 +45,7 @@ class EpochSampler(DistributedSampler[int]):
     def __init__(self, seed: int, *, shuffle: bool = True) -> None:
         self.counts_whole = False
         self.seed, self.shuffle, self.drop_last = seed, shuffle, False  # the base class wants a data set, to count it
-        self.plan(0, torch.empty(0, dtype=torch.int64))
+        self.plan(0, torch.empty(0, dtype=torch.int64, device="cpu"))
 
     def plan(self, epoch: int, indices: Tensor, start: int = 0) -> None:
         """Set the epoch's samples.
@@ -67,7 +67,7 @@ class EpochSampler(DistributedSampler[int]):
             if self.shuffle:
                 width = torch.int32 if len(self._indices) < 2**31 else torch.int64
                 generator = keyed_generator(self.seed, self.epoch, "order")
-                turn = torch.randperm(len(self._indices), generator=generator, dtype=width)
+                turn = torch.randperm(len(self._indices), generator=generator, dtype=width, device="cpu")
                 self._order = self._indices.index_select(0, turn)
         return self._order
 
@@ -84,7 +84,7 @@ class EpochSampler(DistributedSampler[int]):
         if not count:
             return self._indices[:0]
         rank, world = rank_and_world()
-        return self.order[(torch.arange(count) * world + rank) % len(self.order)]
+        return self.order[(torch.arange(count, device="cpu") * world + rank) % len(self.order)]
 
     def __len__(self) -> int:
         return self.epoch_length - (0 if self.counts_whole else self.start)
@@ -112,7 +112,7 @@ class _EpochIterator(Iterator[int]):
         offset = self.position - self.chunk_start
         if offset >= len(self.chunk):
             stop = min(self.position + _CHUNK, self.length)
-            turns = torch.arange(self.position, stop) * self.world + self.rank
+            turns = torch.arange(self.position, stop, device="cpu") * self.world + self.rank
             self.chunk = self.order[turns % len(self.order)].tolist()
             self.chunk_start, offset = self.position, 0
         self.position += 1

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from alignprune import alignment
 from alignprune._checks import choice, integer, number
+from alignprune._modes import full_float32
 from alignprune._streamed import streamed_alignment_score
+from alignprune._tensors import bounded_
 from alignprune.alignment import CorrelationName, FlatRule
 from alignprune.errors import TypeMistake
 from alignprune.memory import (
@@ -174,15 +176,16 @@ class Alignment(Score):
         by_epoch = reference[1:] if self.reference_timing == "after" else reference[:-1]
         fewest = min(self.min_observations, self.window)
         if self.gaps != "last_obs" and not by_epoch[bank.row_epochs].isnan().any():
-            return streamed_alignment_score(
-                bank.rows[: bank.filled],
-                bank.squares,
-                bank.seen if bank.has_gaps else None,
-                by_epoch[bank.row_epochs],
-                correlation=self.correlation,
-                min_observations=fewest,
-                flat=self.flat,
-            )
+            with full_float32(bank.device):
+                return streamed_alignment_score(
+                    bank.rows[: bank.filled],
+                    bank.squares,
+                    bank.seen if bank.has_gaps else None,
+                    by_epoch[bank.row_epochs],
+                    correlation=self.correlation,
+                    min_observations=fewest,
+                    flat=self.flat,
+                )
         out = torch.empty(bank.num_samples, dtype=torch.float32, device=bank.device)
         for start in range(0, bank.num_samples, _COLUMNS):
             columns = slice(start, min(start + _COLUMNS, bank.num_samples))
@@ -226,7 +229,7 @@ class SecondDifference(Score):
         if bank.written < self.smoothing + 3:  # one second difference more than are averaged, as in the authors' code
             return torch.full((bank.num_samples,), torch.nan, dtype=torch.float32, device=bank.device)
         losses = bank.recent(self.smoothing + 2)
-        return (losses[2:] - 2 * losses[1:-1] + losses[:-2]).abs_().mean(0)
+        return bounded_(losses.diff(n=2, dim=0).abs_().mean(0))
 
 
 @dataclass(frozen=True)

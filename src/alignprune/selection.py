@@ -5,7 +5,8 @@ What a policy makes and everything after it reads. It carries its own state, so 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alignprune._checks import described, integer, number
+from alignprune._tensors import DAMAGED, check_names
 from alignprune.errors import TypeMistake, ValueMistake
+
+_SIZE = "the size of the data set"
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,34 @@ class Onset:
     Attributes:
         epoch: at whose end wrong labels were found to do harm, or to lie apart from right ones.
         separation: how far two groups of samples lay apart then, Ashman's D; None = no two groups.
+
+    Raises:
+        TypeMistake, ValueMistake: for numbers out of range.
     """
 
     epoch: int
     separation: float | None = None
+
+    def __post_init__(self) -> None:
+        integer("onset.epoch", self.epoch, at_least=0, remedy="the epoch at whose end it was sensed")
+        if self.separation is not None:
+            number("onset.separation", self.separation, low=0, high=math.inf, remedy="None says that there is none")
+
+    @property
+    def state(self) -> list[Any]:
+        """Its numbers, as plain values."""
+        return [self.epoch, self.separation]
+
+    @classmethod
+    def from_state(cls, state: object) -> Onset | None:
+        """The onset of these numbers, None of None; refuses what is none."""
+        if state is None:
+            return None
+        if not isinstance(state, list) or len(state) != 2:
+            raise TypeMistake(
+                f"onset={described(state)} is none, expected an epoch and a separation, or None: {DAMAGED}"
+            )
+        return cls(*state)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +77,7 @@ class Selection:
             it did not decide by a score.
 
     Raises:
-        TypeMistake, ValueMistake: for tensors that are not as described.
+        TypeMistake, ValueMistake: for what is not as described.
     """
 
     indices: Tensor
@@ -61,27 +90,21 @@ class Selection:
     thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        integer("num_samples", self.num_samples, at_least=1, remedy=_SIZE)
         _check_indices("indices", self.indices, self.num_samples)
         if self.suspects is not None:
             _check_indices("suspects", self.suspects, self.num_samples)
         weights = self.weights
-        if weights is not None and (
-            not isinstance(weights, Tensor) or weights.dtype != torch.float32 or weights.shape != self.indices.shape
-        ):
-            raise TypeMistake(
-                f"weights={_described(weights)} is no weight for every index, expected float32 [{len(self.indices)}]: "
-                f"one for each of indices, or None where all are 1"
-            )
-        if weights is not None and not bool((weights >= 0).all()):
-            raise ValueMistake(
-                f"weights={_described(weights)} holds {float(weights[~(weights >= 0)][0])}, expected numbers >= 0: 0 "
-                f"for a sample that is only looked at"
-            )
+        if weights is not None:
+            _check_weights(weights, len(self.indices))
+        if self.noise_rate is not None:
+            number("noise_rate", self.noise_rate, low=0, high=1, remedy="None says that it cannot be estimated")
+        _check_decision(self.uniform, self.onset, self.thresholds)
 
     @classmethod
     def full(cls, num_samples: int) -> Selection:
         """All samples, weight 1."""
-        return cls(torch.arange(num_samples), None, num_samples, uniform=True)
+        return cls(torch.arange(num_samples, device="cpu"), None, num_samples, uniform=True)
 
     @classmethod
     def of_mask(
@@ -119,7 +142,8 @@ class Selection:
         """Loss weights by sample, float32 [N], 1 for samples left out; None where all are 1."""
         if self.weights is None:
             return None
-        return torch.ones(self.num_samples, dtype=torch.float32).index_copy_(0, self.indices, self.weights)
+        dense = torch.ones(self.num_samples, dtype=torch.float32, device="cpu")
+        return dense.index_copy_(0, self.indices, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only; the whole data set is stored as None."""
@@ -131,30 +155,69 @@ class Selection:
             "suspects": self.suspects,
             "noise_rate": self.noise_rate,
             "uniform": self.uniform,
-            "onset": None if self.onset is None else [self.onset.epoch, self.onset.separation],
+            "onset": None if self.onset is None else self.onset.state,
             "thresholds": list(self.thresholds),
         }
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Selection:
         """The selection that `state_dict` was taken of; refuses what is none."""
-        indices, onset = state["indices"], state["onset"]
-        return cls(
-            indices=torch.arange(state["num_samples"]) if indices is None else indices.clone(),
-            weights=state["weights"],
-            num_samples=state["num_samples"],
-            suspects=state["suspects"],
-            noise_rate=state["noise_rate"],
-            uniform=state["uniform"],
-            onset=None if onset is None else Onset(*onset),
-            thresholds=tuple(state["thresholds"]),
+        names = [field.name for field in fields(cls)]
+        check_names("the state of the selection", state, names)
+        indices, thresholds = state["indices"], state["thresholds"]
+        if indices is None:
+            size = integer("num_samples", state["num_samples"], at_least=1, remedy=_SIZE)
+            indices = torch.arange(size, device="cpu")
+        parts = {
+            "indices": indices,
+            "onset": Onset.from_state(state["onset"]),
+            "thresholds": tuple(thresholds) if isinstance(thresholds, list) else thresholds,
+        }
+        return cls(**{name: state[name] for name in names} | parts)
+
+
+def _check_weights(weights: object, count: int) -> None:
+    if (
+        not isinstance(weights, Tensor)
+        or weights.dtype != torch.float32
+        or weights.shape != (count,)
+        or not weights.is_cpu
+    ):
+        raise TypeMistake(
+            f"weights={described(weights)} is no weight for every index, expected float32 [{count}] on the CPU: one for "
+            f"each of indices, or None where all are 1"
         )
+    wrong = weights[~((weights >= 0) & weights.isfinite())]
+    if len(wrong):
+        raise ValueMistake(
+            f"weights={described(weights)} holds {float(wrong[0])}, expected finite numbers >= 0: 0 for a sample that "
+            f"is only looked at"
+        )
+
+
+def _check_decision(uniform: object, onset: object, thresholds: object) -> None:
+    """Refuse what does not say how a policy has decided."""
+    if not isinstance(uniform, bool):
+        raise TypeMistake(
+            f"uniform={described(uniform)} is {type(uniform).__name__}, expected True or False: say which"
+        )
+    if onset is not None and not isinstance(onset, Onset):
+        raise TypeMistake(
+            f"onset={described(onset)} is {type(onset).__name__}, expected an Onset: or None while there is none"
+        )
+    if not isinstance(thresholds, tuple) or len(thresholds) > 2:
+        raise TypeMistake(
+            f"thresholds={described(thresholds)} is {type(thresholds).__name__}, expected a tuple of at most two "
+            f"numbers: the ends of what was chosen"
+        )
+    for threshold in thresholds:
+        number("thresholds", threshold, low=-math.inf, high=math.inf, remedy="a score")
 
 
 def _check_indices(name: str, indices: object, num_samples: int) -> None:
     if not isinstance(indices, Tensor) or indices.dtype != torch.int64 or indices.ndim != 1 or not indices.is_cpu:
         raise TypeMistake(
-            f"{name}={_described(indices)} is no list of samples, expected int64 [K] on the CPU: such as "
+            f"{name}={described(indices)} is no list of samples, expected int64 [K] on the CPU: such as "
             f"torch.from_numpy(numpy.flatnonzero(keep))"
         )
     if not len(indices):
@@ -162,15 +225,11 @@ def _check_indices(name: str, indices: object, num_samples: int) -> None:
     values = indices.numpy()
     if not (values[1:] > values[:-1]).all():
         raise ValueMistake(
-            f"{name}={_described(indices)} is not ascending, expected each sample once, in order: use "
+            f"{name}={described(indices)} is not ascending, expected each sample once, in order: use "
             "Selection.of_mask, or indices.unique()"
         )
     if values[0] < 0 or values[-1] >= num_samples:
         raise ValueMistake(
-            f"{name}={_described(indices)} reaches from {values[0]} to {values[-1]}, expected 0 to {num_samples - 1}: "
+            f"{name}={described(indices)} reaches from {values[0]} to {values[-1]}, expected 0 to {num_samples - 1}: "
             f"indices of the data set"
         )
-
-
-def _described(value: object) -> str:
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)

@@ -29,7 +29,7 @@ class StreamFilter:
 
     def __init__(self, num_samples: int) -> None:
         self.num_samples = num_samples
-        self._share(torch.zeros(-(-num_samples // 8), dtype=torch.uint8).share_memory_())
+        self._share(torch.zeros(-(-num_samples // 8), dtype=torch.uint8, device="cpu").share_memory_())
 
     def _share(self, bits: Tensor) -> None:
         self._bits = bits

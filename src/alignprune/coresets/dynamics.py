@@ -120,7 +120,7 @@ def draw(log_weight: Tensor, size: int, generator: torch.Generator) -> Tensor:
     Returns:
         int64 [size], sample indices in the order drawn.
     """
-    noise = torch.empty(len(log_weight), dtype=torch.float64).exponential_(generator=generator)
+    noise = torch.empty(len(log_weight), dtype=torch.float64, device="cpu").exponential_(generator=generator)
     return largest(log_weight.double() - noise.log(), size, generator)
 
 
@@ -234,7 +234,7 @@ def _mean_over_windows(rows: Tensor, window: int, statistic: Callable[[Tensor], 
             "or choose a shorter window"
         )
     starts = range(len(rows) - window + 1)
-    total = torch.zeros(rows.shape[1], dtype=torch.float64)
+    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
     for start in starts:
         total += statistic(rows[start : start + window].double())
     return total / len(starts)

@@ -34,7 +34,7 @@ def distance_to_class_median(features: Tensor, labels: Tensor) -> Tensor:
 
     Source: Xia et al. (ICLR 2023).
     """
-    distance = torch.empty(len(labels))
+    distance = torch.empty(len(labels), device="cpu")
     for c in labels.unique():
         members = labels == c
         points = features[members].float()
@@ -65,7 +65,7 @@ def spherical_kmeans(features: Tensor, clusters: int, generator: torch.Generator
     _check_clusters(clusters, len(features))
     points = F.normalize(features.float())
     centroids = _seeds(points, clusters, generator)
-    assigned = torch.empty(0, dtype=torch.int64)
+    assigned = torch.empty(0, dtype=torch.int64, device="cpu")
     for _ in range(steps):
         distance, nearest = _nearest(points, centroids)
         if torch.equal(nearest, assigned):
@@ -153,7 +153,7 @@ def _check_clusters(clusters: int, samples: int) -> None:
 
 def _seeds(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
     """k-means++: each seed is a sample drawn in proportion to its squared distance to the nearest seed before it."""
-    first = int(torch.randint(len(points), (1,), generator=generator))
+    first = int(torch.randint(len(points), (1,), generator=generator, device="cpu"))
     seeds = [points[first]]
     distance = (1 - points @ points[first]).clamp_min(0)
     for _ in range(clusters - 1):

@@ -22,7 +22,7 @@ def ranked(score: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         int64 [N], sample indices, a permutation.
     """
-    shuffled = torch.randperm(len(score), generator=generator)
+    shuffled = torch.randperm(len(score), generator=generator, device="cpu")
     return shuffled[score[shuffled].argsort(descending=True, stable=True)]
 
 
@@ -83,7 +83,7 @@ def largest_with_floor(
     order = ranked(score, generator)
     counts = torch.bincount(labels, minlength=num_classes)
     granted = _first_of_each(order, labels, counts, counts.clamp(max=floor(class_floor * size / num_classes)))
-    free = torch.ones(len(score), dtype=torch.bool)
+    free = torch.ones(len(score), dtype=torch.bool, device="cpu")
     free[granted] = False
     return torch.cat([granted, order[free[order]][: size - len(granted)]])
 

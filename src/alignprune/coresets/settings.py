@@ -64,4 +64,4 @@ class Random(Settings):
     """
 
     def select(self, proxy: Proxy, size: int, generator: torch.Generator) -> Tensor:
-        return torch.randperm(len(proxy), generator=generator)[:size]
+        return torch.randperm(len(proxy), generator=generator, device="cpu")[:size]

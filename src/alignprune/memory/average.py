@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from alignprune._tensors import check_tensors
+from alignprune._tensors import bounded_, check_finite, check_tensors
 from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
 
 
@@ -33,7 +33,7 @@ class RunningAverage(Memory):
     @torch.no_grad()
     def write(self, observed: Observed) -> None:
         losses = observed.losses.to(self.losses.device, torch.float32)
-        moved = torch.lerp(losses, self.losses, self.decay)
+        moved = bounded_(torch.lerp(losses, self.losses, self.decay))
         moved = torch.where(self.losses.isnan(), losses, moved)
         self.losses = torch.where(losses.isnan(), self.losses, moved)
 
@@ -42,6 +42,7 @@ class RunningAverage(Memory):
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         check_tensors("average", state, {"losses": self.losses})
+        check_finite("average", state, ("losses",))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.losses.copy_(state["losses"])

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignprune._tensors import check_tensors
+from alignprune._checks import described, integer
+from alignprune._tensors import DAMAGED, check_finite, check_tensors
 from alignprune.errors import ValueMistake
 from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
 from alignprune.memory.packing import packed_words, set_packed, uninitialised, unpacked
@@ -233,15 +234,35 @@ class TrajectoryBank(Memory):
         }
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
-        """Raise ValueMistake for a state of a bank of another kind or size, and change nothing."""
-        if state.get("gaps") != self.gaps:
+        """Raise TypeMistake or ValueMistake for a state of a bank of another kind or size, and change nothing."""
+        if not isinstance(state.get("gaps"), str) or state["gaps"] != self.gaps:
             raise ValueMistake(
-                f"bank.gaps={state.get('gaps')!r} does not fit, expected {self.gaps!r}: load the state into a pruner "
-                f"made with the settings of the saved run"
+                f"bank.gaps={described(state.get('gaps'))} does not fit, expected {self.gaps!r}: load the state into a "
+                f"pruner made with the settings of the saved run"
             )
-        stored = self.window if self.gaps == "last_obs" else min(state.get("written", 0), self.window)
+        written = integer("bank.written", state.get("written"), at_least=0, remedy=DAMAGED)
+        filled = min(written, self.window)
         tables = {name: getattr(self, name) for name in self._tables()}
-        check_tensors("bank", state, tables | {"rows": self.rows[:stored]})
+        check_tensors("bank", state, tables | {"rows": self.rows if self.gaps == "last_obs" else self.rows[:filled]})
+        check_finite("bank", state, ("rows",))
+        self._check_epochs(state, 0 if self.gaps == "last_obs" else filled)
+
+    def _check_epochs(self, state: dict[str, Any], rows: int) -> None:
+        """Refuse a state whose rows, or observations, are not of the epochs that it says were written."""
+        epochs, has_gaps, written = state.get("row_epochs"), state.get("row_has_gaps"), state["written"]
+        last = int(state["seen_at"].max()) if self.gaps == "last_obs" else -1
+        if (
+            not isinstance(epochs, list)
+            or not isinstance(has_gaps, list)
+            or not len(epochs) == len(has_gaps) == rows
+            or not all(isinstance(epoch, int) and 0 <= epoch < written for epoch in epochs)
+            or not all(isinstance(has_gap, bool) for has_gap in has_gaps)
+            or last >= written
+        ):
+            raise ValueMistake(
+                f"bank.row_epochs={described(epochs)} or the epochs of its observations, up to {last}, do not fit, "
+                f"expected {rows} rows, of epochs below written={written}: {DAMAGED}"
+            )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of `state_dict`, bit for bit."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignprune._tensors import check_tensors
+from alignprune._tensors import bounded_, check_finite, check_tensors
 from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
 
 _TABLES = (
@@ -89,6 +89,7 @@ class Journal(Memory):
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         check_tensors("journal", state, {name: getattr(self, name) for name in _TABLES})
+        check_finite("journal", state, ("mean_loss", "held_out_loss"))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in _TABLES:
@@ -98,7 +99,7 @@ class Journal(Memory):
 def _average(mean: Tensor, losses: Tensor, where: Tensor, count: Tensor) -> None:
     """Move a running mean on, in place, by the losses of some samples, which are the ``count``-th."""
     start = torch.where(mean.isnan(), losses, mean)
-    mean.copy_(torch.where(where, start + (losses - start) / count.clamp_min(1), mean))
+    mean.copy_(torch.where(where, bounded_(start + (losses - start) / count.clamp_min(1)), mean))
 
 
 @dataclass(frozen=True)

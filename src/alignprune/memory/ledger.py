@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignprune._tensors import check_tensors
+from alignprune._checks import described
+from alignprune._tensors import DAMAGED, bounded_, check_finite, check_names, check_tensors
+from alignprune.errors import TypeMistake
 from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
 from alignprune.selection import Onset
 
@@ -83,6 +85,7 @@ class Ledger(Memory):
         weights = (1.0 + self.exposures) ** -self.exponent
         weights.masked_fill_(~seen, 0.0)
         self.total += weights * (losses - losses[trained].double().mean().float()).masked_fill_(~seen, 0.0)
+        bounded_(self.total)
         self.weight += weights
         if self.onset is not None:
             self._hold_out(losses, seen & ~trained)
@@ -93,6 +96,7 @@ class Ledger(Memory):
     def _hold_out(self, losses: Tensor, looked: Tensor) -> None:
         self.held_out = torch.where(looked & self.held_out.isnan(), losses, self.held_out)
         self.held_out += _SMOOTHING * (losses - self.held_out).masked_fill_(~looked, 0.0)
+        bounded_(self.held_out)
 
     def _measure_memorisation(self, epoch: int, losses: Tensor, trained: Tensor) -> None:
         again = trained & (self.last_trained == epoch - 1)
@@ -126,19 +130,28 @@ class Ledger(Memory):
         """Everything that later epochs depend on: tensors and plain values only."""
         return {
             "memorisation": self.memorisation,
-            "onset": None if self.onset is None else [self.onset.epoch, self.onset.separation],
+            "onset": None if self.onset is None else self.onset.state,
             "was_uniform": self._was_uniform,
             **{name: getattr(self, name).cpu().clone() for name in _TABLES},
         }
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
-        """Raise ValueMistake for a state of a ledger of another size, and change nothing."""
+        """Raise TypeMistake or ValueMistake for a state of a ledger of another size, and change nothing."""
         check_tensors("ledger", state, {name: getattr(self, name) for name in _TABLES})
+        check_finite("ledger", state, ("total", "weight", "held_out"))
+        check_names("ledger", state, ("memorisation", "onset", "was_uniform"))
+        Onset.from_state(state["onset"])
+        memorisation, was_uniform = state["memorisation"], state["was_uniform"]
+        if not isinstance(memorisation, float) or math.isinf(memorisation) or not isinstance(was_uniform, bool):
+            raise TypeMistake(
+                f"ledger.memorisation={described(memorisation)} and ledger.was_uniform={described(was_uniform)} do not "
+                f"fit, expected a number, and True or False: {DAMAGED}"
+            )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of `state_dict`, bit for bit."""
         self.memorisation, self._was_uniform = state["memorisation"], state["was_uniform"]
-        self.onset = None if state["onset"] is None else Onset(*state["onset"])
+        self.onset = Onset.from_state(state["onset"])
         for name in _TABLES:
             getattr(self, name).copy_(state[name])
 

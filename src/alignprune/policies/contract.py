@@ -149,7 +149,7 @@ class BatchPolicy(Policy):
         check_takes_one(cls, "choose", "batch")
 
     def select(self, evidence: Evidence) -> Selection:
-        return Selection(torch.arange(evidence.num_samples), None, evidence.num_samples)
+        return Selection(torch.arange(evidence.num_samples, device="cpu"), None, evidence.num_samples)
 
     @abstractmethod
     def choose(self, batch: BatchEvidence) -> Tensor:
