@@ -95,7 +95,9 @@ def test_indices_and_suspects_that_are_no_samples_are_refused_where_they_are_mad
     ids=str,
 )
 def test_weights_that_are_not_one_for_every_index_are_refused_where_they_are_made(weights: Any) -> None:
-    message = r"^weights=.* is no weight for every index, expected float32 \[2\] on the CPU: one for each of indices, or None"
+    message = (
+        r"^weights=.* is no weight for every index, expected float32 \[2\] on the CPU: one for each of indices, or None"
+    )
     with pytest.raises(errors.TypeMistake, match=message):
         Selection(torch.tensor([0, 3]), weights, 5)
 

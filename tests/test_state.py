@@ -157,6 +157,19 @@ def test_a_run_stopped_between_refresh_and_end_of_epoch_counts_bad_losses_once()
     assert same(resumed.state_dict(), pruner.state_dict())
 
 
+def test_refreshed_losses_load_into_a_pruner_that_was_not_asked_for_them_yet() -> None:
+    pruner, resumed = begun("infobatch"), METHODS["infobatch"]()
+    left_out = torch.tensor(list(pruner.pruned_sampler))
+    pruner.record(left_out[:2], TABLE[4, left_out[:2]])
+    resumed.load_state_dict(loaded(saved(pruner)))
+    assert list(resumed.pruned_sampler) == left_out[2:].tolist()
+    for one in (pruner, resumed):
+        for index in batches(list(one.sampler)):
+            one.reduce(index, TABLE[4, index])
+        one.end_epoch()
+    assert same(resumed.state_dict(), pruner.state_dict())
+
+
 @every_method
 def test_a_state_that_was_taken_is_not_changed_by_more_training(make: Callable[[], ap.Pruner]) -> None:
     pruner = make()

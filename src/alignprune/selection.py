@@ -184,8 +184,8 @@ def _check_weights(weights: object, count: int) -> None:
         or not weights.is_cpu
     ):
         raise TypeMistake(
-            f"weights={described(weights)} is no weight for every index, expected float32 [{count}] on the CPU: one for "
-            f"each of indices, or None where all are 1"
+            f"weights={described(weights)} is no weight for every index, expected float32 [{count}] on the CPU: one "
+            f"for each of indices, or None where all are 1"
         )
     wrong = weights[~((weights >= 0) & weights.isfinite())]
     if len(wrong):

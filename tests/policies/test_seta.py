@@ -105,6 +105,15 @@ def test_fewer_values_than_groups_make_fewer_groups() -> None:
     assert len(chosen(SeTa(prune_prob=0.0), score, 1)) == 12
 
 
+@pytest.mark.parametrize("scored", [1, 2, 4])
+def test_fewer_scored_samples_than_groups_make_fewer_groups_where_all_scores_are_equal_too(scored: int) -> None:
+    score = torch.cat([torch.full((20,), NAN), torch.ones(scored)])
+    for epoch in range(1, 6):
+        kept = set(chosen(SeTa(prune_prob=0.0), score, epoch).indices.tolist())
+        assert set(range(20)) <= kept
+        assert len(kept) == 20 + max(1, round(scored * 0.9))
+
+
 def test_unscored_samples_are_only_thinned_out() -> None:
     score = torch.cat([torch.full((20,), NAN), torch.arange(30.0)])
     for epoch in range(4):
@@ -155,7 +164,7 @@ def test_a_share_outside_its_interval_is_named(value: float) -> None:
         ({"groups": 0}, ValueError, "groups=0 is out of range"),
         ({"groups": 2.0}, TypeError, "groups=2.0 is float"),
         ({"alpha": 1.5}, ValueError, "alpha=1.5 is out of range"),
-        ({"alpha": 0.05}, ValueError, "alpha=0.05 of groups=5 rounds to a window of no group: raise alpha"),
+        ({"alpha": 0.05}, ValueError, "alpha=0.05 of groups=5 rounds to a window of no group, expected one at least"),
         ({"rounding": "cell"}, ValueError, "rounding='cell' is unknown.*did you mean 'ceil'"),
         ({"grouping": "sklern"}, ValueError, "grouping='sklern' is unknown.*did you mean 'sklearn'"),
     ],

@@ -10,6 +10,8 @@ from alignprune._checks import number
 from alignprune.policies.contract import Evidence, Policy
 from alignprune.selection import Selection
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class IES(Policy):
@@ -27,7 +29,7 @@ class IES(Policy):
     threshold: float = 1e-3
 
     def __post_init__(self) -> None:
-        number("threshold", self.threshold, low=-np.inf, high=np.inf, remedy="IES uses 1e-3 on CIFAR-10")
+        number("threshold", self.threshold, low=-_LARGEST, high=_LARGEST, remedy="IES uses 1e-3 on CIFAR-10")
 
     def select(self, evidence: Evidence) -> Selection:
         return Selection.of_mask(~(evidence.score.numpy() < self.threshold), thresholds=(self.threshold,))

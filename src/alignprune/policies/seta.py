@@ -56,8 +56,8 @@ class SeTa(Policy):
         choice("grouping", self.grouping, get_args(Grouping))
         if self._window(self.groups) < 1:
             raise ValueMistake(
-                f"alpha={self.alpha!r} of groups={self.groups!r} rounds to a window of no group: raise alpha to at "
-                f"least {1 / self.groups:g}"
+                f"alpha={self.alpha!r} of groups={self.groups!r} rounds to a window of no group, expected one at "
+                f"least: raise alpha to {1 / self.groups:g} or more"
             )
 
     def select(self, evidence: Evidence) -> Selection:
@@ -88,7 +88,8 @@ class SeTa(Policy):
         if self.groups > floor((1 - self.prune_prob) * num_samples):
             raise ValueMistake(
                 f"groups={self.groups} is more than the {floor((1 - self.prune_prob) * num_samples)} samples that "
-                f"prune_prob={self.prune_prob} leaves of num_samples={num_samples}: ask for fewer groups"
+                f"prune_prob={self.prune_prob} leaves of num_samples={num_samples}, expected no more: ask for fewer "
+                f"groups"
             )
 
     def _window(self, groups: int) -> int:
@@ -102,8 +103,9 @@ class SeTa(Policy):
     def _group(self, values: _Array, samples: Indices, draws: Draws) -> tuple[_Array, int]:
         """The group of every value, 0 = easiest, and the number of groups."""
         if values.min() == values.max():  # nothing to group by: equal parts of a random order, as the authors
+            count = min(self.groups, len(values))
             turn = np.argsort(np.argsort(draws.keys("groups", samples), kind="stable"), kind="stable")
-            return turn * self.groups // len(values), self.groups
+            return turn * count // len(values), count
         if self.grouping == "sklearn":
             return _sklearn_groups(values, self.groups)
         thresholds = kmeans_1d(values, self.groups)
