@@ -1,0 +1,102 @@
+"""The stem of commands: a process that has imported everything and is forked for each try.
+
+Importing torch takes seconds, a run of a campaign a tenth of one. The stem imports, and runs nothing itself: it has no
+thread at a fork, so a child is what a new process is after its imports. Requests come on its standard input, a line of
+JSON each; a line that is a number is a signal for the child that runs. Exit codes go to its standard output.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import warnings
+from importlib import import_module
+from typing import Any
+
+from faults import points
+
+_IMPORTS = (
+    "altair",
+    "lightning.fabric.plugins",
+    "pandas",
+    "pyarrow.parquet",
+    "safetensors.torch",
+    "sklearn.datasets",
+    "alignprune.bench.commands",
+    "alignprune.bench.label_report",
+    "alignprune.bench.results.figures",
+    "alignprune.bench.results.one_run",
+    "alignprune.bench.results.store",
+    "alignprune.bench.results.tables",
+    "alignprune.bench.run.cross_validation",
+    "alignprune.bench.run.prediction",
+    "alignprune.bench.run.training",
+)
+_THREADS = "/proc/self/task"
+_LOOK = 0.002  # seconds between two looks at a child
+
+
+def main() -> None:
+    """Import, then fork for each request until the input ends."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for name in _IMPORTS:
+            import_module(name)
+    requests, answers = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    answers.write("ready\n")
+    while line := requests.readline():
+        if os.path.exists(_THREADS) and len(os.listdir(_THREADS)) > 1:
+            raise RuntimeError("the stem has threads, which a child would miss: no fork is sound any more")
+        child = os.fork()
+        if not child:
+            requests.close()
+            answers.close()
+            _be(json.loads(line))
+        with contextlib.suppress(OSError):  # the child does so too: whoever comes first
+            os.setpgid(child, child)
+        answers.write(f"{_watched(child, requests)}\n")
+
+
+def _be(request: dict[str, Any]) -> None:
+    """Become the command, and end as it ends."""
+    os.setpgid(0, 0)
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), descriptor)
+    os.chdir(request["folder"])
+    os.environ.update(request["variables"])
+    sys.argv = ["alignprune", *request["words"]]
+    module, _, name = request["function"].partition(":")
+    function = getattr(import_module(module), name)
+    if request["point"] is not None:
+        points.arm(points.Point(**request["point"]))
+    _end(function(request["words"]))
+
+
+def _end(code: int) -> None:
+    """End without taking the interpreter apart, which costs ten times as much as a run: its pages are the stem's."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _watched(child: int, requests: Any) -> int:
+    """Hand signals on until the child has ended; its exit code, below 0 for a signal."""
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        readable, _, _ = select.select([requests], [], [], _LOOK)
+        if readable:
+            os.killpg(child, int(requests.readline() or signal.SIGKILL))
+
+
+if __name__ == "__main__":
+    main()
