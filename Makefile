@@ -9,7 +9,7 @@ OLDEST := .venv-oldest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo audit test lint docs bench test-oldest lock clean
+.PHONY: help demo audit test faults lint docs bench test-oldest lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -24,6 +24,9 @@ audit: .venv/.installed-audit ## find the labels that are probably wrong, and wr
 
 test: .venv/.installed-dev ## run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+faults: .venv/.installed-dev ## kill, starve and damage runs, and count what is lost: about an hour
+	PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
 
 lint: .venv/.installed-dev ## check format, style and types
 	$(BIN)/ruff format --check

@@ -24,23 +24,22 @@ from faults.scenes import Scene, Stage, must
 _APPENDED = {"log.txt", ".lock"}
 
 
-def campaign(count: int, folder: Path, scene: Scene, *, seed: int = 0) -> Outcome:
+def campaign(count: int, folder: Path, scene: Scene, *, stem: Stem, seed: int = 0) -> Outcome:
     """Let a scene's command die at every point.
 
     Args:
         count: points, at most; fewer than there are are drawn.
         folder: for the tries; made if absent. What is lost stays in it.
         scene: what runs.
+        stem: that forks it.
         seed: of the draw.
     """
-    with Stem() as stem:
-        stage = Stage(scene, folder, stem)
-        return outcome.of(f"died at a change of the disk: {scene.name}", _tries(stage, count, seed))
+    return outcome.of(f"died at a change of the disk: {scene.name}", _tries(Stage(scene, folder, stem), count, seed))
 
 
 def _tries(stage: Stage, count: int, seed: int) -> Iterator[tuple[int, Sequence[str]]]:
+    yield 1, [f"{name} is written in its place, not put there whole" for name in _in_place(stage)]
     changes = counted(stage)
-    yield 1, [f"{name} is written in its place, not put there whole" for name in _in_place(stage, changes)]
     for number in drawn(len(changes), count, seed):
         place = stage.place(f"point{number}")
         ended = stage.run(place, Point(str(place), f"{place}.diary", number, "die"))
@@ -71,9 +70,9 @@ class Change:
         return f"{self.kind} of {self.target.name}"
 
 
-def counted(stage: Stage) -> list[Change]:
-    """The changes that the command makes when nothing disturbs it, in order."""
-    place = stage.place("counted")
+def counted(stage: Stage, *, afresh: bool = False) -> list[Change]:
+    """The changes that the command makes when nothing disturbs it, in order; `afresh` in an empty folder."""
+    place = stage.place("counted", afresh=afresh)
     diary = Path(f"{place}.diary")
     must(stage.run(place, Point(str(place), str(diary))))
     changes: list[Change] = []
@@ -96,11 +95,11 @@ def changed(place: Path, before: Path) -> list[str]:
     return [f"at once {line}" for line in differences(place, before) if not line.endswith("stays behind")]
 
 
-def _in_place(stage: Stage, changes: list[Change]) -> list[str]:
+def _in_place(stage: Stage) -> list[str]:
     """Files that no rename has put where they are."""
-    put = {str(change.target) for change in changes if change.kind == "os.rename"}
+    put = {str(change.target) for change in counted(stage, afresh=True) if change.kind == "os.rename"}
     files = (file.relative_to(stage.undisturbed) for file in stage.undisturbed.rglob("*") if file.is_file())
-    return [str(file) for file in files if str(file) not in put and not _is_appended(file)]
+    return sorted(str(file) for file in files if str(file) not in put and not _is_appended(file))
 
 
 def _is_appended(file: Path) -> bool:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from faults import outcome
-from faults.compare import differences
 from faults.outcome import Outcome
 from faults.processes import Ended, Plain, Running, Stem, finished
 from faults.scenes import VARIABLES, Scene, Stage
@@ -24,18 +23,17 @@ _PLAIN = 0.05  # share of new processes
 _START = 4.0  # seconds that these take, about, before they train
 
 
-def campaign(count: int, folder: Path, scene: Scene, *, seed: int = 0) -> Outcome:
+def campaign(count: int, folder: Path, scene: Scene, *, stem: Stem, seed: int = 0) -> Outcome:
     """Kill a scene's command.
 
     Args:
         count: kills.
         folder: for the tries; made if absent. What is lost stays in it.
         scene: what runs.
+        stem: that forks it.
         seed: of the moments.
     """
-    with Stem() as stem:
-        stage = Stage(scene, folder, stem)
-        return outcome.of(f"killed: {scene.name}", _runs(stage, count, seed))
+    return outcome.of(f"killed: {scene.name}", _runs(Stage(scene, folder, stem), count, seed))
 
 
 def _runs(stage: Stage, count: int, seed: int) -> Iterator[tuple[int, Sequence[str]]]:
@@ -90,7 +88,7 @@ def _wrong(ended: Ended) -> str | None:
     if ended.hung:
         return "it hangs"
     if "Traceback" in ended.err:
-        return f"it shows a traceback: {ended.said}"
+        return f"it shows a traceback: {ended.cause}"
     if ended.code == 1:
         return f"it says that it failed: {ended.said}"
     return None

@@ -45,12 +45,16 @@ def of(fault: str, tries: Iterable[tuple[int, Sequence[str]]]) -> Outcome:
 def table(outcomes: Sequence[Outcome]) -> str:
     """The rows as a Markdown table, and their sum."""
     total = Outcome("all", *(sum(getattr(row, name) for row in outcomes) for name in ("tried", "survived", "lost")))
-    rows = [("fault", "tried", "survived", "lost")]
-    rows += [(row.fault, f"{row.tried:,}", f"{row.survived:,}", f"{row.lost:,}") for row in (*outcomes, total)]
-    wide = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "| " + " | ".join([row[0].ljust(wide[0]), *(cell.rjust(width) for cell, width in zip(row[1:], wide[1:]))]) + " |"
-        for row in rows
+    cells = [[row.fault, *(f"{number:,}" for number in (row.tried, row.survived, row.lost))] for row in outcomes]
+    cells = [
+        ["fault", "tried", "survived", "lost"],
+        *cells,
+        ["all", f"{total.tried:,}", f"{total.survived:,}", f"{total.lost:,}"],
     ]
-    rule = "|-" + "-|-".join(["-" * wide[0], *("-" * (width - 1) + ":" for width in wide[1:])]).replace(":-|", ": |") + " |"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    first, *others = (max(len(row[column]) for row in cells) for column in range(4))
+    lines = [
+        " | ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])
+        for row in cells
+    ]
+    rule = " | ".join(["-" * first, *("-" * (width - 1) + ":" for width in others)])
+    return "\n".join(f"| {line} |" for line in [lines[0], rule, *lines[1:]])

@@ -52,9 +52,21 @@ class Ended:
         text = (self.err.strip() or self.out.strip()).splitlines()
         return text[-1] if text else "it printed nothing"
 
+    @property
+    def cause(self) -> str:
+        """The exception at the end of its traceback."""
+        lines = self.err.rpartition("Traceback")[2].splitlines()
+        return next((line for line in lines[1:] if line and not line.startswith((" ", "error: "))), self.said)
+
 
 class Running(Protocol):
-    """A process that runs."""
+    """A process that runs.
+
+    Attributes:
+        pid: its number.
+    """
+
+    pid: int
 
     def wait(self, seconds: float) -> Ended | None:
         """How it ended; None if it still runs after so many seconds."""
@@ -93,6 +105,7 @@ class Stem:
             [sys.executable, "-m", "faults.stem"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,  # what `select` does not see may not lie in a buffer
             env=environment(),
         )
         self._answer(PATIENCE)
@@ -137,7 +150,9 @@ class Stem:
             "err": str(err),
         }
         self._send(json.dumps(request))
-        return _Forked(self, out, err)
+        child = self._answer(PATIENCE)
+        assert child is not None, "the stem does not answer"
+        return _Forked(self, int(child), out, err)
 
     def run(self, words: Sequence[str], folder: Path, **options: Any) -> Ended:
         """Fork a command, and wait for its end; arguments as of `start`."""
@@ -146,7 +161,6 @@ class Stem:
     def _send(self, line: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(line.encode() + b"\n")
-        self.process.stdin.flush()
 
     def _answer(self, seconds: float) -> str | None:
         assert self.process.stdout is not None
@@ -160,8 +174,8 @@ class Stem:
 
 
 class _Forked:
-    def __init__(self, stem: Stem, out: Path, err: Path) -> None:
-        self.stem, self.out, self.err, self.started = stem, out, err, time.monotonic()
+    def __init__(self, stem: Stem, pid: int, out: Path, err: Path) -> None:
+        self.stem, self.pid, self.out, self.err, self.started = stem, pid, out, err, time.monotonic()
 
     def wait(self, seconds: float) -> Ended | None:
         answer = self.stem._answer(seconds)
@@ -187,28 +201,29 @@ class Plain:
     """
 
     def __init__(self, words: Sequence[str], folder: Path, variables: dict[str, str] | None = None) -> None:
-        self._files = [tempfile.TemporaryFile("w+", errors="replace") for _ in range(2)]
+        self._folder = tempfile.TemporaryDirectory(prefix="plain-")
+        self._files = [Path(self._folder.name) / name for name in ("out", "err")]
         self.started = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, *words],
-            cwd=folder,
-            env=environment() | (variables or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=self._files[0],
-            stderr=self._files[1],
-            start_new_session=True,
-        )
+        with self._files[0].open("w") as out, self._files[1].open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, *words],
+                cwd=folder,
+                env=environment() | (variables or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
 
     def wait(self, seconds: float) -> Ended | None:
         try:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
-        taken, said = time.monotonic() - self.started, []
-        for file in self._files:
-            file.seek(0)
-            said.append(file.read())
-            file.close()
+        taken = time.monotonic() - self.started
+        said = [file.read_text(errors="replace") for file in self._files]
+        self._folder.cleanup()
         return Ended(code, *said, taken)
 
     def signal(self, number: int) -> None:

@@ -81,14 +81,13 @@ class Stage:
         scene.data(inputs)
         for words in scene.before:
             must(stem.run(words, inputs, function=scene.before_by, variables=VARIABLES))
-        self.undisturbed = self.folder / "undisturbed"
-        self.undisturbed.mkdir()
+        self.undisturbed = self.place("undisturbed", afresh=True)
         self.seconds = must(self.run(self.undisturbed)).seconds
 
-    def place(self, name: str) -> Path:
-        """A new folder for a try."""
+    def place(self, name: str, *, afresh: bool = False) -> Path:
+        """A new folder for a try; with what an earlier call has left, if the scene overwrites that."""
         place = self.folder / name
-        if self.scene.overwrites and self.undisturbed.exists():
+        if self.scene.overwrites and not afresh:
             shutil.copytree(self.undisturbed, place)
         else:
             place.mkdir()
@@ -97,9 +96,7 @@ class Stage:
     def start(self, place: Path, point: Point | None = None) -> Running:
         """Begin in this folder, or go on."""
         scene = self.scene
-        return self.stem.start(
-            scene.line(place), place, function=scene.function, point=point, variables=VARIABLES
-        )
+        return self.stem.start(scene.line(place), place, function=scene.function, point=point, variables=VARIABLES)
 
     def run(self, place: Path, point: Point | None = None) -> Ended:
         """Begin in this folder, or go on, to the end."""
@@ -124,11 +121,14 @@ def must(ended: Ended) -> Ended:
 # -- data ------------------------------------------------------------------------------------------------------
 
 
-def _arrays(folder: Path) -> None:
+def arrays(folder: Path) -> None:
+    """Four classes in six dimensions."""
     rng = np.random.default_rng(0)
     labels = np.arange(160) % 4
     features = rng.normal(size=(160, 6)).astype(np.float32) + 2 * np.eye(4, 6, dtype=np.float32)[labels]
-    np.savez(folder / "arrays.npz", x_train=features[:120], y_train=labels[:120], x_test=features[120:], y_test=labels[120:])
+    np.savez(
+        folder / "arrays.npz", x_train=features[:120], y_train=labels[:120], x_test=features[120:], y_test=labels[120:]
+    )
 
 
 def _images(folder: Path) -> None:
@@ -160,17 +160,19 @@ def _words(line: str) -> tuple[str, ...]:
 
 
 _SMALL = f"--device cpu --out {RUN}"
-_NOISE = "--noise symmetric --noise-rate 0.2"
+NOISE = "--noise symmetric --noise-rate 0.2"
 
 DIGITS = Scene(
-    "train digits", _words(f"train digits --method infobatch+das {_NOISE} --limit 200 --epochs 4 --trace {_SMALL}")
+    "train digits", _words(f"train digits --method infobatch+das {NOISE} --limit 200 --epochs 4 --trace {_SMALL}")
 )
 ARRAYS = Scene(
-    "train FILE.npz", _words(f"train ../inputs/arrays.npz --method robust {_NOISE} --epochs 8 {_SMALL}"), _arrays
+    "train FILE.npz", _words(f"train ../inputs/arrays.npz --method robust {NOISE} --epochs 8 {_SMALL}"), arrays
 )
 IMAGES = Scene(
     "train images, divbs",
-    _words(f"train ../inputs/images.npz --method divbs --model resnet-small --epochs 3 --recipe.batch-size 16 {_SMALL}"),
+    _words(
+        f"train ../inputs/images.npz --method divbs --model resnet-small --epochs 3 --recipe.batch-size 16 {_SMALL}"
+    ),
     _images,
 )
 COLLECT = Scene(
@@ -178,9 +180,19 @@ COLLECT = Scene(
     _words(f"train digits --method full --collect --proxy-epochs 2 --trace --limit 200 --epochs 3 {_SMALL}"),
 )
 TEXTS = Scene(
-    "train on texts, cache", _words(f"train ../inputs/texts.csv --features tfidf --method seta --epochs 2 {_SMALL}"), _texts
+    "train on texts, cache",
+    _words(f"train ../inputs/texts.csv --features tfidf --method seta --epochs 2 {_SMALL}"),
+    _texts,
 )
-FOLDS = Scene("cross-validation", _words(f"train digits --method full --folds 2 {_NOISE} --limit 200 --epochs 2 {_SMALL}"))
+COLLECTED = Scene(
+    "train FILE.npz, collect and trace",
+    _words(f"train ../inputs/arrays.npz --method full --collect --proxy-epochs 2 --trace {NOISE} --epochs 4 {_SMALL}"),
+    arrays,
+)
+BASE = Scene("train infobatch", _words(f"train ../inputs/arrays.npz --method infobatch --epochs 4 {_SMALL}"), arrays)
+FOLDS = Scene(
+    "cross-validation", _words(f"train digits --method full --folds 2 {NOISE} --limit 200 --epochs 2 {_SMALL}")
+)
 CORESET = Scene(
     "train, proxy first", _words(f"train digits --method el2n --prune-ratio 0.5 --limit 200 --epochs 2 {_SMALL}")
 )
@@ -195,22 +207,22 @@ SELF_SUPERVISED = Scene(
 AUDIT = Scene(
     "audit, data",
     _words("audit ../inputs/arrays.npz --noise symmetric --noise-rate 0.2 --epochs 2 --device cpu --out report"),
-    _arrays,
+    arrays,
     resumes=False,
     refuses_finished=True,
 )
 REPORT = Scene(
     "audit, a run",
     _words("audit ../inputs/run --out report"),
-    _arrays,
-    (_words(f"train ../inputs/arrays.npz --method robust {_NOISE} --epochs 4 --trace {_SMALL}"),),
+    arrays,
+    (_words(f"train ../inputs/arrays.npz --method robust {NOISE} --epochs 4 --trace {_SMALL}"),),
     resumes=False,
     refuses_finished=True,
 )
 PREDICT = Scene(
     "predict",
     _words("predict ../inputs/run ../inputs/arrays.npz --device cpu --out there/predictions.csv"),
-    _arrays,
+    arrays,
     (_words(f"train ../inputs/arrays.npz --method full --epochs 1 {_SMALL}"),),
     resumes=False,
     refuses_finished=True,
@@ -218,7 +230,7 @@ PREDICT = Scene(
 PREDICT_PARQUET = Scene(
     "predict, Parquet",
     _words("predict ../inputs/run ../inputs/arrays.npz --device cpu --out predictions.parquet"),
-    _arrays,
+    arrays,
     PREDICT.before,
     resumes=False,
     refuses_finished=True,
@@ -226,7 +238,7 @@ PREDICT_PARQUET = Scene(
 FIGURE = Scene(
     "figure",
     _words("figure ../inputs/run --out figures"),
-    before=(_words(f"train digits --method infobatch {_NOISE} --limit 200 --epochs 2 --trace {_SMALL}"),),
+    before=(_words(f"train digits --method infobatch {NOISE} --limit 200 --epochs 2 --trace {_SMALL}"),),
     resumes=False,
     overwrites=True,
 )

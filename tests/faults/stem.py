@@ -2,13 +2,13 @@
 
 Importing torch takes seconds, a run of a campaign a tenth of one. The stem imports, and runs nothing itself: it has no
 thread at a fork, so a child is what a new process is after its imports. Requests come on its standard input, a line of
-JSON each; a line that is a number is a signal for the child that runs. Exit codes go to its standard output.
+JSON each; a line that is a number is a signal for the child that runs. Its standard output gets the child's number, and
+in the end its exit code.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import json
 import os
 import select
@@ -52,21 +52,24 @@ def main() -> None:
     os.dup2(2, 1)
     answers.write("ready\n")
     while line := requests.readline():
+        request = json.loads(line)
+        if isinstance(request, int):  # a signal for one who has just ended
+            continue
         if os.path.exists(_THREADS) and len(os.listdir(_THREADS)) > 1:
             raise RuntimeError("the stem has threads, which a child would miss: no fork is sound any more")
         child = os.fork()
         if not child:
             requests.close()
             answers.close()
-            _be(json.loads(line))
-        with contextlib.suppress(OSError):  # the child does so too: whoever comes first
-            os.setpgid(child, child)
+            _be(request)
+        answers.write(f"{child}\n")
         answers.write(f"{_watched(child, requests)}\n")
+    _end(0)
 
 
 def _be(request: dict[str, Any]) -> None:
     """Become the command, and end as it ends."""
-    os.setpgid(0, 0)
+    os.setsid()
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), descriptor)
     os.chdir(request["folder"])
@@ -80,7 +83,7 @@ def _be(request: dict[str, Any]) -> None:
 
 
 def _end(code: int) -> None:
-    """End without taking the interpreter apart, which costs ten times as much as a run: its pages are the stem's."""
+    """End without taking the interpreter apart, which costs a child ten times as much as a run."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -95,7 +98,7 @@ def _watched(child: int, requests: Any) -> int:
             return os.waitstatus_to_exitcode(status)
         readable, _, _ = select.select([requests], [], [], _LOOK)
         if readable:
-            os.killpg(child, int(requests.readline() or signal.SIGKILL))
+            os.kill(child, int(requests.readline() or signal.SIGKILL))
 
 
 if __name__ == "__main__":
