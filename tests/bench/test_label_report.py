@@ -80,6 +80,14 @@ def test_nothing_is_overwritten(audited: Path, table: Path, capsys: pytest.Captu
     assert {file: file.stat().st_mtime_ns for file in audited.iterdir()} == before
 
 
+def test_a_report_that_was_interrupted_is_written_anew(audited: Path, tmp_path: Path) -> None:
+    (tmp_path / "label_issues.parquet").write_bytes(b"of an earlier try")
+    assert main(["audit", str(audited / "run"), "--out", str(tmp_path)]) == 0
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "label_issues.parquet"), pd.read_parquet(audited / "label_issues.parquet")
+    )
+
+
 def test_settings_of_a_training_are_refused_where_a_run_is_given(
     audited: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,7 +42,7 @@ def _tries(stage: Stage, count: int, seed: int) -> Iterator[tuple[int, Sequence[
     changes = counted(stage)
     for number in drawn(len(changes), count, seed):
         place = stage.place(f"point{number}")
-        ended = stage.run(place, Point(str(place), f"{place}.diary", number, "die"))
+        ended = stage.meet(place, number, "die")
         losses = [] if ended.code == -signal.SIGKILL else [f"it ends with {ended.code} instead: {ended.said}"]
         if stage.scene.overwrites:
             losses += changed(place, stage.undisturbed)
@@ -75,9 +75,11 @@ def counted(stage: Stage, *, afresh: bool = False) -> list[Change]:
     place = stage.place("counted", afresh=afresh)
     diary = Path(f"{place}.diary")
     must(stage.run(place, Point(str(place), str(diary))))
+    lines = [line.split("\t") for line in diary.read_text().splitlines()]
+    diary.unlink()
     changes: list[Change] = []
     becomes: dict[str, str] = {}
-    for kind, path, *rest in reversed([line.split("\t") for line in diary.read_text().splitlines()]):
+    for kind, path, *rest in reversed(lines):
         if rest:
             becomes[path] = rest[0]
         changes.append(Change(kind, Path(path).relative_to(place), Path(becomes.get(path, path)).relative_to(place)))

@@ -22,7 +22,6 @@ from faults.compare import differences, names
 from faults.crashes import counted
 from faults.full_disk import refusal
 from faults.outcome import Outcome
-from faults.points import Point
 from faults.processes import COMMAND, Ended, Stem
 from faults.scenes import ARRAYS, BASE, COLLECTED, NOISE, RUN, TABLE, VARIABLES, Scene, Stage, must
 
@@ -215,8 +214,7 @@ class _Gallery:
             if change.kind == "os.rename" and change.target.name == "checkpoint.pt"
         ]
         number = renames[self.state.after - 1] + 2  # what follows the rename has been done too
-        ended = self.stage.run(place, Point(str(place), f"{place}.diary", number, "die"))
-        assert ended.code == -signal.SIGKILL
+        assert self.stage.meet(place, number, "die").code == -signal.SIGKILL
         return place
 
     def _copy(self, name: str) -> Path:

@@ -18,10 +18,11 @@ from faults import outcome
 from faults.compare import differences, names
 from faults.crashes import changed, counted, drawn
 from faults.outcome import Outcome
-from faults.points import Point
+from faults.points import Action
 from faults.processes import Ended, Stem
 from faults.scenes import Scene, Stage
 
+_FULL: tuple[Action, ...] = ("full", "full once")
 _LEAST = 1024  # bytes, so that what the command prints finds room
 _ROOM = 65536  # KiB, in which every scene finds room
 
@@ -63,9 +64,9 @@ def _tries(stage: Stage, count: int, seed: int) -> Iterator[tuple[int, Sequence[
     for number in drawn(len(changes), count, seed):
         if changes[number - 1].kind in ("os.remove", "os.rmdir"):
             continue
-        for action in ("full", "full once"):
+        for action in _FULL:
             place = stage.place(f"point{number}-{action.replace(' ', '-')}")
-            ended = stage.run(place, Point(str(place), f"{place}.diary", number, action))
+            ended = stage.meet(place, number, action)
             met = changes[number - 1]
             losses = _losses(stage, place, ended, {met.target.name})
             if not losses:
@@ -78,7 +79,7 @@ def _limited(stage: Stage, count: int, seed: int) -> Iterator[tuple[int, Sequenc
     for number in range(1, count + 1):
         place = stage.place(f"size{number}")
         size = _drawn_size(rng, max(_sizes(stage)))
-        ended = stage.run(place, Point(str(place), "", size, "size"))
+        ended = stage.meet(place, size, "size")
         losses = _losses(stage, place, ended, _any_file(stage))
         if not losses:
             shutil.rmtree(place)

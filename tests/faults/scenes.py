@@ -21,7 +21,7 @@ from alignprune.bench.grid import experiments, plan
 from alignprune.bench.grid.cells import Cell, Protocol
 from alignprune.errors import UserError
 from faults.compare import differences
-from faults.points import Point
+from faults.points import Action, Point
 from faults.processes import COMMAND, Ended, Running, Stem, finished
 
 RUN = "run"
@@ -101,6 +101,13 @@ class Stage:
     def run(self, place: Path, point: Point | None = None) -> Ended:
         """Begin in this folder, or go on, to the end."""
         return finished(self.start(place, point))
+
+    def meet(self, place: Path, number: int, action: Action) -> Ended:
+        """Begin in this folder, or go on, with something that happens at a point; to the end."""
+        diary = Path(f"{place}.diary")
+        ended = self.run(place, Point(str(place), str(diary), number, action))
+        diary.unlink(missing_ok=True)
+        return ended
 
     def losses(self, place: Path) -> list[str]:
         """Go on with a try to its end; what is wrong with it then."""

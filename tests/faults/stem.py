@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import sys
+import traceback
 import warnings
 from importlib import import_module
 from typing import Any
@@ -79,7 +80,14 @@ def _be(request: dict[str, Any]) -> None:
     function = getattr(import_module(module), name)
     if request["point"] is not None:
         points.arm(points.Point(**request["point"]))
-    _end(function(request["words"]))
+    try:
+        code = function(request["words"])
+    except KeyboardInterrupt:  # before the command was reached, or after its end
+        code = 128 + signal.SIGINT
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    _end(code)
 
 
 def _end(code: int) -> None:

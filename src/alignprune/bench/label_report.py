@@ -283,12 +283,12 @@ def _refuse_settings(config: AuditConfig) -> None:
 
 
 def _refuse_out(out: Path) -> None:
-    for name in FILES:
-        if (out / name).exists():
-            raise ExistingFile(
-                f"out={str(out)!r} holds a label report already ({name}), expected a new folder: choose another with "
-                f"--out, or remove the report"
-            )
+    """Refuse the folder of a whole report; one that was interrupted is without its last file, and is written anew."""
+    if (out / FILES[-1]).exists():
+        raise ExistingFile(
+            f"out={str(out)!r} holds a label report already ({FILES[-1]}), expected a new folder: choose another with "
+            f"--out, or remove the report"
+        )
     refuse_unwritable("out", out)
 
 
