@@ -16,6 +16,7 @@ from alignprune.errors import UserError
         (errors.CallMistake, RuntimeError),
         (errors.MissingFile, FileNotFoundError),
         (errors.ExistingFile, FileExistsError),
+        (errors.LostRank, RuntimeError),
         (errors.MissingExtra, ImportError),
     ],
 )

@@ -143,18 +143,18 @@ def _failed(error: Exception, words: list[str], debug: bool) -> int:
     reason = _reason(error, words)
     if reason is None or debug:
         traceback.print_exception(error)
-    if isinstance(error, LostRank):  # each rank has lost its own
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if isinstance(error, LostRank):
+        return _fail(str(error), code=1, own=True)
     if reason is not None:
         return _fail(reason, code=1 if isinstance(error, Diverged) else 2)
-    print(
-        "error: this is a bug in AlignPrune. Please report it with the traceback above and this line:\n"
+    return _fail(
+        "this is a bug in AlignPrune. Please report it with the traceback above and this line:
+"
         f"alignprune {alignprune.__version__}, torch {_version('torch')}, python {platform.python_version()}, "
         f"{platform.system()}; {shlex.join(['alignprune', *words])}",
-        file=sys.stderr,
+        code=1,
+        own=True,
     )
-    return 1
 
 
 def _reason(error: Exception, words: list[str]) -> str | None:
@@ -178,19 +178,19 @@ def _version(library: str) -> str:
         return "not found"
 
 
-def _fail(message: str, code: int = 2) -> int:
-    _complain(f"error: {message}\n")
+def _fail(message: str, code: int = 2, *, own: bool = False) -> int:
+    _complain(f"error: {message}\n", own=own)
     return code
 
 
-def _complain(text: str) -> None:
-    """Write why the command ends; where several ranks end for the same reason, once."""
+def _complain(text: str, *, own: bool = False) -> None:
+    """Write why the command ends: once where several ranks end for the same reason, unless it is each one's own."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         sys.stderr.write(text)
         return
     from alignprune.bench.run import ranks
 
-    ranks.say_once(text, sys.stderr.write)
+    ranks.say_once(text, sys.stderr.write, own=own)
 
 
 def _empty_streams() -> None:

@@ -20,8 +20,9 @@ import torch
 import launch
 from alignprune.bench.run import checkpoint, ranks
 from alignprune.bench.run.config import MachineSettings, configure
+from alignprune.bench.run.folder import RunFolder
 from alignprune.bench.run.progress import Progress
-from alignprune.errors import LostRank, UserError, ValueMistake
+from alignprune.errors import ExistingFile, LostRank, UserError, ValueMistake
 
 # This file is also the program of the ranks (see the end): a start of them takes seconds, so each does several things.
 
@@ -129,7 +130,7 @@ def without_torchrun(folder: Path) -> int:
     assert main([*words(folder, "elastic"), "--devices", "3"]) == 0
     if os.environ["LOCAL_RANK"] == "2":
         befalls(KILLED, 1)
-    return main([*words(folder, "abandoned"), "--devices", "3"])
+    return main([*words(folder, "abandoned"), "--devices", "3", "--batch-size", "64"])
 
 
 def mistaken(folder: Path, rank: int) -> int:
@@ -268,6 +269,7 @@ def test_a_run_of_two_ranks_goes_on_on_one_and_ends_on_three(
     assert codes == [1, 1, -signal.SIGKILL], said  # the end of a run that the last rank was killed in
     for rank in (0, 1):
         assert f"error: rank {rank} of 3 has lost another, which has ended" in said, said
+    assert said.count("batches of 63 samples in place of 64: 21 on each of 3 ranks\n") == 1, said
 
     alone = train(configure(settings(folder, "one rank")))
     elastic = json.loads((folder / "elastic" / "result.json").read_text())
@@ -345,9 +347,34 @@ def test_what_needs_all_samples_on_one_rank_is_refused_by_name_on_several(tmp_pa
             configure(full | {name: value})
 
 
-def test_a_batch_that_ranks_cannot_share_evenly_is_noted() -> None:
-    config = configure({"dataset": "digits", "method": "full", "devices": 3, "recipe.batch_size": 128})
-    assert config.batch_of_rank == 42
+# -------------------------------------------------------------------------- --resume, on one rank
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_from_its_start(tmp_path: Path) -> None:
+    from alignprune.bench.run.training import train
+
+    make_data(tmp_path / "own.npz")
+    for stop in (StopIn(0), StopIn(0)):
+        with pytest.raises(Stop):
+            train(configure(settings(tmp_path, "run")), stop)
+    last = StopIn(EPOCHS)
+    begun = train(configure(settings(tmp_path, "run")), last)
+    whole = train(configure(settings(tmp_path, "whole") | {"resume": False}))
+    assert untimed(begun) == untimed(whole)
+    assert last.notes == [f"no checkpoint in {tmp_path / 'run'}: beginning one"]
+
+    again = StopIn(EPOCHS)
+    assert train(configure(settings(tmp_path, "run") | {"devices": 1, "rank_timeout": 1}), again) == begun
+    assert again.notes == [f"all epochs of the run in {tmp_path / 'run'} are done"]
+
+
+@pytest.mark.parametrize("name", ["noise.npz", "checkpoint.pt", "result.json"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_part_of_a_run_without_its_settings_is_refused(name: str, resume: bool, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(ExistingFile, match=f"holds {name} without the config.json of its run, expected both or none"):
+        RunFolder(tmp_path, {"seed": 0}, resume=resume)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 if __name__ == "__main__":

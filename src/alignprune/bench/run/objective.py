@@ -79,7 +79,7 @@ class CrossEntropy:
         """Bring all ranks to the same state; every rank calls it."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on from."""
+        """What a resumed run goes on from; every rank calls it."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -116,6 +116,7 @@ class Relabelling(CrossEntropy):
         self.sop.sync()
 
     def state_dict(self) -> dict[str, Any]:
+        self.sop.sync()  # in the middle of an epoch each rank has changed its own rows
         return self.sop.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -47,9 +47,9 @@ def together(machine: MachineSettings) -> Iterator[Fabric]:
     except RuntimeError as error:
         if machine.devices == 1 or not _is_of_the_group(error):
             raise
-        lost = _lost(machine, str(error))
-        _leave()
-        raise lost from error
+        if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+            _leave()  # NCCL would wait for the others
+        raise _lost(machine, str(error)) from error
     atexit.register(_leave)  # not where this rank has failed, which would wait for the others then
 
 
@@ -140,9 +140,8 @@ def _is_of_the_group(error: RuntimeError) -> bool:
 
 
 def _lost(machine: MachineSettings, reason: str) -> LostRank:
-    rank, world = rank_and_world()
-    me = f"rank {rank} of {world if world > 1 else machine.devices}"
-    after = "the same command with --resume goes on from the last checkpoint"
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))  # it may not have met the others
+    me, after = f"rank {rank} of {machine.devices}", "the same command with --resume goes on from the last checkpoint"
     if "timed out" in reason.lower() or "timeout" in reason.lower():
         return LostRank(
             f"rank_timeout={machine.rank_timeout:g} minutes have passed, in which {me} waited for another that did not "
@@ -200,32 +199,38 @@ def of_all(own: _Made) -> list[_Made]:
 # -- what ranks say as one ---------------------------------------------------------------------------------
 
 
-def say_once(text: str, say: Callable[[str], object]) -> None:
+def say_once(text: str, say: Callable[[str], object], *, own: bool = False) -> None:
     """Say why this process ends; where all ranks end for the same reason, the first alone says it.
 
-    A rank that ends for a reason of its own says so too: it is silent only where the first has said the very same.
+    A rank that ends for another reason than the first says so too: it is silent only where the first has said the very
+    same.
 
     Args:
         text: the reason.
         say: writes it.
+        own: whether it is a reason of this rank alone, for sure.
     """
     if not _has_store():
         say(text)
     elif os.environ["RANK"] == "0":
         say(text)  # before the others hear of it and end, since torchrun then ends this one
-        _store(PATIENCE).set(_said(), text)
-    elif not _first_says(text):
+        with suppress(torch.distributed.DistError):  # nobody hears of it where torchrun has ended
+            _store(PATIENCE).set(_said(), text)
+    elif own or _said_by_the_first() != text:
         say(text)
 
 
-def _first_says(text: str) -> bool:
-    store, end = _store(PATIENCE), time.monotonic() + PATIENCE.total_seconds()
-    while not store.check([_said()]):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    said: bytes = store.get(_said())
-    return said.decode() == text
+def _said_by_the_first() -> str | None:
+    """Why the first rank ends; None if it does not."""
+    end = time.monotonic() + PATIENCE.total_seconds()
+    with suppress(torch.distributed.DistError):
+        store = _store(PATIENCE)
+        while time.monotonic() < end:
+            if store.check([_said()]):
+                said: bytes = store.get(_said())
+                return said.decode()
+            time.sleep(0.02)
+    return None
 
 
 def _said() -> str:
