@@ -57,7 +57,7 @@ def test_settings_are_replaced_by_their_flat_names_whichever_record_holds_them()
         config.with_settings(worker=2)
     stored = config.stored(None)
     assert (stored["noise"], stored["seed"], stored["trace"]) == ("clean", 3, True)
-    assert "workers" not in stored  # a resumed run may compute in another way
+    assert not {"workers", "devices", "rank_timeout"} & stored.keys()  # a resumed run may compute in another way
 
 
 def test_a_configuration_reads_no_file() -> None:
