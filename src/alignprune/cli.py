@@ -148,8 +148,7 @@ def _failed(error: Exception, words: list[str], debug: bool) -> int:
     if reason is not None:
         return _fail(reason, code=1 if isinstance(error, Diverged) else 2)
     return _fail(
-        "this is a bug in AlignPrune. Please report it with the traceback above and this line:
-"
+        "this is a bug in AlignPrune. Please report it with the traceback above and this line:\n"
         f"alignprune {alignprune.__version__}, torch {_version('torch')}, python {platform.python_version()}, "
         f"{platform.system()}; {shlex.join(['alignprune', *words])}",
         code=1,
