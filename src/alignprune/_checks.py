@@ -9,7 +9,7 @@ from numbers import Integral, Real
 
 from alignprune.errors import TypeMistake, ValueMistake
 
-_LONGEST = 200  # characters of a value in a message
+_LONG, _MANY = 200, 2_000  # characters that a mistake repeats: of a value, which a file may hold, and of a list
 
 
 def described(value: object) -> str:
@@ -17,7 +17,7 @@ def described(value: object) -> str:
     if getattr(value, "ndim", 0):
         return f"{value.dtype} {tuple(value.shape)}"  # type: ignore[attr-defined]
     text = " ".join(repr(value).split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return text if len(text) <= _LONG else f"{text[:_LONG]}..."
 
 
 def integer(name: str, value: object, *, at_least: int, remedy: str) -> int:
@@ -51,7 +51,9 @@ def choice(name: str, value: object, known: Iterable[str]) -> None:
     if value not in options:
         near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueMistake(f"{name}={described(value)} is unknown, expected one of {', '.join(options)}{hint}")
+        listed = ", ".join(options)
+        shown = listed if len(listed) <= _MANY else f"{listed[:_MANY]}... ({len(options):,})"
+        raise ValueMistake(f"{name}={described(value)} is unknown, expected one of {shown}{hint:.{_LONG}}")
 
 
 def floor(value: float) -> int:

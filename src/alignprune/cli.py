@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``alignprune``; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != "--debug"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what is no character
     before = _hear_sigterm()
     try:
         code = _run(words)
@@ -159,15 +161,27 @@ def _failed(error: Exception, words: list[str], debug: bool) -> int:
 def _reason(error: Exception, words: list[str]) -> str | None:
     """What the user can mend, in a line; None for a bug."""
     if isinstance(error, UserError):
-        return str(error)
+        return _in_a_line(_said(error))
     if isinstance(error, OSError):
         files = " -> ".join(str(file) for file in (error.filename, error.filename2) if file is not None)
-        return f"{files}{': ' if files else ''}{error.strerror or error}; --debug shows where it happened"
+        said = f"{files}{': ' if files else ''}{error.strerror or error}"
+        return f"{_in_a_line(said)}; --debug shows where it happened"
     if isinstance(error, ModuleNotFoundError):
         library = (error.name or "").partition(".")[0]
         if library in _LIBRARIES_OF_EXTRAS:
             return f"{words[0]} needs {library}: pip install 'alignprune[{_COMMANDS[words[0]].extra}]'"
     return None
+
+
+def _said(error: UserError) -> str:
+    """Its text; of one that a loader's process has sent, the last line: its traceback there goes before."""
+    text = str(error).rstrip()
+    return text.splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
+
+
+def _in_a_line(text: str) -> str:
+    """A text without what would break the line or move the cursor, as names and cells of files may hold."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _version(library: str) -> str:

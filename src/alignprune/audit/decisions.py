@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from alignprune._checks import choice
-from alignprune.errors import MissingFile, TypeMistake, ValueMistake
+from alignprune.errors import MissingFile, TypeMistake, UserError, ValueMistake
 
 CHOICES = ("keep", "relabel", "drop")
 COLUMNS = ("index", "id", "given_label", "decision", "label", "data")
@@ -26,6 +26,7 @@ COLUMNS = ("index", "id", "given_label", "decision", "label", "data")
 # What makes a spreadsheet program take a cell for a formula, also in the wide forms of East Asian keyboards.
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 _PREFIX = "alignprune1-"
+_LONG = 200  # characters of a cell that a mistake repeats
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,11 @@ class Decisions:
         given = [class_names[label] if label >= 0 else None for label in labels.tolist()]
         if (data := fingerprint(ids, given)) != self.data:
             raise ValueMistake(
-                f"data={self.data!r} is the fingerprint of another data set, expected {data!r}: these decisions are on "
-                "other samples, another order or other given labels; decide on a report of this data set"
+                f"data={self.data!r:.{_LONG}} is the fingerprint of another data set, expected {data!r}: these "
+                "decisions are on other samples, another order or other given labels; decide on a report of this data "
+                "set"
             )
-        names = list(class_names)
+        names = [as_written(name) for name in class_names]
         decided, kept = labels.clone(), torch.ones(len(labels), dtype=torch.bool)
         for row in self.rows:
             _fit(row, given, ids, names)
@@ -138,11 +140,10 @@ def load(path: str | os.PathLike[str]) -> Decisions:
             "it there anew, or choose CSV UTF-8 in the spreadsheet program"
         ) from error
     where = _columns(path, header)
-    rows = [_decision(number, line, where, len(header)) for number, line in enumerate(cells, 2) if any(line)]
-    if not rows:
-        raise ValueMistake(f"path={os.fspath(path)!r} has no row, expected a decision at least: decide on the page")
-    _once(rows)
-    return Decisions(_data(cells, where), tuple(rows))
+    try:
+        return _decisions(cells, where, len(header))
+    except UserError as error:
+        raise type(error)(f"path={os.fspath(path)!r}: {error}") from error
 
 
 def as_cell(text: str) -> str:
@@ -155,23 +156,37 @@ def from_cell(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith((*_FORMULA, "'")) else cell
 
 
+def as_written(text: str) -> str:
+    """A text as a file in UTF-8 can hold it: what is no character, as in some file names, was replaced."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
 def _counted(name: str, text: object) -> bytes:
     """A text behind its length, so that no two lists of texts are joined to the same bytes."""
     if not isinstance(text, str):
         raise TypeMistake(f"{name} holds {text!r}, a {type(text).__name__}, expected texts: pass names, not numbers")
-    encoded = text.encode("utf-8", "surrogatepass")
+    encoded = as_written(text).encode()  # as it comes back from the table and the page
     return b"%d:%b" % (len(encoded), encoded)
 
 
 def _columns(path: str | os.PathLike[str], header: Sequence[str]) -> dict[str, int]:
     missing = [name for name in COLUMNS if header.count(name) != 1]
     if missing:
+        found = ", ".join(map(ascii, header)) or "of an empty file"
         raise ValueMistake(
-            f"path={os.fspath(path)!r} has the columns {', '.join(header) or 'of an empty file'}, expected "
+            f"path={os.fspath(path)!r} has the columns {found:.{_LONG}}, expected "
             f"{', '.join(COLUMNS)}, each once: {', '.join(missing)} is missing or there twice; keep the first row, "
             "and commas between the columns"
         )
     return {name: header.index(name) for name in COLUMNS}
+
+
+def _decisions(cells: Sequence[Sequence[str]], where: dict[str, int], width: int) -> Decisions:
+    rows = [_decision(number, line, where, width) for number, line in enumerate(cells, 2) if any(line)]
+    if not rows:
+        raise ValueMistake("the file has no row, expected a decision at least: decide on the page")
+    _once(rows)
+    return Decisions(_data(cells, where), tuple(rows))
 
 
 def _decision(number: int, line: Sequence[str], where: dict[str, int], width: int) -> Decision:
@@ -179,16 +194,20 @@ def _decision(number: int, line: Sequence[str], where: dict[str, int], width: in
         raise ValueMistake(f"row {number}: {len(line)} cells are too few or too many, expected {width}, as in row 1")
     cell = {name: line[position] for name, position in where.items()}
     if not re.fullmatch("[0-9]{1,18}", cell["index"]):
-        raise ValueMistake(f"row {number}: index={cell['index']!r} is no position, expected an integer from 0 on")
+        raise ValueMistake(
+            f"row {number}: index={cell['index']!r:.{_LONG}} is no position, expected an integer from 0 on"
+        )
     choice(f"row {number}: decision", cell["decision"], CHOICES)
     label = from_cell(cell["label"])
     if (cell["decision"] == "relabel") != bool(label):
         expected = "the name of a class" if cell["decision"] == "relabel" else "an empty cell, which only relabel fills"
-        raise ValueMistake(f"row {number}: label={label!r} does not fit {cell['decision']}, expected {expected}")
+        raise ValueMistake(
+            f"row {number}: label={label!r:.{_LONG}} does not fit {cell['decision']}, expected {expected}"
+        )
     given = from_cell(cell["given_label"])
     if label and label == given:
         raise ValueMistake(
-            f"row {number}: label={label!r} is the given label, expected another: to leave it, write keep"
+            f"row {number}: label={label!r:.{_LONG}} is the given label, expected another: to leave it, write keep"
         )
     return Decision(number, int(cell["index"]), from_cell(cell["id"]), given, cell["decision"], label)
 
@@ -208,11 +227,13 @@ def _data(cells: Sequence[Sequence[str]], where: dict[str, int]) -> str:
     for number, data in found:
         if not data.startswith(_PREFIX):
             raise ValueMistake(
-                f"row {number}: data={data!r} is no fingerprint, expected {_PREFIX}...: keep the column as it was saved"
+                f"row {number}: data={data!r:.{_LONG}} is no fingerprint, expected {_PREFIX}...: keep the column as it "
+                "was saved"
             )
         if data != found[0][1]:
             raise ValueMistake(
-                f"row {number}: data={data!r} is another data set than in row {found[0][0]}, expected {found[0][1]!r}: "
+                f"row {number}: data={data!r:.{_LONG}} is another data set than in row {found[0][0]}, expected "
+                f"{found[0][1]!r:.{_LONG}}: "
                 "keep the decisions on each data set in a file of their own"
             )
     return found[0][1]
@@ -226,18 +247,13 @@ def _fit(row: Decision, given: Sequence[str | None], ids: Sequence[str], names: 
         ("given_label", row.given_label, given[row.index] or ""),
         ("id", row.id, ids[row.index]),
     ):
-        if found != _as_written(real):
+        if found != as_written(real):
             raise ValueMistake(
-                f"row {row.row}: {name}={found!r} is not that of sample {row.index}, expected {real!r}: was a column "
-                "sorted without the others, or a text turned into a number?"
+                f"row {row.row}: {name}={found!r:.{_LONG}} is not that of sample {row.index}, expected {real!r}: was a "
+                "column sorted without the others, or a text turned into a number?"
             )
     if row.decision == "relabel" and (count := names.count(row.label)) != 1:
         raise ValueMistake(
-            f"row {row.row}: label={row.label!r} is the name of {count} classes, expected of one: choose one of the "
-            "classes of the data set"
+            f"row {row.row}: label={row.label!r:.{_LONG}} is the name of {count} classes, expected of one: choose one "
+            "of the classes of the data set"
         )
-
-
-def _as_written(text: str) -> str:
-    """A text as a file in UTF-8 can hold it: what is no character, as in some file names, was replaced."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignprune._tensors import UNLABELLED, class_codes, fingerprint
+from alignprune.audit.decisions import as_written
 from alignprune.audit.facts import Facts, facts
 from alignprune.audit.judgement import Judgement, judge
 from alignprune.errors import ValueMistake
@@ -73,7 +74,7 @@ def judged_table(
             "label: number the classes as the network's outputs are"
         )
     names = _names(labels, max(given.max(initial=-1), known.alternative.max(initial=-1)) + 1, class_names)
-    keys = _ids(ids, size)
+    names, keys = ([as_written(name) for name in texts] for texts in (names, _ids(ids, size)))
     judged = judge(known, given, len(names))
     issue = np.nan_to_num(judged.p_wrong) > ISSUE
     text = pd.Series([""]).dtype  # of this release of pandas: also of a column in which all is missing

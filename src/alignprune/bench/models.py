@@ -16,11 +16,12 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import is_model_pretrained, load_state_dict
+from timm.models import is_model_pretrained
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from alignprune._checks import number
+from alignprune.bench.reading import weights_in
 from alignprune.errors import MissingFile, TypeMistake, ValueMistake
 
 # Up to this height the first convolution keeps the resolution: 7x7 stride 2 and a pool would leave 8x8 of
@@ -460,7 +461,7 @@ def _try(network: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
 
 def _load(network: Any, name: str, path: Path) -> None:
     """Load a state dict, all but a classifier of another number of classes."""
-    there, here = load_state_dict(str(path)), network.state_dict()
+    there, here = weights_in(f"weights={str(path)!r}", path, repr(name)), network.state_dict()
     classifier = next(prefix for prefix, module in network.named_modules() if module is network.get_classifier())
     head = [key for key in here if key.startswith(f"{classifier}.")]
     if all(key in there and len(there[key]) != len(here[key]) for key in head):

@@ -157,7 +157,7 @@ class Harmful:
             r"noisy_label of .* expected 100 class ids from 0 to 99",
         ),
         ([1, 2], "holds a list, expected a dict"),
-        (Harmful(), r"cannot be read \(UnpicklingError\)"),
+        (Harmful(), r"cannot be read \(UnpicklingError: it is damaged, or holds more than tensors and plain values\)"),
     ],
 )
 def test_a_wrong_label_file_is_refused(

@@ -116,7 +116,7 @@ def test_a_corrupt_image_names_its_row(tmp_path: Path) -> None:
     train = datasets.Dataset.from_dict(broken, features=train.features)
     data = huggingface(save(tmp_path, train=train, test=table(3)), image_size=8)
     assert data.train[0][1] == 0
-    with pytest.raises(ValueError, match="row=1 of split train cannot be read"):
+    with pytest.raises(ValueError, match=r"row=1 of split train of 'hf:.*' cannot be read"):
         data.train[1]
 
 
@@ -289,10 +289,10 @@ def test_images_beside_the_table_are_read_from_their_files(tmp_path: Path) -> No
     for file, photo in zip(files, photos(2), strict=True):
         photo.save(file)
     images = datasets.Dataset.from_dict({"photo": files}, features=Features(photo=ImageType()))
-    samples: Any = TableImages(images, "train", torch.tensor([0, 1]), None)
+    samples: Any = TableImages(images, "hf:own", "train", torch.tensor([0, 1]), None)
     assert (samples[1][0].getpixel((0, 0)), samples[1][1]) == ((10, 7, 3), 1)
     Path(files[1]).unlink()
-    with pytest.raises(ValueError, match="row=1 of split train cannot be read .FileNotFoundError"):
+    with pytest.raises(ValueError, match=r"row=1 of split train of 'hf:.*' cannot be read .FileNotFoundError"):
         samples[1]
 
 

@@ -28,7 +28,7 @@ def damage(folder: Path) -> dict[str, str]:
     (folder / "test/cat/0.png").write_bytes(b"")
     return {
         "train/ant/2.png": "is a pointer of Git LFS and not the file itself",
-        "train/cat/0.png": "cannot be read (OSError: image file is truncated",
+        "train/cat/0.png": "cannot be read (OSError: Truncated File Read",
         "test/bee/1.png": "is a web page (HTML) that was saved in its place",
         "test/cat/0.png": "is empty",
     }

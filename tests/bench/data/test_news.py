@@ -204,7 +204,7 @@ def test_missing_word_vectors_are_named(root: Path) -> None:
 
 def test_a_damaged_file_is_named_with_its_remedy(root: Path) -> None:
     (root / FILE).write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"holds a '20news-bydate_py3\.pkz' that cannot be read, .*: remove it"):
+    with pytest.raises(ValueError, match=r"20news-bydate_py3\.pkz' cannot be read .*: make it again with scikit-learn"):
         news(root)
     (root / FILE).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ValueError, match=r"20news-bydate_py3\.pkz' is a pointer of Git LFS"):

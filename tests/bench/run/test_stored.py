@@ -163,7 +163,7 @@ def test_what_is_no_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere.json' is not there"):
         parse_train(["--config", str(tmp_path / "nowhere.json")])
     file = tmp_path / "config.json"
-    for text, said in (("{", "is no JSON"), ("[]", "has version=None"), ('{"seed": 1}', "has version=None")):
+    for text, said in (("{", "cannot be read"), ("[]", "holds a list"), ('{"seed": 1}', "has version=None")):
         file.write_text(text)
         with pytest.raises(ValueError, match=said):
             parse_train(["--config", str(file)])

@@ -242,7 +242,7 @@ def make(path: Path, **arrays: Any) -> str:
         ("pixels", lambda place: make(place / "a.npz", x=np.zeros((3, 4))), "expected images of 8 x 9 pixels"),
         ("pixels", lambda place: picture(place / "a.png", "RGB", (8, 9)), "in mode RGB, expected 8 x 9 in mode L"),
         ("pixels", lambda place: picture(place / "a.png", "L", (9, 8)), "of 9 x 8 pixels in mode L"),
-        ("pixels", lambda place: write(place / "a.png", "nothing"), "'a.png' cannot be read"),
+        ("pixels", lambda place: write(place / "a.png", "nothing"), "a.png' cannot be read"),
         ("photos", lambda place: make(place / "a.npz", x=np.zeros((3, 4))), "expected photos as image files"),
         ("photos", lambda place: str(place), "holds no image"),
     ],

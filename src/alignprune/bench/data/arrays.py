@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alignprune.bench.data.contents import head_of, unreadable
+from alignprune.bench.data.columns import listed
 from alignprune.bench.data.preparation import Features, Preparation
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, as_noise, check_noise, draw
 from alignprune.bench.data.views import (
@@ -23,6 +23,7 @@ from alignprune.bench.data.views import (
     channels_first,
     refuse_overlap,
 )
+from alignprune.bench.reading import arrays_in, naming, reading
 from alignprune.errors import MissingFile, ValueMistake
 
 ARRAYS = DatasetRecord(
@@ -64,20 +65,21 @@ def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None,
         ValueError: if an array is missing or has another shape, type or range than described.
     """
     check_noise(ARRAYS, noise, noise_rate)
-    found = _read_arrays(Path(path))
-    num_classes = _check_arrays(found)
-    given = as_labels(found["y_train"])
-    known = as_labels(found["y_train_clean"]) if "y_train_clean" in found else None
-    if known is not None and noise != "none" and not torch.equal(known, given):
-        raise ValueMistake(
-            f"noise={noise!r} is given, but y_train_clean shows that y_train is noisy already, expected 'none': leave "
-            "it out, or give a file whose y_train is clean"
-        )
+    place = f"path={str(path)!r}"
+    found = _read_arrays(Path(path), place)
+    with naming(place):
+        num_classes = _check_arrays(found)
+        inputs, transforms, finish = _prepare(found)
+        given = as_labels(found["y_train"])
+        known = as_labels(found["y_train_clean"]) if "y_train_clean" in found else None
+        if known is not None and noise != "none" and not torch.equal(known, given):
+            raise ValueMistake(
+                f"noise={noise!r} is given, but y_train_clean shows that y_train is noisy already, expected 'none': "
+                "leave it out, or give a file whose y_train is clean"
+            )
     noisy = draw(ARRAYS, given, noise, noise_rate, num_classes, seed)
     if noisy is None and known is not None:
         noisy = as_noise(given, known, "given")
-
-    inputs, transforms, finish = _prepare(found)
 
     def view(labels: Tensor, augment: nn.Module | None) -> TensorData:
         return TensorData(inputs["x_train"], labels, augment, finish)
@@ -88,7 +90,8 @@ def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None,
         else None
         for split in ("test", "reference")
     )
-    refuse_overlap(reference, test)
+    with naming(place):
+        refuse_overlap(reference, test)
     return assemble(
         name=Path(path).stem,
         view=view,
@@ -109,31 +112,25 @@ _REQUIRED = ("x_train", "y_train")
 _OPTIONAL = ("x_test", "y_test", "y_train_clean", "x_reference", "y_reference", "class_names", "ids")
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path, place: str) -> dict[str, np.ndarray]:
     """The known arrays of the file; others are reported and left out."""
-    if not path.is_file():
-        raise MissingFile(f"path={str(path)!r} is not there, expected an .npz file: check the path")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = list(file.keys())
-            found = {name: file[name] for name in names if name in _REQUIRED + _OPTIONAL}
-    except Exception as error:  # numpy raises BadZipFile, ValueError (pickled objects), EOFError, ...
-        said = f"{type(error).__name__}: {error}"
-        remedy = "write them with numpy.savez"
-        raise unreadable(f"path={str(path)!r}", head_of(path), said, "arrays of numbers", remedy) from error
+    if not path.exists():
+        raise MissingFile(f"{place} is not there, expected an .npz file: check the path")
+    with reading(place, path, "arrays of numbers", "write them with numpy.savez"):
+        names, found = arrays_in(path, _REQUIRED + _OPTIONAL)
     missing = [name for name in _REQUIRED if name not in found]
     if missing:
         raise ValueMistake(
-            f"path={str(path)!r} is without {', '.join(missing)} (it holds {', '.join(names) or 'nothing'}), expected "
+            f"{place} is without {', '.join(missing)} (it holds {listed(names) or 'nothing'}), expected "
             f"{', '.join(_REQUIRED)}: add what is missing; optional are {', '.join(_OPTIONAL)}"
         )
     for x, y in (("x_test", "y_test"), ("x_reference", "y_reference")):
         if (x in found) != (y in found):
-            raise ValueMistake(f"path={str(path)!r} holds one of {x} and {y}, expected both or neither: add the other")
+            raise ValueMistake(f"{place} holds one of {x} and {y}, expected both or neither: add the other")
     unknown = [name for name in names if name not in found]
     if unknown:
         warnings.warn(
-            f"path={str(path)!r} holds {', '.join(unknown)}, which nothing reads, expected no others than "
+            f"{place} holds {listed(unknown)}, which nothing reads, expected no others than "
             f"{', '.join(_REQUIRED + _OPTIONAL)}: check the names",
             stacklevel=3,
         )
@@ -259,16 +256,44 @@ def standardised(x: dict[str, np.ndarray], names: Sequence[str] | None = None) -
 
     Returns:
         the same, float32, and the preparation that made them.
+
+    Raises:
+        ValueError: if a number is too large for float32 once it is standardised.
     """
     train = x["x_train"]
-    mean, std = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # found below
+        mean, std = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
     # A constant feature (up to rounding) carries nothing; a divisor of 1 leaves it at 0.
     std[std <= 1e-12 * np.abs(mean)] = 1
+    for column in np.flatnonzero(~np.isfinite(std)):
+        raise _too_large("x_train", train, int(np.abs(train[:, column]).argmax()), int(column))
     step = Features(tuple(mean.tolist()), tuple(std.tolist()))
     named = tuple(names) if names is not None and len(names) == train.shape[1] else None
     preparation = Preparation("features", (step,), shape=train.shape[1:], names=named)
     prepare = preparation.build()
-    return {name: prepare(torch.from_numpy(array.astype(np.float64))) for name, array in x.items()}, preparation
+    ready = {name: prepare(torch.from_numpy(array.astype(np.float64))) for name, array in x.items()}
+    for name, values in ready.items():
+        refuse_overflow(name, x[name], values)
+    return ready, preparation
+
+
+def refuse_overflow(name: str, x: np.ndarray, ready: Tensor) -> None:
+    """Refuse numbers that are finite as they are given and no longer once they are standardised.
+
+    Args:
+        name: what to call them.
+        x: as they are given, float [N, D].
+        ready: standardised, float32 [N, D].
+    """
+    if not bool(ready.isfinite().all()):
+        raise _too_large(name, x, *(~ready.isfinite()).nonzero()[0].tolist())
+
+
+def _too_large(name: str, x: np.ndarray, row: int, column: int) -> ValueMistake:
+    return ValueMistake(
+        f"{name}[{row}, {column}]={x[row, column]:g} is too large to be standardised, expected a number of the size of "
+        "the others: mend or remove the sample"
+    )
 
 
 def _pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alignprune.bench.data.contents import head_of, substitute, unreadable
+from alignprune.bench.contents import head_of, substitute
+from alignprune.bench.data.columns import listed
 from alignprune.bench.data.records import (
     ANY_CLASSES,
     DatasetRecord,
@@ -23,6 +25,7 @@ from alignprune.bench.data.records import (
     problem,
 )
 from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, assemble, channels_first
+from alignprune.bench.reading import reading, saved_in
 from alignprune.errors import ValueMistake
 from alignprune.noise import CIFAR10_FLIPS, CIFAR100_FLIPS, NoisyLabels
 
@@ -207,13 +210,7 @@ def _torchvision(source: type[datasets.CIFAR10], root: Path, train: bool) -> dat
 def _human_labels(file: Path, key: str, clean: Tensor, num_classes: int) -> Tensor:
     """Labels of CIFAR-N, after a check that they list the same images in the same order."""
     check_exists(file.parent, file, f"{_CIFAR_N} (folder data)")
-    found = _read_labels(file)
-    if not {key, "clean_label"} <= found.keys():
-        raise ValueMistake(
-            f"file={str(file)!r} holds {', '.join(found)}, expected clean_label and {key}: copy the file from "
-            f"{_CIFAR_N} again"
-        )
-    labels, truth = (as_labels(np.asarray(found[name])) for name in (key, "clean_label"))
+    truth, labels = _read_labels(file, ("clean_label", key))
     if not torch.equal(truth, clean):
         raise ValueMistake(
             f"file={str(file)!r} has a clean_label that differs from the labels of the images, expected the same "
@@ -227,7 +224,7 @@ def _human_labels(file: Path, key: str, clean: Tensor, num_classes: int) -> Tens
     return labels
 
 
-def _read_labels(file: Path) -> dict[str, object]:
+def _read_labels(file: Path, names: Sequence[str]) -> list[Tensor]:
     # The file is a pickle of numpy arrays. Its authors load it with weights_only=False, which would run
     # whatever code a changed file holds; these three names are all that the official files need. They were
     # written by numpy 1, which knew the function under another name than numpy 2.
@@ -239,16 +236,19 @@ def _read_labels(file: Path) -> dict[str, object]:
         np.dtype,
         type(np.dtype(np.int64)),
     ]
-    try:
+    place, remedy = f"file={str(file)!r}", f"copy it from {_CIFAR_N} again"
+    with reading(place, file, "a dict of arrays", remedy):
         with torch.serialization.safe_globals(allowed):
-            found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... for a foreign file
-        said = type(error).__name__  # its text advises to run what the file holds
-        remedy = f"copy it from {_CIFAR_N} again"
-        raise unreadable(f"file={str(file)!r}", head_of(file), said, "a dict of arrays", remedy) from error
-    if not isinstance(found, dict):
-        raise ValueMistake(
-            f"file={str(file)!r} holds a {type(found).__name__}, expected a dict of arrays: copy it from {_CIFAR_N} "
-            "again"
-        )
-    return found
+            found = saved_in(file)
+        if not isinstance(found, dict):
+            raise ValueMistake(f"{place} holds a {type(found).__name__}, expected a dict of arrays: {remedy}")
+        if not set(names) <= found.keys():
+            held, expected = listed(list(map(str, found))) or "nothing", " and ".join(names)
+            raise ValueMistake(f"{place} holds {held}, expected {expected}: {remedy}")
+        return [_class_ids(name, np.asarray(found[name])) for name in names]
+
+
+def _class_ids(name: str, ids: np.ndarray) -> Tensor:
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"{name} is {ids.dtype} and no integers")
+    return as_labels(ids)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from alignprune.bench.contents import quoted
 from alignprune.bench.data import lists
 from alignprune.bench.data.records import DatasetRecord, check_exists, data_root, problem
 from alignprune.bench.data.views import ClassificationData, ImageFiles, PathLike, assemble
@@ -123,8 +124,8 @@ def _labelled(keys: Path, labels: dict[str, int]) -> list[lists.Entry]:
     for number, path in lists.paths(keys):
         if path not in labels:
             raise ValueMistake(
-                f"file={str(keys)!r} names {path!r} in line {number}, expected a path that the list of labels beside "
-                "it has: copy both lists again"
+                f"file={str(keys)!r} names {quoted(path)} in line {number}, expected a path that the list of labels "
+                "beside it has: copy both lists again"
             )
         found.append((path, labels[path]))
     if not found:

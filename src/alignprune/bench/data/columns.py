@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignprune._checks import choice
+from alignprune.bench.contents import brief, quoted
 from alignprune.bench.data.records import as_labels
 from alignprune.bench.data.views import Strings
 from alignprune.errors import ValueMistake
@@ -92,8 +93,8 @@ def _name(value: Any, place: str) -> str:
     if isinstance(value, Real) and float(value).is_integer():
         return str(int(float(value)))
     raise ValueMistake(
-        f"{place} holds {value!r}, expected a string or an integer a row: choose the column of the labels by "
-        "?label=COLUMN"
+        f"{place} holds {quoted(value)}, expected a string or an integer a row: choose the column of the labels "
+        "by ?label=COLUMN"
     )
 
 
@@ -111,10 +112,10 @@ def classes_of(names: NDArray[np.object_], place: str) -> list[str]:
     found = set(names)
     if len(found) < 2:
         raise ValueMistake(
-            f"{place} has the class {', '.join(found) or 'none'} alone, expected at least two: choose another column "
-            "by ?label=COLUMN"
+            f"{place} has the class {listed(list(found)) or 'none'} alone, expected at least two: choose another "
+            "column by ?label=COLUMN"
         )
-    if all(re.fullmatch(r"-?\d+", name) for name in found):
+    if all(re.fullmatch(r"-?\d{1,4000}", name) for name in found):  # Python reads no longer ones
         return sorted(found, key=lambda name: (int(name), name))
     return sorted(found)
 
@@ -172,7 +173,7 @@ def refuse_twice(values: NDArray[np.object_], place: str, what: str, remedy: str
         first = seen.setdefault(value, row)
         if first != row:
             raise ValueMistake(
-                f"{place}: {value!r} {what} of row={first} and row={row} (from 0), expected each once, and "
+                f"{place}: {quoted(value)} {what} of row={first} and row={row} (from 0), expected each once, and "
                 f"{len(values) - len(set(values))} rows repeat another: {remedy}"
             )
 
@@ -213,8 +214,8 @@ def _feature(column: pandas.Series, place: str) -> NDArray[np.float64]:
         words = ((row, value) for row, value in enumerate(column) if not _is_number(value))
         row, given = next(words, (0, column.iloc[0]))
         raise ValueMistake(
-            f"{place} holds {given!r} in row={row} (from 0), expected numbers: choose others by ?features=A,B, or turn "
-            "it into some"
+            f"{place} holds {quoted(given)} in row={row} (from 0), expected numbers: choose others by ?features=A,B, "
+            "or turn it into some"
         )
     if is_vector(column):
         lengths = column.map(
@@ -252,12 +253,12 @@ def texts(column: pandas.Series, place: str) -> Strings:
     Raises:
         ValueError: if a value is no string.
     """
-    values = column.fillna("").tolist()
+    values = column.astype(object).fillna("").tolist()
     for row, value in enumerate(values):
         if not isinstance(value, str):
             raise ValueMistake(
-                f"{place} holds {value!r} in row={row} (from 0), expected strings: choose the column of the texts by "
-                "?text=COLUMN"
+                f"{place} holds {quoted(value)} in row={row} (from 0), expected strings: choose the column of the "
+                "texts by ?text=COLUMN"
             )
     empty = [row for row, value in enumerate(values) if not value.strip()]
     if empty:
@@ -271,4 +272,4 @@ def texts(column: pandas.Series, place: str) -> Strings:
 
 def listed(names: Sequence[str]) -> str:
     """Some names for a sentence: the first of many, and how many there are."""
-    return ", ".join(names[:_SHOWN]) + (f", ... ({len(names)})" if len(names) > _SHOWN else "")
+    return ", ".join(map(brief, names[:_SHOWN])) + (f", ... ({len(names)})" if len(names) > _SHOWN else "")

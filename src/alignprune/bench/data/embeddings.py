@@ -16,7 +16,8 @@ from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
 from alignprune._checks import integer
-from alignprune.bench.data.contents import refuse_substitute
+from alignprune.bench.contents import brief, refuse_substitute
+from alignprune.bench.reading import reading, refuse_trap
 from alignprune.errors import ValueMistake
 
 # Rare contexts would get the highest mutual information; their probability is taken from count^0.75.
@@ -40,7 +41,13 @@ def read_glove(path: str | os.PathLike[str], vocabulary: Sequence[str]) -> NDArr
 
     Source: Pennington et al. (EMNLP 2014), the format of the published vectors.
     """
-    refuse_substitute(f"path={os.fspath(path)!r}", path, "a file of word vectors")
+    place = f"path={os.fspath(path)!r}"
+    refuse_substitute(place, path, "a file of word vectors")
+    with reading(place, path, "GloVe's text format", "copy the file again"):
+        return _read(place, path, vocabulary)
+
+
+def _read(place: str, path: str | os.PathLike[str], vocabulary: Sequence[str]) -> NDArray[np.float32]:
     rows = {word.encode(): row for row, word in enumerate(vocabulary, start=1)}
     found: dict[int, list[float]] = {}
     dimensions = 0
@@ -54,12 +61,13 @@ def read_glove(path: str | os.PathLike[str], vocabulary: Sequence[str]) -> NDArr
                 continue
             word, *values = line.rstrip().rsplit(b" ", max(dimensions, 1))
             if word == first:  # some published words contain blanks: "at name@domain.com" is not "at"
-                found[rows[first]] = _numbers(values, dimensions, f"path={os.fspath(path)!r}, line {number},")
+                found[rows[first]] = _numbers(values, dimensions, f"{place}, line {number},")
     if not found:
         raise ValueMistake(
-            f"path={os.fspath(path)!r} has none of the {len(vocabulary)} words, expected GloVe's text format: give a "
+            f"{place} has none of the {len(vocabulary)} words, expected GloVe's text format: give a "
             "file with a word and its values in each line, without a header"
         )
+    refuse_trap(os.path.getsize(path), 4 * (1 + len(vocabulary)) * dimensions)
     vectors = np.zeros((1 + len(vocabulary), dimensions), dtype=np.float32)
     vectors[list(found)] = list(found.values())
     return vectors
@@ -72,7 +80,7 @@ def _numbers(values: Sequence[bytes], dimensions: int, place: str) -> list[float
         numbers = [float(value) for value in values]
     except ValueError as error:
         raise ValueMistake(
-            f"{place} is damaged ({error}), expected {dimensions} numbers: copy the file again"
+            f"{place} is damaged ({brief(error)}), expected {dimensions} numbers: copy the file again"
         ) from error
     if not np.isfinite(numbers).all():
         raise ValueMistake(

@@ -209,6 +209,7 @@ def files_by_class(
 
     Raises:
         FileNotFoundError: if there is no class, or one without an image.
+        ValueError: if a link leads to a folder of the same class.
     """
     inside, loose = _entries(folder / split)
     if split:
@@ -238,7 +239,14 @@ def _images(folder: Path, start: str, endings: Counter[str]) -> list[str]:
     """Paths from the folder on, of the images at any depth below the start, in a fixed order."""
     walked = []
     top = os.path.join(folder, start)
+    known: dict[str, str] = {}
     for place, folders, files in os.walk(top, followlinks=True, onerror=_raise):
+        first = known.setdefault(os.path.realpath(place), place)
+        if first != place:  # a link back to where it lies would give each image some forty times
+            raise ValueMistake(
+                f"path={place!r} is a link to {first!r}, whose images are read there, expected each folder once: "
+                "remove the link"
+            )
         folders[:] = [name for name in folders if not is_hidden(name)]  # os.walk goes down into those that are left
         walked.append((place, sorted(name for name in files if not is_hidden(name))))
     found = []

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from alignprune._checks import choice
+from alignprune.bench.contents import refuse_substitute, sentence, unreadable
 from alignprune.bench.data import columns
 from alignprune.bench.data.arrays import standardised
-from alignprune.bench.data.contents import refuse_substitute, unreadable
 from alignprune.bench.data.images import read_image
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, check_noise, draw
 from alignprune.bench.data.views import (
@@ -35,6 +35,7 @@ from alignprune.bench.data.views import (
     assemble,
     refuse_overlap,
 )
+from alignprune.bench.reading import naming
 from alignprune.errors import ValueMistake
 
 if TYPE_CHECKING:
@@ -71,18 +72,20 @@ class TableImages(Dataset[tuple[Tensor, int]]):
 
     Args:
         images: a table of the N images alone.
-        split: what to call the table in errors.
+        source, split: of which data set, and which of its splits; for errors.
         labels: class ids, int64 [N].
         transform: RGB image to tensor, None for the image itself.
     """
 
-    def __init__(self, images: datasets.Dataset, split: str, labels: Tensor, transform: nn.Module | None) -> None:
+    def __init__(
+        self, images: datasets.Dataset, source: str, split: str, labels: Tensor, transform: nn.Module | None
+    ) -> None:
         import datasets
 
         (column,) = images.column_names
         # As bytes or a path, for the one function that reads images.
         self.images = images.cast_column(column, datasets.Image(decode=False))
-        self.split = split
+        self.source, self.split = source, split
         self.labels = labels
         self.transform = transform
 
@@ -90,11 +93,11 @@ class TableImages(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        place = f"row={index} of split {self.split}"
+        place = f"row={index} of split {self.split} of {self.source!r}"
         try:
             (stored,) = self.images[index].values()
         except Exception as error:  # pyarrow raises its own for a file that was cut off
-            raise unreadable(place, b"?", f"{type(error).__name__}: {error}", "an image", "save it again") from error
+            raise unreadable(place, b"?", error, "an image", "save it again") from error
         content = stored and (stored["path"] if stored["bytes"] is None else stored["bytes"])
         image: Any = read_image(place, content or b"")
         return image if self.transform is None else self.transform(image), int(self.labels[index])
@@ -130,21 +133,24 @@ def huggingface(
     """
     check_noise(HUGGINGFACE, noise, noise_rate)
     path, _, query = source.partition("?")
+    chosen = columns.options(query, OPTIONS)
     splits = _splits(path)
-    roles = _roles(splits["train"], columns.options(query, OPTIONS))
-    used = _used(splits, roles.label)
-    names = {part: _label_names(used[part], part, roles.label) for part in used}
-    classes = _classes(used["train"], roles.label, names["train"])
-    labels = {part: columns.class_ids(names[part], classes, _place(part, roles.label)) for part in used}
-    make, shape, transforms = _maker(used, roles, image_size)
+    with naming(f"dataset={PREFIX + path!r}"):
+        roles = _roles(splits["train"], chosen)
+        used = _used(splits, roles.label)
+        names = {part: _label_names(used[part], part, roles.label) for part in used}
+        classes = _classes(used["train"], roles.label, names["train"])
+        labels = {part: columns.class_ids(names[part], classes, _place(part, roles.label)) for part in used}
+        make, shape, transforms = _maker(used, roles, image_size, PREFIX + path)
+        ids = None if roles.id is None else columns.sample_ids(*_column(used["train"], "train", roles.id))
 
     given = labels["train"]
     noisy = draw(HUGGINGFACE, given, noise, noise_rate, len(classes), seed)
     test, reference = (
         make(part)(labels[part], transforms.plain) if part in used else None for part in (_test_of(used), "reference")
     )
-    refuse_overlap(reference, test)
-    ids = None if roles.id is None else columns.sample_ids(*_column(used["train"], "train", roles.id))
+    with naming(f"dataset={PREFIX + path!r}"):
+        refuse_overlap(reference, test)
     return assemble(
         name=Path(path).name,
         view=make("train"),
@@ -166,21 +172,8 @@ def huggingface(
 
 def _splits(path: str) -> dict[str, datasets.Dataset]:
     """All splits, train among them."""
-    import datasets  # a second, which no other data set needs to wait
-
-    try:
-        saved = any(os.path.isfile(os.path.join(path, name)) for name in ("dataset_dict.json", "state.json"))
-        found = datasets.load_from_disk(path) if saved else datasets.load_dataset(path)
-    except Exception as error:  # the library raises its own, those of pyarrow, of the network, ...
-        for file in sorted(Path(path).rglob("*")):
-            if file.suffix in _STORED:
-                refuse_substitute(f"file={str(file)!r}", file, "a part of the data set")
-        raise ValueMistake(
-            f"dataset={PREFIX + path!r} cannot be loaded ({type(error).__name__}: {error}), expected a folder that "
-            "save_to_disk wrote, or a name on the Hugging Face Hub: check the name; the Hub needs the network unless "
-            "its cache has the data set already"
-        ) from error
-    splits = {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
+    found = loaded(path, f"dataset={PREFIX + path!r}")
+    splits = dict(found) if isinstance(found, dict) else {"train": found}
     if "train" not in splits and len(splits) == 1:
         splits = {"train": next(iter(splits.values()))}
     if "train" not in splits:
@@ -188,6 +181,36 @@ def _splits(path: str) -> dict[str, datasets.Dataset]:
             f"dataset={PREFIX + path!r} holds the splits {', '.join(splits)}, expected one called train: rename it"
         )
     return splits
+
+
+def loaded(path: str, place: str) -> datasets.Dataset | datasets.DatasetDict:
+    """A data set with all that it has of itself checked, since a damaged one would end the process.
+
+    Args:
+        path: a folder that `save_to_disk` wrote, or a name that `load_dataset` finds.
+        place: what to call it.
+
+    Raises:
+        ValueError: if it cannot be loaded.
+    """
+    import datasets  # a second, which no other data set needs to wait
+
+    try:
+        saved = any(os.path.isfile(os.path.join(path, name)) for name in ("dataset_dict.json", "state.json"))
+        found = datasets.load_from_disk(path) if saved else datasets.load_dataset(path)
+        for split in found.values() if isinstance(found, dict) else [found]:
+            split.data.validate(full=True)
+    except Exception as error:  # the library raises its own, those of pyarrow, of the network, ...
+        for file in sorted(Path(path).rglob("*")):
+            if file.suffix in _STORED:
+                refuse_substitute(f"file={str(file)!r}", file, "a part of the data set")
+        raise ValueMistake(
+            f"{place} cannot be loaded ({sentence(error)}), expected a folder that save_to_disk wrote, or a name on "
+            "the Hugging Face Hub: check the name; the Hub needs the network unless its cache has the data set already"
+        ) from error
+    if isinstance(found, dict) and not found:
+        raise ValueMistake(f"{place} holds no split, expected one at least: save it again")
+    return found
 
 
 def _used(splits: Mapping[str, datasets.Dataset], label: str) -> dict[str, datasets.Dataset]:
@@ -373,7 +396,7 @@ def _classes(train: datasets.Dataset, column: str, names: NDArray[np.object_]) -
 
 
 def _maker(
-    used: Mapping[str, datasets.Dataset], roles: _Roles, image_size: int
+    used: Mapping[str, datasets.Dataset], roles: _Roles, image_size: int, source: str
 ) -> tuple[Callable[[str], View], tuple[int, ...], Transforms]:
     """What makes the samples of a split, their shape, and their transforms."""
     nothing = Transforms(None, None, None)
@@ -386,7 +409,7 @@ def _maker(
 
         images = {part: split.select_columns(roles.image) for part, split in used.items()}
         shape = (3, image_size, image_size)
-        return lambda part: partial(TableImages, images[part], part), shape, photo_transforms(image_size)
+        return lambda part: partial(TableImages, images[part], source, part), shape, photo_transforms(image_size)
     if roles.text is not None:
         texts = {part: columns.texts(*_column(split, part, roles.text)) for part, split in used.items()}
         return lambda part: lambda labels, _: Texts(texts[part], labels), (), nothing

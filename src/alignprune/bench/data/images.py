@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from alignprune.bench.data.contents import head_of, unreadable
+from alignprune.bench.contents import unreadable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,15 +55,23 @@ def opened(place: str, source: str | bytes, use: Callable[[Image.Image], _Made])
     Raises:
         Unreadable: if it is damaged, no image, or ``use`` refuses it.
     """
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        if not isinstance(source, bytes) and not os.path.isfile(source):
+            raise FileNotFoundError("it is no file")  # to open a pipe or a device might wait for ever
+        with _open(source) as image:
+            if image.format != "PNG":
+                return use(image)
+            image.verify()  # its checksums, which Pillow compares in one pass and decodes in another
+        with _open(source) as image:
             return use(image)
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, ... by image format
-        head = source if isinstance(source, bytes) else head_of(source) if os.path.isfile(source) else b"?"
-        said = f"{type(error).__name__}: {error}"
-        raise unreadable(place, head, said, "an image", "replace or remove it") from error
+        raise unreadable(place, source, error, "an image", "replace or remove it") from error
+
+
+def _open(source: str | bytes) -> Image.Image:
+    from PIL import Image
+
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

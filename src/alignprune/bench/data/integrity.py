@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignprune._checks import integer
-from alignprune.bench.data.contents import Unreadable
+from alignprune.bench.contents import Unreadable
 from alignprune.bench.data.huggingface import TableImages
 from alignprune.bench.data.views import ClassificationData, ImageFiles, Samples
 

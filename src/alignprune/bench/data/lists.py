@@ -7,12 +7,15 @@ from pathlib import Path
 
 from torch import nn
 
-from alignprune.bench.data.contents import refuse_substitute
+from alignprune.bench.contents import brief, quoted, refuse_substitute
 from alignprune.bench.data.records import as_labels, check_exists
 from alignprune.bench.data.views import FileNames, ImageFiles
+from alignprune.bench.reading import reading
 from alignprune.errors import ValueMistake
 
 Entry = tuple[str, int]
+
+_DIGITS = 9  # more than a class id has, and fewer than Python refuses to read
 
 
 def paths(file: Path) -> list[tuple[int, str]]:
@@ -24,10 +27,12 @@ def paths(file: Path) -> list[tuple[int, str]]:
     Raises:
         ValueError: if a pointer or a web page stands in its place.
     """
-    refuse_substitute(f"file={str(file)!r}", file, "a list of images")
-    # Names that are not UTF-8 pass through unchanged, as in the functions of os.
-    with open(file, encoding="utf-8", errors="surrogateescape") as lines:
-        return [(number, line.strip()) for number, line in enumerate(lines, 1) if not line.isspace()]
+    place, expected = f"file={str(file)!r}", "a list of images"
+    refuse_substitute(place, file, expected)
+    with reading(place, file, expected, "copy the list again"):
+        # Names that are not UTF-8 pass through unchanged, as in the functions of os.
+        with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
+            return [(number, line.strip()) for number, line in enumerate(lines, 1) if not line.isspace()]
 
 
 def entries(file: Path, num_classes: int) -> Iterator[Entry]:
@@ -44,12 +49,12 @@ def entries(file: Path, num_classes: int) -> Iterator[Entry]:
         path, _, label = line.replace("\t", " ").rpartition(" ")
         if not path or not label.isdecimal():
             raise ValueMistake(
-                f"file={str(file)!r} says {line!r} in line {number}, expected 'PATH CLASS' with a class id: copy the "
-                "list again"
+                f"file={str(file)!r} says {quoted(line)} in line {number}, expected 'PATH CLASS' with a class id: copy "
+                "the list again"
             )
-        if int(label) >= num_classes:
+        if len(label) > _DIGITS or int(label) >= num_classes:
             raise ValueMistake(
-                f"file={str(file)!r} gives {path!r} the class id {label} in line {number}, expected 0 to "
+                f"file={str(file)!r} gives {quoted(path)} the class id {brief(label)} in line {number}, expected 0 to "
                 f"{num_classes - 1}: copy the list again"
             )
         yield path.rstrip(), int(label)

@@ -8,9 +8,12 @@ mean vector of a document's words ("document", 300 values) drops the positions, 
 
 from __future__ import annotations
 
+import importlib
+import io
+import pickle
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -19,7 +22,6 @@ from torch.nn import functional
 
 from alignprune._checks import choice, floor, integer
 from alignprune.bench.data.cache import Arrays, cached
-from alignprune.bench.data.contents import refuse_substitute
 from alignprune.bench.data.records import (
     ANY_CLASSES,
     DatasetRecord,
@@ -30,6 +32,7 @@ from alignprune.bench.data.records import (
     draw,
 )
 from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, Transforms, assemble
+from alignprune.bench.reading import reading, unpacked_in
 from alignprune.errors import MissingFile, ValueMistake
 
 Pooling = Literal["flat", "document"]
@@ -79,7 +82,7 @@ def _record(name: str, classes: str, features: str) -> DatasetRecord:
         source="scikit-learn: fetch_20newsgroups(data_home=ROOT) downloads the documents and writes the file",
         noises=("clean", *ANY_CLASSES),
         default_noise="clean",
-        note="scikit-learn reads the file with pickle, which can run code: take one that you made yourself",
+        note="the file is a pickle; code in it is refused, not run",
     )
 
 
@@ -213,18 +216,45 @@ def _prepare(folder: Path, glove: Path | None, size: int | None) -> Arrays:
 
 
 def read_documents(folder: Path) -> tuple[list[str], np.ndarray]:
-    """Texts and newsgroup ids in stored order."""
-    from sklearn.datasets import fetch_20newsgroups
-
-    try:
-        found = fetch_20newsgroups(data_home=folder, subset="all", shuffle=False, download_if_missing=False)
-    except OSError as error:  # scikit-learn prints what is wrong with the file, and then reports it as missing
-        refuse_substitute(f"file={str(folder / FILE)!r}", folder / FILE, "scikit-learn's documents")
+    """Texts and newsgroup ids in stored order: those of the earlier documents and then those of the later ones."""
+    file = folder / FILE
+    place, expected, remedy = f"file={str(file)!r}", "scikit-learn's documents", f"make it again with {NEWS.source}"
+    with reading(place, file, expected, remedy):
+        found = _Corpus(io.BytesIO(unpacked_in(file))).load()
+        parts = [found[part] for part in ("train", "test")]
+        texts = [text for part in parts for text in part["data"]]
+        groups = np.concatenate([part["target"] for part in parts])
+    words = all(isinstance(text, str) for text in texts)
+    if not words or groups.shape != (len(texts),) or not np.isin(groups, np.arange(len(GROUPS))).all():
         raise ValueMistake(
-            f"root={str(folder)!r} holds a {FILE!r} that cannot be read, expected scikit-learn's: remove it, and make "
-            f"it again with {NEWS.source}"
-        ) from error
-    return found.data, found.target
+            f"{place} holds other things than texts and the numbers of their newsgroups, expected {expected}: {remedy}"
+        )
+    return texts, groups
+
+
+class _Corpus(pickle.Unpickler):
+    """Reads scikit-learn's file without running what another might hold: it needs these names and no others."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy.core", "numpy._core")  # as numpy 1 called it
+        if name == "Bunch" and module.startswith("sklearn."):
+            return _Bunch
+        if (module, name) in _OF_ARRAYS:
+            return getattr(importlib.import_module(module), name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which no file of documents needs")
+
+
+_OF_ARRAYS = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.numeric", "_frombuffer"),
+}
+
+
+class _Bunch(dict[str, Any]):
+    def __setstate__(self, state: object) -> None:
+        """Leave out what scikit-learn notes beside the values."""
 
 
 def _tokenise(texts: list[str], split: int) -> tuple[list[str], np.ndarray]:

@@ -6,12 +6,11 @@ What an embedder reads is embedded at once, and so as in training; other samples
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -21,13 +20,15 @@ from torch.utils.data import Dataset
 
 from alignprune._checks import choice
 from alignprune.bench.data import columns
+from alignprune.bench.data.arrays import refuse_overflow
 from alignprune.bench.data.columns import class_name
 from alignprune.bench.data.embedding.contract import Progress
-from alignprune.bench.data.huggingface import PREFIX, TableImages
+from alignprune.bench.data.huggingface import PREFIX, TableImages, loaded
 from alignprune.bench.data.images import SUFFIXES, opened, read_image
 from alignprune.bench.data.preparation import Preparation
 from alignprune.bench.data.table import SUFFIXES as TABLES
 from alignprune.bench.data.views import FileNames, ImageFiles, Samples, TensorData, Texts, channels_first, labels_of
+from alignprune.bench.reading import arrays_in, naming, parquet_in, reading, refuse_open_quote, refuse_wide_csv
 from alignprune.errors import MissingFile, ValueMistake
 
 if TYPE_CHECKING:
@@ -112,45 +113,38 @@ def _found(source: str, preparation: Preparation, class_names: Sequence[str]) ->
 # -- images ------------------------------------------------------------------------------------------------
 
 
-class _Images(Protocol):
-    """N images, as paths or as what the files hold."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Any: ...
-
-
 class _Pictures(Dataset[tuple[Tensor, int]]):
     """Images, opened and prepared one by one.
 
     Args:
-        images: N of them.
-        names: what to call them in errors.
+        images: N of them, as paths or as what the files hold.
         labels: class ids, int64 [N].
         preparation: of a photo, or of an image of a fixed size.
     """
 
-    def __init__(self, images: _Images, names: Sequence[str], labels: Tensor, preparation: Preparation) -> None:
-        self.images, self.names, self.labels = images, names, labels
+    def __init__(self, images: FileNames | _Column, labels: Tensor, preparation: Preparation) -> None:
+        self.images, self.labels = images, labels
         self.shape, self.prepare = preparation.shape, preparation.build()
 
-    def stored(self, part: str) -> Samples:
+    def stored(self) -> Samples:
         """The same images as an embedder reads them, before anything is done to them."""
         if self.shape is not None:
-            pixels = [_pixels(repr(name), self.images[i], self.shape) for i, name in enumerate(self.names)]
+            pixels = [_pixels(self._place(i), self.images[i], self.shape) for i in range(len(self))]
             return TensorData(torch.stack(pixels), self.labels)
         if isinstance(self.images, FileNames):
             return ImageFiles(self.images, self.labels, None)
-        assert isinstance(self.images, _Column)
-        return TableImages(self.images.table, part, self.labels, None)
+        return TableImages(self.images.table, self.images.source, self.images.split, self.labels, None)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        source, place = self.images[index], repr(self.names[index])
+        source, place = self.images[index], self._place(index)
         raw = read_image(place, source) if self.shape is None else _pixels(place, source, self.shape)
         return self.prepare(raw), int(self.labels[index])
+
+    def _place(self, index: int) -> str:
+        return f"file={self.images[index]!r}" if isinstance(self.images, FileNames) else self.images.place(index)
 
 
 def _pixels(place: str, source: str | bytes, shape: tuple[int, ...]) -> Tensor:
@@ -167,7 +161,7 @@ def _pixels(place: str, source: str | bytes, shape: tuple[int, ...]) -> Tensor:
 
 
 def _pictures(
-    images: _Images,
+    images: FileNames | _Column,
     names: Sequence[str],
     labels: Sequence[str | None],
     part: str,
@@ -180,8 +174,8 @@ def _pictures(
             f".parquet file with these"
         )
     class_ids = _class_ids(labels, class_names)
-    found = _Pictures(images, names, class_ids, preparation)
-    return RawSamples(found if preparation.embedder is None else found.stored(part), names, labels, part)
+    found = _Pictures(images, class_ids, preparation)
+    return RawSamples(found if preparation.embedder is None else found.stored(), names, labels, part)
 
 
 def _image(path: Path, preparation: Preparation, class_names: Sequence[str]) -> RawSamples:
@@ -219,25 +213,22 @@ def _folder(folder: Path, preparation: Preparation, class_names: Sequence[str]) 
 
 
 def _arrays(path: Path, preparation: Preparation, class_names: Sequence[str]) -> RawSamples:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            held = list(file.keys())
-            name, label = next((names for names in _ARRAYS if names[0] in held), ("", ""))
-            x, y = (file[array] if array in held else None for array in (name, label))
-    except Exception as error:  # numpy raises BadZipFile, ValueError (pickled objects), EOFError, ...
-        raise ValueMistake(
-            f"data={str(path)!r} cannot be read ({type(error).__name__}: {error}), expected arrays of numbers: write "
-            f"them with numpy.savez"
-        ) from error
+    place = f"data={str(path)!r}"
+    with reading(place, path, "arrays of numbers", "write them with numpy.savez"):
+        held, found = arrays_in(path, [array for names in _ARRAYS for array in names])
+    name, label = next((names for names in _ARRAYS if names[0] in found), ("", ""))
+    x, y = found.get(name), found.get(label)
     if x is None:
         raise ValueMistake(
-            f"data={str(path)!r} holds {', '.join(held) or 'nothing'}, expected the array x, x_test or x_train: add it"
+            f"{place} holds {columns.listed(held) or 'nothing'}, expected the array x, x_test or x_train: add it"
         )
+    with naming(place):
+        inputs = _checked(name, x, preparation)
     if y is not None and y.shape != (len(x),):
         raise ValueMistake(
-            f"{label} has shape {y.shape}, expected ({len(x)},), one label a sample of {name}: mend or remove the array"
+            f"{place}: {label} has shape {y.shape}, expected ({len(x)},), one label a sample of {name}: mend or remove "
+            "the array"
         )
-    inputs = _checked(name, x, preparation)
     given = [None] * len(x) if y is None else _label_names(y.tolist(), class_names)
     return _tensors(inputs, [str(i) for i in range(len(x))], given, f"the array {name}", preparation, class_names)
 
@@ -273,6 +264,8 @@ def _checked(name: str, x: np.ndarray, preparation: Preparation) -> Tensor:
         raise ValueMistake(
             f"{name}[{row}, {column}]={x[row, column]} is not finite, expected a number: fill or remove the sample"
         )
+    if preparation.raw == "features" and preparation.embedder is None:
+        refuse_overflow(name, x, preparation.build()(inputs))
     return inputs
 
 
@@ -289,11 +282,7 @@ def _expected(preparation: Preparation) -> str:
 
 
 def _table(path: Path, chosen: dict[str, str], preparation: Preparation, class_names: Sequence[str]) -> RawSamples:
-    table = _read_table(path, chosen)
-    if not table.num_rows:
-        raise ValueMistake(f"data={str(path)!r} has no row, expected one sample at least: add samples")
-    rows, part = _tested(table, chosen.get(_SPLIT, _SPLIT))
-    table = table.take(rows)
+    table, rows, part = _read_table(path, chosen)
     label = chosen.get("label") or next((name for name in _LABELS if name in table.column_names), None)
     given = [None] * len(rows) if label is None else _label_names(table[label].to_pylist(), class_names)
     ids = [str(i) for i in rows]
@@ -332,35 +321,44 @@ def _texts(path: Path, table: pyarrow.Table, name: str, preparation: Preparation
             f"data={str(path)!r} has the columns {columns.listed(table.column_names)}, expected "
             f"{_expected(preparation)}, as the run was trained on: choose it by ?{_TEXT}=COLUMN"
         )
-    return columns.texts(table.select([name]).to_pandas()[name], f"column={name!r} of {str(path)!r}")
+    return columns.texts(table[name].to_pandas(), f"column={name!r} of {str(path)!r}")
 
 
-def _read_table(path: Path, chosen: dict[str, str]) -> pyarrow.Table:
-    """The table, with words as they are written in the columns that are no numbers and no labels."""
+def _read_table(path: Path, chosen: dict[str, str]) -> tuple[pyarrow.Table, list[int], str]:
+    """The rows to predict, which they are of the table, and what to call them.
+
+    Words are as they are written in the columns that are no numbers and no labels.
+    """
     import pyarrow
-    from pyarrow import csv, parquet
+    from pyarrow import csv
 
-    try:
+    place = f"data={str(path)!r}"
+    with reading(place, path, "a table with a line of names and a row a sample", "mend the file"):
         if path.suffix.lower() == ".parquet":
-            table = parquet.read_table(path)
+            table = parquet_in(place, path)
         else:
+            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            refuse_wide_csv(place, path, separator)
+            refuse_open_quote(path, separator)
             words = {chosen.get(role, role): pyarrow.string() for role in (_ID, _PATH, _TEXT)}
             table = csv.read_csv(
                 path,
                 read_options=csv.ReadOptions(block_size=_BLOCK),
-                parse_options=csv.ParseOptions(
-                    delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True
-                ),
+                parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True),
                 convert_options=csv.ConvertOptions(column_types=words),
             )
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueMistake(
-            f"data={str(path)!r} cannot be read ({str(error).splitlines()[0]}), expected a table with a line of names "
-            f"and a row a sample: mend the file"
-        ) from error
-    for column in chosen.values():
-        choice("column", column, table.column_names)
-    return table
+        names = table.column_names
+        if len(set(names)) < len(names):
+            raise ValueMistake(
+                f"{place} has the columns {columns.listed(names)}, some of them twice, expected each once: rename them"
+            )
+        with naming(place):
+            for column in chosen.values():
+                choice("column", column, names)
+        if not table.num_rows:
+            raise ValueMistake(f"{place} has no row, expected one sample at least: add samples")
+        rows, part = _tested(table, chosen.get(_SPLIT, _SPLIT))
+        return table.take(rows), rows, part
 
 
 def _feature_columns(path: Path, table: pyarrow.Table, preparation: Preparation) -> list[str]:
@@ -370,21 +368,21 @@ def _feature_columns(path: Path, table: pyarrow.Table, preparation: Preparation)
         if preparation.raw != "features" or preparation.shape != (len(others),):
             raise ValueMistake(
                 f"data={str(path)!r} has no column {_PATH} and {len(others)} other columns beside {_ID} and label "
-                f"({', '.join(others[:5])}{', ...' if len(others) > 5 else ''}), expected {_expected(preparation)}, as "
-                f"the run was trained on: add or remove columns"
+                f"({columns.listed(others)}), expected {_expected(preparation)}, as the run was trained on: add or "
+                "remove columns"
             )
         return others
     missing = [name for name in preparation.names if name not in others]
     if missing:
         raise ValueMistake(
-            f"data={str(path)!r} is without the columns {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}, "
+            f"data={str(path)!r} is without the columns {columns.listed(missing)}, "
             f"expected all {len(preparation.names)} features that the run was trained on: add them"
         )
     unread = [name for name in others if name not in preparation.names]
     if unread:
         warnings.warn(
-            f"data={str(path)!r} has the columns {', '.join(unread)}, which the run was not trained on and which are "
-            f"not read",
+            f"data={str(path)!r} has the columns {columns.listed(unread)}, which the run was not trained on and which "
+            "are not read",
             stacklevel=2,
         )
     return list(preparation.names)
@@ -408,9 +406,10 @@ def _numbers(path: Path, table: pyarrow.Table, name: str) -> np.ndarray:
 class _Column:
     """A column of images as a sequence, which worker processes can open."""
 
-    def __init__(self, table: Any) -> None:
+    def __init__(self, table: Any, source: str, split: str) -> None:
         import datasets
 
+        self.source, self.split = source, split
         (column,) = table.column_names
         self.table = table.cast_column(column, datasets.Image(decode=False))
 
@@ -422,13 +421,23 @@ class _Column:
         content: str | bytes | None = stored and (stored["path"] if stored["bytes"] is None else stored["bytes"])
         return content or b""
 
+    def place(self, index: int) -> str:
+        """What to call an image in errors."""
+        return f"row={index} of split {self.split} of {self.source!r}"
+
 
 def _huggingface(source: str, preparation: Preparation, class_names: Sequence[str]) -> RawSamples:
     path, _, options = source.removeprefix(PREFIX).partition("?")
     chosen = dict(parse_qsl(options))
     for option in chosen:
         choice("option", option, ("split", "image", "text", "label", "id"))
-    name, table = _split(path, chosen.get("split"))
+    with naming(f"data={PREFIX + path!r}"):
+        return _of_split(PREFIX + path, *_split(path, chosen.get("split")), chosen, preparation, class_names)
+
+
+def _of_split(
+    source: str, name: str, table: Any, chosen: dict[str, str], preparation: Preparation, class_names: Sequence[str]
+) -> RawSamples:
     types = {column: type(feature).__name__ for column, feature in table.features.items()}
     label = _label_column(types, chosen)
     given: list[str | None] = [None] * len(table)
@@ -436,6 +445,12 @@ def _huggingface(source: str, preparation: Preparation, class_names: Sequence[st
         names = getattr(table.features[label], "names", None)
         values = table[label][:]
         if names is not None:
+            wrong = [row for row, value in enumerate(values) if value is not None and value >= len(names)]
+            if wrong:
+                raise ValueMistake(
+                    f"row={wrong[0]} of split {name} has the label {values[wrong[0]]}, expected 0 to {len(names) - 1}: "
+                    "save the split with the ClassLabel of its labels"
+                )
             values = [None if value is None or value < 0 else names[value] for value in values]
         given = _label_names(values, class_names)
     key = chosen.get("id", _ID)
@@ -450,10 +465,10 @@ def _huggingface(source: str, preparation: Preparation, class_names: Sequence[st
         choice("column", chosen["image"], images)
     elif len(images) != 1:
         raise ValueMistake(
-            f"data={source!r} has {len(images)} columns of images among {', '.join(types)}, expected one: name it, as "
+            f"split={name!r} has {len(images)} columns of images among {', '.join(types)}, expected one: name it, as "
             f"in {PREFIX}NAME?image=COLUMN"
         )
-    pictures = _Column(table.select_columns(chosen.get("image", images[0])))
+    pictures = _Column(table.select_columns(chosen.get("image", images[0])), source, name)
     return _pictures(pictures, ids, given, f"the split {name}", preparation, class_names)
 
 
@@ -482,17 +497,8 @@ def _text_column(features: Any, chosen: dict[str, str], others: tuple[str | None
 
 def _split(path: str, wanted: str | None) -> tuple[str, Any]:
     """The split that is asked for; otherwise test, validation, train, or the only one."""
-    import datasets
-
-    try:
-        saved = any(os.path.isfile(os.path.join(path, name)) for name in ("dataset_dict.json", "state.json"))
-        found = datasets.load_from_disk(path) if saved else datasets.load_dataset(path)
-    except Exception as error:  # the library raises its own, those of pyarrow, of the network, ...
-        raise ValueMistake(
-            f"data={PREFIX + path!r} cannot be loaded ({type(error).__name__}: {error}), expected a folder that "
-            f"save_to_disk wrote, or a name on the Hugging Face Hub: check the name"
-        ) from error
-    if isinstance(found, datasets.Dataset):
+    found = loaded(path, f"data={PREFIX + path!r}")
+    if not isinstance(found, dict):
         return str(found.split or "data"), found
     name = wanted or next((name for name in ("test", "validation", "train") if name in found), next(iter(found)))
     choice("split", name, found)

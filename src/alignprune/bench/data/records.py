@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from alignprune._checks import choice
+from alignprune.bench.contents import quoted
 from alignprune.bench.data.views import PathLike
 from alignprune.errors import MissingFile, ValueMistake
 from alignprune.noise import KINDS, NoisyLabels, corrupt
@@ -183,10 +184,10 @@ def check_exists(root: Path, path: Path, source: str) -> None:
     Raises:
         FileNotFoundError: if it is missing.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # also of names that are too long for a file
         raise MissingFile(
-            f"root={str(root)!r} is without {str(path.relative_to(root))!r}, expected the data root that holds it: it "
-            f"comes from {source}; point to the folder with --data-root or {DATA_ROOT}"
+            f"root={str(root)!r} is without {quoted(os.path.relpath(path, root))}, expected the data root that holds "
+            f"it: it comes from {source}; point to the folder with --data-root or {DATA_ROOT}"
         )
 
 

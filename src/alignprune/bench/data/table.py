@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignprune._checks import choice
+from alignprune.bench.contents import quoted, refuse_substitute
 from alignprune.bench.data import columns
 from alignprune.bench.data.arrays import standardised
-from alignprune.bench.data.contents import head_of, refuse_substitute, unreadable
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, check_noise, draw
 from alignprune.bench.data.views import (
     ClassificationData,
@@ -35,6 +35,7 @@ from alignprune.bench.data.views import (
     assemble,
     refuse_overlap,
 )
+from alignprune.bench.reading import naming, parquet_in, reading, refuse_wide_csv
 from alignprune.errors import MissingFile, ValueMistake
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ def table(
         folder = os.path.dirname(file) if folder is None else folder
     else:
         frame, place, name = source.reset_index(drop=True), "source", "table"
-    roles = _roles(frame, chosen, place)
+    with naming(place):
+        roles = _roles(frame, chosen, place)
     rows = _rows_by_split(frame, roles.split, place)
     train = rows["train"]
     where = f"column={roles.label!r} of {place}"
@@ -130,14 +132,16 @@ def table(
     classes = columns.classes_of(labels[train], where)
     numbers = columns.class_ids(labels, classes, where)
     files = None if roles.path is None else _files(frame[roles.path], f"column={roles.path!r} of {place}", folder or "")
-    make, shape, transforms = _makers(frame, roles, files, train, folder or "", image_size, place)
+    with naming(place):
+        make, shape, transforms = _makers(frame, roles, files, train, folder or "", image_size, place)
 
     given_labels = numbers[train]
     noisy = draw(TABLE, given_labels, noise, noise_rate, len(classes), seed)
     test, reference = (
         make(at)(numbers[at], transforms.plain) if len(at := rows[part]) else None for part in ("test", "reference")
     )
-    refuse_overlap(reference, test)
+    with naming(place):
+        refuse_overlap(reference, test)
     return assemble(
         name=name,
         view=make(train),
@@ -165,10 +169,11 @@ def _read(file: Path, chosen: dict[str, str]) -> pandas.DataFrame:
         raise MissingFile(f"path={str(file)!r} is not there, expected a table ({', '.join(SUFFIXES)}): check the path")
     place = f"path={str(file)!r}"
     refuse_substitute(place, file, "a table")
-    try:
+    with reading(place, file, "a table, text in UTF-8 or Parquet", "save it again"):
         if file.suffix == ".parquet":
-            return pandas.read_parquet(file).reset_index(drop=True)
+            return parquet_in(place, file).to_pandas().reset_index(drop=True)
         form: dict[str, Any] = {"sep": "\t" if file.suffix == ".tsv" else ",", "encoding": "utf-8-sig"}
+        refuse_wide_csv(place, file, form["sep"])
         first = pandas.read_csv(file, nrows=1, header=None, dtype=str, keep_default_na=False, **form)
         header = [name.strip() for name in first.iloc[0]]
         words = {chosen.get(name, name) for name in OPTIONS if name != "features"} & set(header)
@@ -177,9 +182,6 @@ def _read(file: Path, chosen: dict[str, str]) -> pandas.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)  # of rows that are longer than the header
             return pandas.read_csv(file, names=header, header=0, index_col=False, low_memory=False, **form)
-    except Exception as error:  # pandas raises ParserError, UnicodeDecodeError, ArrowInvalid, ...
-        said = f"{type(error).__name__}: {str(error).strip()}"
-        raise unreadable(place, head_of(file), said, "a table, text in UTF-8 or Parquet", "save it again") from error
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,8 @@ def _roles(frame: pandas.DataFrame, chosen: dict[str, str], place: str) -> _Role
     names = [str(name) for name in frame.columns]
     if len(set(names)) < len(names) or names != list(frame.columns):
         raise ValueMistake(
-            f"{place} has the columns {frame.columns.tolist()}, expected a string each, once: rename them"
+            f"{place} has the columns {columns.listed(frame.columns.tolist())}, expected a string each, once: rename "
+            "them"
         )
     features = tuple(part for part in chosen.get("features", "").split(",") if part)
     for name in (*(chosen[role] for role in OPTIONS if role in chosen and role != "features"), *features):
@@ -267,7 +270,8 @@ def _rows_by_split(frame: pandas.DataFrame, column: str | None, place: str) -> d
     unknown = np.flatnonzero(~words.isin(list(_SPLITS)))
     if len(unknown):
         raise ValueMistake(
-            f"column={column!r} of {place} says {frame[column].iloc[unknown[0]]!r} in row={unknown[0]} (from 0), "
+            f"column={column!r} of {place} says {quoted(frame[column].iloc[unknown[0]])} in row={unknown[0]} "
+            "(from 0), "
             f"expected one of {', '.join(_SPLITS)}: mend {len(unknown)} such rows, or rename the column"
         )
     parts = words.map(_SPLITS)
@@ -313,8 +317,8 @@ def _makers(
         texts = columns.texts(frame[roles.text], f"column={roles.text!r} of {place}")
         return lambda at: _text_view(Strings(texts[i] for i in at)), (), Transforms(None, None, None)
     values = columns.features(frame, roles.features, place)
-    ready, preparation = standardised({"x_train": values[train], "all": values}, roles.features)
-    inputs, transforms = ready["all"], Transforms(None, None, None, preparation=preparation)
+    ready, preparation = standardised({"row": values, "x_train": values[train]}, roles.features)
+    inputs, transforms = ready["row"], Transforms(None, None, None, preparation=preparation)
     return lambda at: partial(TensorData, inputs[at]), (inputs.shape[1],), transforms
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alignprune._checks import floor, integer, number
+from alignprune.bench.contents import brief
+from alignprune.bench.reading import naming
 from alignprune.bench.recipes import position
 from alignprune.bench.run.folder import RESULT, read_result
 from alignprune.errors import MissingFile, ValueMistake
@@ -93,14 +95,17 @@ def measured_share(folder: Path, base: str, epochs: int) -> float:
         raise MissingFile(
             f"base_run={str(folder)!r} holds no {RESULT}, expected a finished run: wait for it, or give another"
         )
+    place, remedy = f"base_run={str(folder)!r}", "give the folder of such a run"
     result = read_result(folder)
     found = (result.get("method"), result.get("epochs"), result.get("prune_ratio"))
     if found != (base, epochs, None):
+        method, length, ratio = map(brief, found)
         raise ValueMistake(
-            f"base_run={str(folder)!r} is a run of {found[0]} over {found[1]} epochs with prune ratio {found[2]}, "
-            f"expected {base} over {epochs} epochs without a prune ratio: give the folder of such a run"
+            f"{place} is a run of {method} over {length} epochs with prune ratio {ratio}, expected {base} over "
+            f"{epochs} epochs without a prune ratio: {remedy}"
         )
-    return float(result["pruned_share"])
+    with naming(f"{place}: {RESULT}"):
+        return number("pruned_share", result.get("pruned_share"), low=0, high=1, open_high=True, remedy=remedy)
 
 
 class Spending:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from alignprune._checks import choice
 from alignprune._files import replace_file
+from alignprune.audit.decisions import as_written
 from alignprune.bench.data import raw
 from alignprune.bench.data.embedding.contract import Progress as EmbeddingProgress
 from alignprune.bench.files import save_bytes
@@ -126,7 +127,10 @@ def _forward(network: nn.Module, x: torch.Tensor, precision: str) -> torch.Tenso
 
 def write(found: Predictions, path: Path) -> None:
     """Write the table, as CSV or Parquet by the suffix, whole or not at all."""
-    columns = found.columns()
+    columns = {
+        name: [as_written(value) if isinstance(value, str) else value for value in values]
+        for name, values in found.columns().items()
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         import pyarrow

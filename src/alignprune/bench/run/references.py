@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alignprune import Reference, coresets
 from alignprune.bench.data import ClassificationData, Samples
+from alignprune.bench.reading import array_in, naming, reading, tensor_in
 from alignprune.bench.run.config import TrainConfig
 from alignprune.coresets import Proxy
 from alignprune.errors import MissingFile, ValueMistake
@@ -68,9 +71,9 @@ def make(
     if kind in coresets.CORESETS:
         assert proxy is not None, "a pseudo-clean reference is made from a proxy"
         indices = coresets.select(kind, proxy, size, seed=config.seed)
-    else:
-        indices = _read_indices(Path(kind))
-    return Reference.indices(source, indices, **settings)
+        return Reference.indices(source, indices, **settings)
+    with naming(f"reference={kind!r}"):
+        return Reference.indices(source, _read_indices(Path(kind)), **settings)
 
 
 def _clean(config: TrainConfig, data: ClassificationData) -> Samples:
@@ -88,10 +91,10 @@ def _clean(config: TrainConfig, data: ClassificationData) -> Samples:
 
 def _read_indices(path: Path) -> Tensor:
     """Training indices of a pseudo-clean subset, int64 [M], from a .npy, .pt or .txt file."""
-    readers: dict[str, Callable[[Path], Any]] = {
-        ".npy": np.load,
-        ".pt": lambda file: torch.load(file, weights_only=True),
-        ".txt": lambda file: np.loadtxt(file, dtype=np.int64, ndmin=1),
+    readers: dict[str, Callable[[Path], Tensor | NDArray[Any]]] = {
+        ".npy": array_in,
+        ".pt": tensor_in,
+        ".txt": _integers,
     }
     if path.suffix not in readers:
         raise ValueMistake(
@@ -100,10 +103,16 @@ def _read_indices(path: Path) -> Tensor:
         )
     if not path.exists():
         raise MissingFile(f"reference={str(path)!r} is not there, expected a file of training indices: check the path")
-    try:
-        return torch.atleast_1d(torch.as_tensor(readers[path.suffix](path)))
-    except Exception as error:  # numpy and torch raise ValueError, EOFError, UnpicklingError, ... for a foreign file
-        raise ValueMistake(
-            f"reference={str(path)!r} cannot be read ({type(error).__name__}), expected a file of training indices: "
-            f"write integers with numpy.save, torch.save or numpy.savetxt"
-        ) from error
+    place = f"reference={str(path)!r}"
+    expected, remedy = "training indices, integers [M]", "write them with numpy.save or torch.save, or one a line"
+    with reading(place, path, expected, remedy):
+        found = np.asarray(readers[path.suffix](path))
+    if found.ndim != 1 or found.dtype.kind not in "iu" or not len(found) or found.max() > np.iinfo(np.int64).max:
+        raise ValueMistake(f"{place} holds {found.dtype} of shape {found.shape}, expected {expected}: {remedy}")
+    return torch.from_numpy(found.astype(np.int64))
+
+
+def _integers(file: Path) -> NDArray[np.int64]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a file without a number, and of numbers that are no integers
+        return np.loadtxt(file, dtype=np.int64, ndmin=1, encoding="utf-8-sig")

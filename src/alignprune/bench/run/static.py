@@ -14,6 +14,7 @@ from alignprune.bench import data as datasets
 from alignprune.bench import models
 from alignprune.bench.data import ClassificationData
 from alignprune.bench.files import save_tensors
+from alignprune.bench.reading import naming, reading, tensor_in
 from alignprune.bench.run import proxy, self_supervised
 from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.folder import RESULT, read_result
@@ -49,7 +50,9 @@ def statistics(config: TrainConfig, data: ClassificationData) -> Proxy | None:
             f"the same data set, noise, seed, limit and holdout"
         )
     if any("self_supervised" in method.needs for method in _methods(config).values()):
-        found = replace(found, self_supervised=_self_supervised(config, data, folder))
+        file = config.earlier.self_supervised or folder / _SELF_SUPERVISED
+        with naming(f"self_supervised={str(file)!r}"):
+            found = replace(found, self_supervised=_self_supervised(config, data, folder))
     return found
 
 
@@ -177,19 +180,13 @@ def _given_features(file: Path, data: ClassificationData) -> Tensor:
             f"self_supervised={str(file)!r} is not there, expected a file of features: check the path, or leave it "
             f"out to train them"
         )
-    try:
-        features = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... for a foreign file
-        raise ValueMistake(
-            f"self_supervised={str(file)!r} cannot be read ({type(error).__name__}), expected a tensor that torch.save "
-            f"wrote: check the file, or leave it out to train the features"
-        ) from error
+    place = f"self_supervised={str(file)!r}"
+    with reading(place, file, "a tensor of features", "write it with torch.save"):
+        features = tensor_in(file)
     total = len(data.labels)
-    shape = tuple(features.shape) if isinstance(features, Tensor) else None
-    if shape is None or len(shape) != 2 or shape[0] != total:
-        what = f"a {type(features).__name__}" if shape is None else f"a tensor of shape {shape}"
+    if features.ndim != 2 or len(features) != total:
         raise ValueMistake(
-            f"self_supervised={str(file)!r} holds {what}, expected features [{total}, d], a row for each of the "
+            f"{place} has features of shape {tuple(features.shape)}, expected [{total}, d], a row for each of the "
             f"{total} training samples: make them from the same data set, limit and holdout"
         )
     return features

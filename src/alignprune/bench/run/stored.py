@@ -5,7 +5,6 @@ What is there has to be a setting of this version and of its type; each mistake 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -14,10 +13,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from alignprune._checks import choice
 from alignprune.bench import recipes
+from alignprune.bench.contents import quoted
 from alignprune.bench.files import SEAL
+from alignprune.bench.reading import json_object, naming
 from alignprune.bench.run import config as configs
 from alignprune.bench.run.config import TrainConfig
-from alignprune.errors import MissingFile, TypeMistake, UserError, ValueMistake
+from alignprune.errors import MissingFile, TypeMistake, ValueMistake
 from alignprune.losses import SOPSettings
 
 # Which settings belong to a name, and give way when another is chosen.
@@ -32,18 +33,14 @@ def read(path: Path) -> dict[str, Any]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no JSON of settings, or of another version.
     """
-    if not path.is_file():
+    if not path.exists():
         raise MissingFile(f"config={str(path)!r} is not there, expected the config.json of a run: check the path")
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:  # of JSON, or of the encoding
-        raise ValueMistake(
-            f"config={str(path)!r} is no JSON ({error}), expected the config.json of a run: check the file"
-        ) from error
-    version = found.get("version") if isinstance(found, dict) else None
+    place = f"config={str(path)!r}"
+    found = json_object(place, path, "the config.json of a run", "check the file")
+    version = found.get("version")
     if version != configs.VERSION:
         raise ValueMistake(
-            f"config={str(path)!r} has version={version!r}, expected {configs.VERSION}: give the config.json of a run "
+            f"{place} has version={quoted(version)}, expected {configs.VERSION}: give the config.json of a run "
             f"of this version of alignprune"
         )
     return {name: value for name, value in found.items() if name not in ("version", SEAL)}  # a copy may be edited
@@ -112,7 +109,7 @@ def _record(default: Any, stored: Any, key: str) -> Any:
     record = SOPSettings if key == "relabel" else None if default is None else type(default)
     if stored is None or record is None:
         if stored is not default:
-            raise ValueMistake(f"{key}={stored!r} is given, expected {default!r} with this method: leave it out")
+            raise ValueMistake(f"{key}={quoted(stored)} is given, expected {default!r} with this method: leave it out")
         return None
     values = dict(_typed(dict, stored, key))
     if key != "recipe":
@@ -137,7 +134,7 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
         if fits:
             return found
     names = " or ".join("null" if option is NoneType else _words(option) for option in options)
-    raise TypeMistake(f"{key}={value!r} is {type(value).__name__}, expected {names}: mend it, or leave it out")
+    raise TypeMistake(f"{key}={quoted(value)} is {type(value).__name__}, expected {names}: mend it, or leave it out")
 
 
 def _words(hint: Any) -> str:
@@ -166,7 +163,5 @@ def _as(hint: Any, value: Any) -> tuple[bool, Any]:
 def from_file(path: Path, **names: str | None) -> TrainConfig:
     """`configuration` of what `read` finds; every mistake also names the file."""
     settings = read(path)
-    try:
+    with naming(f"config={str(path)!r}"):
         return configuration(settings, **names)
-    except UserError as error:
-        raise type(error)(f"config={str(path)!r}: {error}") from error

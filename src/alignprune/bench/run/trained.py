@@ -19,7 +19,8 @@ from alignprune._files import Kind, check_seal, write_sealed
 from alignprune.bench import models
 from alignprune.bench.data.preparation import Preparation
 from alignprune.bench.files import read_record, write_record
-from alignprune.errors import CallMistake, MissingFile, ValueMistake
+from alignprune.bench.reading import reading
+from alignprune.errors import CallMistake, MissingFile
 
 WEIGHTS, RECORD = "model.safetensors", "model.json"
 _AGAIN = "train the run again, in another folder"
@@ -110,17 +111,14 @@ def load(run: Path) -> tuple[nn.Module, TrainedModel]:
     """
     from safetensors.torch import load_file
 
-    record = TrainedModel.from_json(_record(run), run)
+    stored = _record(run)
     check_seal(run / WEIGHTS, WEIGHTS_KIND)
-    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and then replaced
-        network = record.create()
-    try:
+    with reading(f"run={str(run)!r}: {RECORD}", run / RECORD, "the record of a trained model", "train it again"):
+        record = TrainedModel.from_json(stored, run)
+        with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and then replaced
+            network = record.create()
+    with reading(f"run={str(run)!r}: {WEIGHTS}", run / WEIGHTS, f"the weights of {record.network}", "train it again"):
         network.load_state_dict(load_file(run / WEIGHTS))
-    except Exception as error:  # safetensors and torch raise their own, RuntimeError, ...
-        raise ValueMistake(
-            f"run={str(run)!r} has a {WEIGHTS} that cannot be read ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}), expected the weights of {record.network}: train it again"
-        ) from error
     return network.eval(), record
 
 

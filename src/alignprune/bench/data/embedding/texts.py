@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,10 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignprune._checks import integer
+from alignprune.bench.contents import quoted, sentence
 from alignprune.bench.data.cache import Arrays, cached, file_digest
 from alignprune.bench.data.embedding.contract import Progress
 from alignprune.bench.data.embedding.raw import fingerprint, texts_of
 from alignprune.bench.data.views import Samples
+from alignprune.bench.reading import reading
 from alignprune.errors import MissingExtra, MissingFile, ValueMistake
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ MOST_TERMS = 50_000
 LEAST_TEXTS = 2  # that a term occurs in
 COMPONENTS = 256
 
+_MODULES = "modules.json"
 _BATCH = 32
 _PART = 1024  # texts between two reports of progress
 _WORD = r"(?u)\b\w\w+\b"
@@ -83,9 +87,9 @@ class SentenceEmbedder:
         """
         if self.folder is None:
             return _packaged()
-        if not (self.folder / "modules.json").is_file():
+        if not (self.folder / _MODULES).is_file():
             raise MissingFile(
-                f"sentence_model={str(self.folder)!r} is without 'modules.json', expected a folder that "
+                f"sentence_model={str(self.folder)!r} is without {_MODULES!r}, expected a folder that "
                 "SentenceTransformer.save wrote: check the path"
             )
         return self.folder
@@ -146,6 +150,7 @@ def _model(embedder: SentenceEmbedder) -> Any:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
+    _refuse_code(embedder.place)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shown = logging.is_progress_bar_enabled()
     try:
@@ -153,14 +158,30 @@ def _model(embedder: SentenceEmbedder) -> Any:
         model = SentenceTransformer(str(embedder.place), device=device, local_files_only=True)
     except Exception as error:  # transformers, tokenizers and safetensors raise errors of their own
         raise ValueMistake(
-            f"sentence_model={str(embedder.place)!r} cannot be read ({type(error).__name__}: {error}), expected a "
-            "folder that SentenceTransformer.save wrote: give another folder"
+            f"sentence_model={str(embedder.place)!r} cannot be read ({sentence(error)}), expected a folder that "
+            "SentenceTransformer.save wrote: give another folder"
         ) from error
     finally:
         if shown:
             logging.enable_progress_bar()
     model.max_seq_length = embedder.max_tokens
     return model.eval()
+
+
+def _refuse_code(folder: Path) -> None:
+    """Refuse a model whose classes are files of its own: sentence-transformers 5 runs those of a folder unasked."""
+    place, expected, remedy = (
+        f"sentence_model={str(folder)!r}",
+        "classes of sentence_transformers",
+        "give another folder",
+    )
+    with reading(f"{place}: {_MODULES}", folder / _MODULES, f"a list of {expected}", remedy):
+        classes = [str(module["type"]) for module in json.loads((folder / _MODULES).read_text("utf-8"))]
+    foreign = [name for name in classes if not name.startswith(f"{READER}.")]
+    if foreign:
+        raise ValueMistake(
+            f"{place} names {quoted(foreign[0])}, whose code would be run, expected {expected}: {remedy}"
+        )
 
 
 @dataclass(frozen=True)

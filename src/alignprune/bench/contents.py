@@ -11,6 +11,8 @@ from alignprune.errors import ValueMistake
 
 _HEAD = 512  # bytes that tell
 
+_LONG = 200  # characters of a file or of a reader that a sentence repeats
+
 _LFS = "version https://git-lfs"
 
 
@@ -66,20 +68,45 @@ def refuse_substitute(place: str, file: str | os.PathLike[str], expected: str) -
             raise _mistake(place, found[0], expected, found[1])
 
 
-def unreadable(place: str, head: bytes, said: str, expected: str, remedy: str) -> Unreadable:
+def unreadable(
+    place: str, source: bytes | str | os.PathLike[str], said: str | BaseException, expected: str, remedy: str
+) -> Unreadable:
     """The mistake to raise where a reader failed: what the file really is, or else what the reader said.
 
     Args:
         place: what to call it, such as "file='3.png'".
-        head: its first bytes, 512 or more where it has as many.
-        said: what the reader said.
+        source: the file, or its content.
+        said: what the reader said, or raised.
         expected: what should be there.
         remedy: what to do where nothing better is known.
     """
-    found = substitute(head)
+    if not isinstance(source, bytes) and os.path.isdir(source):
+        return _mistake(place, "is a folder", expected, "give the file itself")
+    head = source if isinstance(source, bytes) else head_of(source) if os.path.isfile(source) else None
+    found = None if head is None else substitute(head)
     if found is None:
-        return _mistake(place, f"cannot be read ({said})", expected, remedy)
+        return _mistake(place, f"cannot be read ({sentence(said)})", expected, remedy)
     return _mistake(place, found[0], expected, found[1])
+
+
+def brief(text: object) -> str:
+    """A text of a file for a sentence: in one line, and cut where it is long."""
+    line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text)[:_LONG])
+    return line if len(str(text)) <= _LONG else f"{line}... ({len(str(text)):,} characters)"
+
+
+def quoted(value: object) -> str:
+    """A value of a file for a sentence, as Python writes it, and cut where it is long."""
+    return brief(repr(value))
+
+
+def sentence(said: str | BaseException) -> str:
+    """What a reader said, or raised, in one line."""
+    if isinstance(said, BaseException):
+        if "weights_only" in str(said):  # torch advises to run what the file holds
+            return f"{type(said).__name__}: it is damaged, or holds more than tensors and plain values"
+        said = f"{type(said).__name__}: {said}" if str(said) else type(said).__name__
+    return brief(" ".join(said.split()))
 
 
 def _mistake(place: str, reason: str, expected: str, remedy: str) -> Unreadable:
