@@ -140,7 +140,17 @@ def test_what_the_proxy_run_could_not_serve_is_found_before_it_is_trained(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", [torch.zeros(59, 4), torch.zeros(60), {"features": torch.zeros(60, 4)}, None])
+NO_FEATURES = [
+    torch.zeros(59, 4),
+    torch.zeros(60),
+    torch.zeros(60, 4, dtype=torch.float64),
+    torch.full((60, 4), torch.inf),
+    {"features": torch.zeros(60, 4)},
+    None,
+]
+
+
+@pytest.mark.parametrize("content", NO_FEATURES)
 def test_a_file_that_holds_no_features_of_the_samples_is_refused_before_the_proxy_is_trained(
     content: object, dataset: str, tmp_path: Path
 ) -> None:

@@ -184,12 +184,16 @@ def _given_features(file: Path, data: ClassificationData) -> Tensor:
     with reading(place, file, "a tensor of features", "write it with torch.save"):
         features = tensor_in(file)
     total = len(data.labels)
-    if features.ndim != 2 or len(features) != total:
-        raise ValueMistake(
-            f"{place} has features of shape {tuple(features.shape)}, expected [{total}, d], a row for each of the "
-            f"{total} training samples: make them from the same data set, limit and holdout"
-        )
-    return features
+    if features.ndim != 2 or len(features) != total or features.dtype not in (torch.float16, torch.float32):
+        found = f"{features.dtype} of shape {tuple(features.shape)}"
+    elif not features.isfinite().all():
+        found = "values that are not finite"
+    else:
+        return features
+    raise ValueMistake(
+        f"{place} holds {found}, expected float16 or float32 [{total}, d], a row for each of the {total} training "
+        f"samples: make them from the same data set, limit and holdout"
+    )
 
 
 def _train_self_supervised(config: TrainConfig, data: ClassificationData) -> Tensor:
