@@ -357,6 +357,13 @@ def test_a_closed_pipe_ends_quietly_as_shells_expect(words: list[str]) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_letters_that_the_encoding_of_the_output_does_not_have_are_shown_by_their_numbers() -> None:
+    command = [sys.executable, "-m", "alignprune.cli", "table", "table-1", "--protocol", "cpu"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"mean \u0394" in done.stdout
+
+
 # -- the options of train -----------------------------------------------------------------------------------
 
 

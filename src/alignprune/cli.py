@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what is no character
     before = _hear_sigterm()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding has no letter for is shown by its number
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run(words)
         sys.stdout.flush()  # here a closed pipe can be answered; Python's own flush at its end comes too late

@@ -157,3 +157,14 @@ def test_a_frame_gives_the_report_of_its_table(table: Path, audited: Path, tmp_p
     pd.testing.assert_frame_equal(found.table, pd.read_parquet(audited / "label_issues.parquet"), check_dtype=False)
     with pytest.raises(FileExistsError, match="holds a label report already"):
         of_frame(frame, tmp_path / "own")
+
+
+@pytest.mark.parametrize("columns", [{"a": [1.0, 2.0]}, {"label": [1, "x"], "a": [object(), 2.0]}])
+def test_a_frame_that_is_refused_leaves_no_folder(columns: dict[str, list[object]], tmp_path: Path) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        of_frame(pd.DataFrame(columns), tmp_path / "own")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    with pytest.raises((ValueError, TypeError)):
+        of_frame(pd.DataFrame(columns), tmp_path / "mine")
+    assert not list((tmp_path / "mine").iterdir())

@@ -157,9 +157,17 @@ def of_frame(frame: pd.DataFrame, out: Path, **settings: Any) -> Report:
     file = out / "data.parquet"
     if file.exists() and not _stored_frame(file).equals(frame.reset_index(drop=True)):
         raise ExistingFile(f"out={str(out)!r} holds another data.parquet, expected a new folder: choose another")
+    there = out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    replace_file(file, lambda target: frame.to_parquet(target, index=False))
-    return run(AuditConfig(str(file), out=out, **settings))
+    try:
+        replace_file(file, lambda target: frame.to_parquet(target, index=False))
+        return run(AuditConfig(str(file), out=out, **settings))
+    except Exception:
+        if not (out / "run").exists():  # refused before the training: nothing is left
+            file.unlink(missing_ok=True)
+            if not there:
+                out.rmdir()
+        raise
 
 
 def report(
