@@ -15,7 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_OWN = {"log.txt", ".lock"}  # of each attempt: how often one was made is no part of the result
+# How often a run was begun is no part of its result.
+_OF_ATTEMPTS = {".lock", "log.txt", "checkpoint.previous.pt"}
+
+_SEALS = {"seal", "metrics_digest"}  # of files that hold times
 
 
 def differences(disturbed: Path, undisturbed: Path) -> list[str]:
@@ -33,9 +36,9 @@ def differences(disturbed: Path, undisturbed: Path) -> list[str]:
 
 
 def names(folder: Path) -> set[str]:
-    """The files in a folder by their paths in it, without locks and logs."""
+    """The files in a folder by their paths in it, without those of attempts."""
     found = (file.relative_to(folder) for file in folder.rglob("*") if not file.is_dir())
-    return {str(name) for name in found if name.name not in _OWN and name.suffix != ".lock"}
+    return {str(name) for name in found if name.name not in _OF_ATTEMPTS and name.suffix != ".lock"}
 
 
 def read(file: Path) -> Any:
@@ -58,9 +61,9 @@ def read(file: Path) -> Any:
 
 
 def _timeless(value: Any) -> Any:
-    """Without what says how long something took, or when it was."""
+    """Without what says how long something took, when it was, or what a file was that says so."""
     if isinstance(value, dict):
-        return {name: _timeless(item) for name, item in value.items() if not _is_time(name)}
+        return {name: _timeless(item) for name, item in value.items() if not _is_time(name) and name not in _SEALS}
     if isinstance(value, (list, tuple)):
         return [_timeless(item) for item in value]
     return value

@@ -178,7 +178,8 @@ ARRAYS = Scene(
 IMAGES = Scene(
     "train images, divbs",
     _words(
-        f"train ../inputs/images.npz --method divbs --model resnet-small --epochs 3 --recipe.batch-size 16 {_SMALL}"
+        "train ../inputs/images.npz --method divbs --model resnet-small --epochs 3 --recipe.batch-size 16 "
+        f"--checkpoint-every 2 {_SMALL}"
     ),
     _images,
 )
