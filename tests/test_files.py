@@ -191,16 +191,50 @@ def test_an_error_of_the_writer_is_its_own(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_dead_process_left_is_removed_when_nobody_can_be_writing_it(tmp_path: Path) -> None:
-    names = [".kept.0a1b2c.partial", ".kept.3d4e5f.partial", ".other.0a1b2c.partial"]
+def test_what_a_dead_process_left_is_removed_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    names = [".kept.0a1b2c.partial", ".other.0a1b2c.partial"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"half of it")
+
+    def write(file: IO[bytes]) -> None:
+        replace_file(tmp_path / "kept", lambda other: other.write(b"of another, meanwhile"))
+        remove_partial_files(tmp_path, "kept")
+        file.write(b"new")
+
+    replace_file(tmp_path / "kept", write)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [names[1], "kept"]
+    assert (tmp_path / "kept").read_bytes() == b"new"
+    remove_partial_files(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_file_that_is_taken_for_left_before_it_has_its_lock_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl, tries = pytest.importorskip("fcntl", reason="no such locks on Windows"), []
+
+    def late(file: IO[bytes], how: int) -> None:
+        tries.append(file.name)
+        if len(tries) == 1:
+            Path(file.name).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    replace_file(tmp_path / "kept", lambda file: file.write(b"new"))
+    assert len(tries) == 2
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+
+
+def test_without_locks_a_partial_file_is_left_alone_for_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alignprune._files.fcntl", None)
+    names = [".kept.0a1b2c.partial", ".kept.3d4e5f.partial"]
     for name in names:
         (tmp_path / name).write_bytes(b"half of it")
     long_ago = time.time() - 7200
     os.utime(tmp_path / names[0], (long_ago, long_ago))
     replace_file(tmp_path / "kept", lambda file: file.write(b"new"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [names[1], names[2], "kept"]
-    remove_partial_files(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [names[1], "kept"]
 
 
 def test_names_with_signs_of_patterns(tmp_path: Path) -> None:

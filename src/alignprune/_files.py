@@ -31,11 +31,16 @@ from numpy.typing import NDArray
 
 from alignprune.errors import DamagedFile, MissingFile, ValueMistake
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _BLANK = b"0" * 64
 _SEAL = re.compile(rb"alignprune ([a-z]+) (\d+) sha256 ([0-9a-f]{64})")
 _PARTIAL = ".partial"
 _LONGEST = 160  # bytes of a seal, at most
-_FORGOTTEN = 3600.0  # seconds without a change after which nobody writes a partial file any more
+_FORGOTTEN = 3600.0  # seconds without a change after which, where there are no locks, nobody writes a partial file
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,11 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], obje
         OSError: with the name of the file, if it cannot be written; what was there is left.
     """
     target = Path(path)
-    remove_partial_files(target.parent, target.name, age=_FORGOTTEN)
+    remove_partial_files(target.parent, target.name)
     # In the same folder, because os.replace is atomic only inside one file system.
     partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}{_PARTIAL}")
     try:
-        with open(partial, "x+b") as file:
+        with _new(partial) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -91,19 +96,44 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], obje
         partial.unlink(missing_ok=True)
 
 
-def remove_partial_files(folder: Path, name: str = "*", *, age: float = 0.0) -> None:
-    """Remove what a process has left that died while it wrote a file of that name.
+def remove_partial_files(folder: Path, name: str = "*") -> None:
+    """Remove what a process has left that died while it wrote a file of that name; what is being written stays.
 
     Args:
         folder: where to look; need not exist.
         name: of the file; "*" for every one.
-        age: seconds without a change for which a partial file is left alone, since another process may be writing it.
     """
     pattern = f".{name if name == '*' else glob.escape(name)}.*{_PARTIAL}"
     for partial in folder.glob(pattern):
-        with suppress(FileNotFoundError):  # removed by another process meanwhile
-            if time.time() - partial.stat().st_mtime >= age:
+        with suppress(OSError):  # removed by another process meanwhile, or another user's
+            if _is_left(partial):
                 partial.unlink()
+
+
+def _new(partial: Path) -> IO[bytes]:
+    """A new file whose lock says that it is being written, for as long as this process lives and has it open."""
+    while True:
+        file = open(partial, "x+b")  # noqa: SIM115  # the caller closes it
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if partial.exists():
+            return file
+        file.close()  # somebody took it for left before it had its lock
+
+
+def _is_left(partial: Path) -> bool:
+    """Whether nobody writes a file any more."""
+    if fcntl is not None:
+        with open(partial, "r+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                return False
+            except OSError:  # a file system without locks
+                pass
+    return time.time() - partial.stat().st_mtime >= _FORGOTTEN
 
 
 def _system_error(error: BaseException) -> OSError | None:

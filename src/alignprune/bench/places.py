@@ -27,7 +27,7 @@ def refuse_unwritable(name: str, folder: Path) -> None:
             f"choose another with --{name}"
         )
     try:
-        with tempfile.TemporaryDirectory(prefix=".", dir=there):
+        with tempfile.TemporaryFile(dir=there):  # without a name, where the system can do that: nothing to leave behind
             pass
     except OSError as error:
         raise ValueMistake(
