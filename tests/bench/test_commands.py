@@ -14,12 +14,16 @@ import torch
 
 from alignprune.bench import commands
 from alignprune.bench.commands import FigureConfig, SweepConfig, TableConfig
+from alignprune.bench.files import write_record
 from alignprune.bench.grid import experiments, plan
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.grid.sweep import Report
 from alignprune.bench.results.store import Store
 from alignprune.bench.run.config import configure
+from alignprune.bench.run.folder import RESULT, RESULT_KIND
 from alignprune.cli import main
+
+TINY = Protocol("tiny", "seconds", {}, seeds=2)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +50,19 @@ def cells(dataset: str) -> tuple[Cell, ...]:
 @pytest.fixture
 def tiny(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An experiment and a protocol that take seconds, in the registries for the time of a test."""
-    monkeypatch.setitem(experiments.PROTOCOLS, "tiny", Protocol("tiny", "seconds", {}, seeds=2))
+    monkeypatch.setitem(experiments.PROTOCOLS, "tiny", TINY)
     experiment = Experiment("table-tiny", "a test", lambda _: cells(dataset))
     monkeypatch.setitem(experiments.EXPERIMENTS, "table-tiny", experiment)
+
+
+@pytest.fixture(scope="module")
+def tiny_runs(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of the tiny experiment's first two rows, one seed, complete and archived."""
+    runs = tmp_path_factory.mktemp("runs")
+    jobs = plan.jobs(cells(dataset)[:2], TINY, [0], runs)
+    for job in jobs:
+        commands.work(job)
+    return runs
 
 
 def sweep(runs: Path, **changes: object) -> int:
@@ -271,8 +285,28 @@ def test_complete_runs_need_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         sweep(tmp_path, data_root=tmp_path, seeds=1)
     (job,) = plan.jobs([cell], experiments.PROTOCOLS["tiny"], [0], tmp_path)
     job.folder.mkdir(parents=True)
-    (job.folder / "result.json").write_text("{}")
+    write_record(job.folder / RESULT, RESULT_KIND, {})
     assert sweep(tmp_path, data_root=tmp_path, seeds=1) == 0
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("file", ["result.json", "job.json", "metrics.jsonl"])
+def test_a_complete_run_with_a_damaged_file_fails_and_the_others_are_archived(
+    file: str, tiny_runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(tiny_runs, runs)
+    for archive in runs.rglob("*.parquet"):
+        archive.unlink()
+    damaged, *others = sorted(runs.glob("tiny/*/seed0"))
+    (damaged / file).write_bytes((damaged / file).read_bytes()[:-9])
+    assert sweep(runs, seeds=1, rows=("InfoBatch",)) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith(f"{len(others)} were complete before")
+    assert said[1].startswith("failed: ")
+    assert f"DamagedFile: path='{damaged / file}' is damaged" in said[1]
+    assert len(said) == 3
+    assert [(run / "run.parquet").exists() for run in (damaged, *others)] == [False] + [True] * len(others)
 
 
 @pytest.mark.usefixtures("tiny")

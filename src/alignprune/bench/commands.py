@@ -24,7 +24,7 @@ from alignprune.bench.run.budget import Budget
 from alignprune.bench.run.config import Device, TrainConfig, torch_device
 from alignprune.bench.run.lock import locked
 from alignprune.bench.run.progress import Progress
-from alignprune.errors import ExistingFile, ValueMistake
+from alignprune.errors import ExistingFile, UserError, ValueMistake
 
 if TYPE_CHECKING:
     from alignprune.bench.results.store import Store
@@ -84,7 +84,7 @@ class SweepConfig(Which):
         threads: of each process; None = the cores divided by the processes.
         gpus: of each run, such as 0.25; Ray only.
         address: of the Ray cluster; None starts or finds one here.
-        retries: how often a failed run is tried again.
+        retries: how often a run is tried again that failed by what may pass; a mistake to be mended is not.
         device: where to train; None = the protocol's.
         loader_workers: loader processes of each run; None = the protocol's.
         data_root: folder of the named data sets; None = the environment variable ALIGNPRUNE_DATA.
@@ -282,12 +282,14 @@ def sweep_jobs(config: SweepConfig, report: Report) -> Summary:
         address=config.address,
         report=report,
     )
-    from alignprune.bench.results import store
-
+    skipped, failed = [], list(summary.failed)
     for job in summary.skipped:
-        if not store.is_archived(job.folder):  # it was stopped before its archive, or there are new rankers
-            store.archive(job.folder)
-    return summary
+        try:
+            _archive_complete(job.folder)
+            skipped.append(job)
+        except UserError as error:  # a file of it is damaged
+            failed.append((job, f"{type(error).__name__}: {error}"))
+    return replace(summary, skipped=tuple(skipped), failed=tuple(failed))
 
 
 def _refuse_in_vain(config: SweepConfig, jobs: list[Job]) -> None:
@@ -302,6 +304,16 @@ def _refuse_in_vain(config: SweepConfig, jobs: list[Job]) -> None:
         from alignprune.bench.results import rankings
 
         rankings.refuse_without_cleanlab()
+
+
+def _archive_complete(folder: Path) -> None:
+    """Archive a run that was complete before, if it was stopped before its archive or there are new rankers."""
+    from alignprune.bench.results import store
+    from alignprune.bench.run.folder import read_result
+
+    read_result(folder)  # refuses a damaged one, which only looks complete
+    if not store.is_archived(folder):
+        store.archive(folder)
 
 
 def work(job: Job) -> None:
@@ -507,5 +519,5 @@ def _summary_text(summary: Summary, seconds: float) -> str:
     lines += [f"failed: {job.name}: {error} ({job.folder / 'log.txt'})" for job, error in summary.failed]
     lines += [f"not run, since it needs a failed one: {job.name}" for job in summary.blocked]
     if summary.failed or summary.blocked:
-        lines.append("the same command runs these again")
+        lines.append("the same command goes on with all that is not complete")
     return "\n".join(lines)
