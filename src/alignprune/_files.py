@@ -106,8 +106,7 @@ def remove_partial_files(folder: Path, name: str = "*") -> None:
     pattern = f".{name if name == '*' else glob.escape(name)}.*{_PARTIAL}"
     for partial in folder.glob(pattern):
         with suppress(OSError):  # removed by another process meanwhile, or another user's
-            if _is_left(partial):
-                partial.unlink()
+            _remove_if_left(partial)
 
 
 def _new(partial: Path) -> IO[bytes]:
@@ -122,18 +121,22 @@ def _new(partial: Path) -> IO[bytes]:
         file.close()  # somebody took it for left before it had its lock
 
 
-def _is_left(partial: Path) -> bool:
-    """Whether nobody writes a file any more."""
-    if fcntl is not None:
-        with open(partial, "r+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            except BlockingIOError:
-                return False
-            except OSError:  # a file system without locks
-                pass
-    return time.time() - partial.stat().st_mtime >= _FORGOTTEN
+def _remove_if_left(partial: Path) -> None:
+    """Remove a file that nobody writes any more."""
+    with open(partial, "r+b") as file:
+        try:
+            if fcntl is None:
+                raise OSError("no locks")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:  # no locks on this system, or in this file system
+            if time.time() - partial.stat().st_mtime < _FORGOTTEN:
+                return
+        if fcntl is not None:
+            partial.unlink()  # under the lock, so that who has just made it sees that it is gone
+            return
+    partial.unlink()  # Windows removes no open file
 
 
 def _system_error(error: BaseException) -> OSError | None:

@@ -34,6 +34,8 @@ MOST_COLUMNS = 100_000
 
 _END = 22  # bytes that end an archive, before its comment
 
+_LONG = 2_000  # characters of a mistake
+
 _LEAST_CELL = 8  # bytes of a value, about
 
 # Data that are packed so well are a trap rather than data, from a size on that hurts.
@@ -74,9 +76,10 @@ def naming(place: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if place in str(error):
-            raise
-        raise type(error)(f"{place}: {error}") from error
+        said = str(error)
+        if len(said) > _LONG:  # of a file that holds long words: what is to be done stands at the end
+            said = f"{said[: _LONG // 2]}...{said[-_LONG // 2 :]}"
+        raise type(error)(said if place in said else f"{place}: {said}") from error
 
 
 def json_object(place: str, file: PathLike, expected: str, remedy: str) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def statistics(config: TrainConfig, data: ClassificationData) -> Proxy | None:
     if not config.pruning.needs_proxy:
         return None
     folder = _proxy_folder(config)
+    cost(config)  # which the end of the run asks for: a damaged result is refused before its beginning
     found = Proxy.load(folder / proxy.FILE)
     if not torch.equal(found.labels, data.labels):
         raise ValueMistake(

@@ -19,7 +19,7 @@ from alignprune._files import Kind, check_seal, write_sealed
 from alignprune.bench import models
 from alignprune.bench.data.preparation import Preparation
 from alignprune.bench.files import read_record, write_record
-from alignprune.bench.reading import reading
+from alignprune.bench.reading import naming, reading
 from alignprune.errors import CallMistake, MissingFile
 
 WEIGHTS, RECORD = "model.safetensors", "model.json"
@@ -113,7 +113,8 @@ def load(run: Path) -> tuple[nn.Module, TrainedModel]:
 
     stored = _record(run)
     check_seal(run / WEIGHTS, WEIGHTS_KIND)
-    with reading(f"run={str(run)!r}: {RECORD}", run / RECORD, "the record of a trained model", "train it again"):
+    place = f"run={str(run)!r}: {RECORD}"
+    with naming(place), reading(place, run / RECORD, "the record of a trained model", "train it again"):
         record = TrainedModel.from_json(stored, run)
         with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and then replaced
             network = record.create()
