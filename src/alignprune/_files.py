@@ -123,20 +123,23 @@ def _new(partial: Path) -> IO[bytes]:
 
 def _remove_if_left(partial: Path) -> None:
     """Remove a file that nobody writes any more."""
+    if fcntl is None:
+        if _is_forgotten(partial):
+            partial.unlink()
+        return
     with open(partial, "r+b") as file:
         try:
-            if fcntl is None:
-                raise OSError("no locks")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        except OSError:  # no locks on this system, or in this file system
-            if time.time() - partial.stat().st_mtime < _FORGOTTEN:
+        except OSError:  # a file system without locks
+            if not _is_forgotten(partial):
                 return
-        if fcntl is not None:
-            partial.unlink()  # under the lock, so that who has just made it sees that it is gone
-            return
-    partial.unlink()  # Windows removes no open file
+        partial.unlink()  # under the lock, so that who has just made it sees that it is gone
+
+
+def _is_forgotten(partial: Path) -> bool:
+    return time.time() - partial.stat().st_mtime >= _FORGOTTEN
 
 
 def _system_error(error: BaseException) -> OSError | None:
