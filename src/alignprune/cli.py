@@ -426,13 +426,13 @@ _COMMANDS = {
     "train": _Command(
         _train,
         "train a classifier: cifar100n, cifar10n, a folder of images, TABLE.csv, FILE.npz, hf:NAME",
-        interrupted=" The same command with --resume goes on where it is stored.",
+        interrupted=" The same command with --resume goes on.",
     ),
     "audit": _Command(
         _audit,
         "which labels are probably wrong: trains on a folder, table or file, or takes a run, and writes a report",
         extra="audit",
-        interrupted=" The same command goes on where it is stored.",
+        interrupted=" The same command goes on.",
     ),
     "predict": _Command(_predict, "what the model of a finished run says of images, arrays or a table"),
     "methods": _Command(_methods, "list the named methods and their settings", extra="cli"),

@@ -391,7 +391,7 @@ def _outcome(job: Job, work: Work) -> _Event:
                 raise
     except Exception as error:
         written = _record_error(job.folder, _named(error), traceback.format_exc())
-        return _Event("failed", written, lasting=isinstance(error, _LASTING))
+        return _Event("failed", written, lasting=isinstance(error, _LASTING) and not isinstance(error, FolderInUse))
     (job.folder / "error.json").unlink(missing_ok=True)
     return _Event("done", seconds=time.monotonic() - start)
 
