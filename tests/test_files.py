@@ -224,6 +224,20 @@ def test_a_file_that_is_taken_for_left_before_it_has_its_lock_is_begun_again(
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
 
 
+def test_a_whole_file_is_not_taken_for_left_before_it_is_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def late(source: Path, target: Path) -> None:
+        remove_partial_files(tmp_path)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    replace_file(tmp_path / "kept", lambda file: file.write(b"new"))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+
+
 def test_without_locks_a_partial_file_is_left_alone_for_an_hour(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

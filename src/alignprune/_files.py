@@ -86,7 +86,9 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], obje
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, target)
+            if fcntl is None:
+                file.close()  # Windows renames no open file
+            os.replace(partial, target)  # under the lock, or somebody might take it for left at the last moment
     except Exception as error:
         found = _system_error(error)
         if found is None:

@@ -215,9 +215,10 @@ def report(
             "version": alignprune.__version__,
         },
     )
+    trajectories = _trajectories(folder, frame, labels, rows)
     out.mkdir(parents=True, exist_ok=True)
     say(f"writing the report of {len(frame):,} samples")
-    _write(out, frame, found, samples, _trajectories(folder, frame, labels, rows), rows)
+    _write(out, frame, found, samples, trajectories, rows)
     return Report(out, frame, found)
 
 

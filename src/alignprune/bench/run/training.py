@@ -166,6 +166,7 @@ class _Run:
         self.test_loader = DataLoader(self.data.test, batch_size=BATCH_SIZE, num_workers=config.machine.workers)
         self.within = WithinEpoch(0, device)
         self.epochs: list[EpochRecord] = []
+        self.proxy_cost = static.cost(config)
         # only now, after all that can be refused has been
         self.folder = ranks.agreed(lambda: self._opened(inputs.base_share) if fabric.is_global_zero else None)
 
@@ -484,7 +485,7 @@ class _Run:
             forward_fraction=pruner.forward_passes / full,
             trained_fraction=self.spending.trained / full,
             reference_forward_passes=len(self.epochs) * len(self.reference),
-            proxy_forward_passes=static.cost(config),
+            proxy_forward_passes=self.proxy_cost,
             device=device_name(self.fabric.device),
             **summary(self.epochs, pruner.annealing_start),
             **_merged(observer.result() for observer in self.observers),
