@@ -22,7 +22,7 @@ _SEALS = {"seal", "metrics_digest"}  # of files that hold times
 
 
 def differences(disturbed: Path, undisturbed: Path) -> list[str]:
-    """What is otherwise, a line each: files that are there or missing, and in files by name what is in them."""
+    """What is otherwise, a line each: what stays behind or is missing, and in files by name what is in them."""
     ours, theirs = names(disturbed), names(undisturbed)
     found = [f"{name} is missing" for name in sorted(theirs - ours)]
     found += [f"{name} stays behind" for name in sorted(ours - theirs)]
@@ -36,9 +36,9 @@ def differences(disturbed: Path, undisturbed: Path) -> list[str]:
 
 
 def names(folder: Path) -> set[str]:
-    """The files in a folder by their paths in it, without those of attempts."""
-    found = (file.relative_to(folder) for file in folder.rglob("*") if not file.is_dir())
-    return {str(name) for name in found if name.name not in _OF_ATTEMPTS and name.suffix != ".lock"}
+    """The files and the empty folders in a folder by their paths in it, without those of attempts."""
+    found = [path for path in folder.rglob("*") if not path.is_dir() or not any(path.iterdir())]
+    return {str(path.relative_to(folder)) for path in found if path.name not in _OF_ATTEMPTS and path.suffix != ".lock"}
 
 
 def read(file: Path) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from faults import outcome
 from faults.compare import differences, names
-from faults.crashes import changed, counted, drawn
+from faults.crashes import Change, changed, counted, drawn
 from faults.outcome import Outcome
 from faults.points import Action
 from faults.processes import Ended, Stem
@@ -68,7 +68,7 @@ def _tries(stage: Stage, count: int, seed: int) -> Iterator[tuple[int, Sequence[
             place = stage.place(f"point{number}-{action.replace(' ', '-')}")
             ended = stage.meet(place, number, action)
             met = changes[number - 1]
-            losses = _losses(stage, place, ended, {met.target.name})
+            losses = _losses(stage, place, ended, _to_name(stage, met))
             if not losses:
                 shutil.rmtree(place)
             yield 1, [f"{place}: disk {action} at change {number}, {met}: {loss}" for loss in losses]
@@ -96,6 +96,12 @@ def _small(stage: Stage, count: int, seed: int) -> Iterator[tuple[int, Sequence[
             _mount(place, f"remount,size={_ROOM}k")
             losses = _losses(stage, place, ended, _any_file(stage))
         yield 1, [f"{place}: {kib} KiB for all: {loss}" for loss in losses]
+
+
+def _to_name(stage: Stage, met: Change) -> set[str]:
+    """What an error may name: the file; for one that comes and goes the folder that it is in, or the option."""
+    known = _any_file(stage)
+    return {met.target.name} if met.target.name in known else {met.target.name, *met.target.parent.parts, "out="}
 
 
 def _sizes(stage: Stage) -> list[int]:
@@ -140,7 +146,9 @@ def _losses(stage: Stage, place: Path, ended: Ended, to_name: set[str]) -> list[
         losses = differences(place, stage.undisturbed)
     else:
         losses = refusal(ended, to_name)
-        losses += [f"at once {name} stays behind" for name in sorted(names(place) - names(stage.undisturbed))]
+        # Hidden files are partial ones; another may wait there, whole, for the command to go on.
+        left = [name for name in sorted(names(place) - names(stage.undisturbed)) if Path(name).name.startswith(".")]
+        losses += [f"at once {name} stays behind" for name in left]
         if stage.scene.overwrites:
             losses += changed(place, stage.undisturbed)
         losses += stage.losses(place)

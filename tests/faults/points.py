@@ -74,7 +74,7 @@ class _Watch:
 
     def open(self, file: Any, mode: str = "r", buffering: int = -1, *rest: Any, **options: Any) -> IO[Any]:
         """As `open`, over a raw file whose writes are changes."""
-        if not self._is_below(file) or set(mode).isdisjoint("wax+"):
+        if not self._is_below(file) or set(mode).isdisjoint("wax+") or options.get("opener"):
             return self._open(file, mode, buffering, *rest, **options)
         raw = _Raw(self, os.fspath(file), mode.replace("b", "").replace("t", ""))
         self.files[raw.fileno()] = raw.name
