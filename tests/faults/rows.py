@@ -34,6 +34,19 @@ _CRASHED = (
 )
 
 
+_TESTED = {
+    "ranks": ("ranks that die, hang and change their number", ("bench/run/test_ranks.py",)),
+    "files: readers": (
+        "files of users, truncated, flipped, foreign, hostile and huge",
+        ("bench/data/test_given_files.py", "bench/run/test_given_files.py", "test_cli_files.py"),
+    ),
+    "files: states": ("states of a pruner, damaged and foreign", ("test_damaged_states.py",)),
+    "extremes": ("every preset at the ends of losses, labels, sizes and settings", ("test_extremes.py",)),
+    "modes": ("torch.compile, autocast, GradScaler, torch.func, inference mode", ("test_modes.py",)),
+    "golden": ("what every preset selects", ("test_golden.py",)),
+}
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of the table.
@@ -73,4 +86,8 @@ ROWS: tuple[Row, ...] = (
         for scene in (scenes.DIGITS, scenes.COLLECT, scenes.AUDIT)
     ),
     *(Row(f"damage: {state.name}", partial(damage.campaign, state=state)) for state in damage.STATES),
+    *(
+        Row(name, partial(suites.campaign, fault=fault, tests=tests), forks=False)
+        for name, (fault, tests) in _TESTED.items()
+    ),
 )
