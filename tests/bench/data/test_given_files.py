@@ -42,7 +42,7 @@ from alignprune.bench.data.preparation import Features, Preparation
 from alignprune.bench.data.raw import read as read_raw
 from alignprune.errors import MissingFile, UserError, ValueMistake
 from alignprune.noise import NoisyLabels
-from mutation import FOREIGN, check_line, damaged, hostile, little_memory, made_of, npz, saved
+from mutation import FOREIGN, check_line, damaged, hostile, little_memory, made_of, npy, npz, saved
 
 RNG = np.random.default_rng(0)
 
@@ -101,7 +101,8 @@ def as_parquet(frame: pd.DataFrame, **settings: Any) -> bytes:
 
 def as_image(form: str, mode: str = "RGB") -> bytes:
     file = io.BytesIO()
-    Image.fromarray(RNG.integers(0, 256, (9, 12, 3), dtype=np.uint8)).convert(mode).save(file, form)
+    blocks = np.kron(RNG.integers(0, 256, (4, 5, 3), dtype=np.uint8), np.ones((8, 8, 1), dtype=np.uint8))
+    Image.fromarray(blocks).convert(mode).save(file, form)
     return file.getvalue()
 
 
@@ -268,6 +269,20 @@ def test_the_part_of_an_archive_that_its_directory_has_lost_is_missed(tmp_path: 
     assert made_of(file, without, lambda: load(file)) is None
 
 
+def test_an_array_that_goes_on_after_its_last_value_is_refused(tmp_path: Path) -> None:
+    file, packed = tmp_path / "own.npz", io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, array in ARRAYS.items():
+            archive.writestr(f"{name}.npy", npy(array) + b"7" * (name == "x_train"))
+    assert made_of(file, packed.getvalue(), lambda: load(file)) is None
+
+
+def test_a_word_that_is_not_utf_8_is_found_inside_parquet(tmp_path: Path) -> None:
+    content = as_parquet(TEXTS, compression="none", use_dictionary=False).replace(b"sat 3", b"s\xfft 3")
+    for name, read in (("own.parquet", loaded), ("new.parquet", predicted(WORDS))):
+        assert made_of(tmp_path / name, content, lambda: read(tmp_path / name)) is None  # noqa: B023
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_labels_of_people_are_read_as_they_are_or_refused(cifar10_root: Path, data: st.DataObject) -> None:
@@ -289,7 +304,7 @@ def test_labels_of_people_run_nothing(cifar10_root: Path) -> None:
     for kind, content in (hostile(marker) | FOREIGN).items():
         assert made_of(file, content, lambda: cifar10n(cifar10_root, "worse")) is None, kind
         assert not marker.exists(), kind
-    for value in (np.zeros(100), np.array(["a"] * 100), [[1], [2, 3]], {1}):  # no integers
+    for value in (np.zeros(100), [0.5] * 100, ["a"] * 100, [[1], [2, 3]], {1}):  # no integers
         content = saved({"clean_label": np.arange(100) % 10, "worse_label": value})
         assert made_of(file, content, lambda: cifar10n(cifar10_root, "worse")) is None
 
@@ -339,6 +354,18 @@ def test_a_damaged_hugging_face_data_set_is_refused_in_a_line_and_ends_no_proces
         check_line(str(mistake), folder)
     finally:
         file.write_bytes(whole[file])
+
+
+def test_words_of_a_hugging_face_data_set_that_lie_outside_of_it_end_no_process(tmp_path: Path) -> None:
+    import datasets
+
+    columns = {"label": ["cat", "dog"] * 4, "text": [f"a cat {i}" for i in range(8)]}
+    datasets.Dataset.from_dict(columns).save_to_disk(str(tmp_path / "saved"))
+    (file,) = (tmp_path / "saved").glob("*.arrow")
+    bounds = [struct.pack("<9i", *(place if i == 4 else 7 * i for i in range(9))) for place in (28, 2**30)]
+    file.write_bytes(file.read_bytes().replace(*bounds))
+    with pytest.raises(ValueMistake, match="saved' cannot be loaded .*[Oo]ffset"):
+        load(f"hf:{tmp_path / 'saved'}")
 
 
 # -- contents that a sound file may have --------------------------------------------------------------------
@@ -422,6 +449,12 @@ def test_a_table_may_name_images_anywhere_and_nothing_else_becomes_of_them(tmp_p
     for name in ("\0", "a\0b.png", "x" * 5_000, "../nowhere.png", "/proc/self/nowhere"):
         with pytest.raises(MissingFile, match="names 1 files that are not there"):
             table(pd.DataFrame({"path": ["../a.png", name], "label": ["cat", "dog"]}), folder=tmp_path / "data")
+
+
+def test_a_class_id_longer_than_python_reads_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    assert made_of(file, b"a.jpg " + b"9" * 5_000 + b"\n", lambda: list(entries(file, 14))) is None
+    assert made_of(file, b"a.jpg " + "\u0663".encode() + b"\n", lambda: list(entries(file, 14))) == [("a.jpg", 3)]
 
 
 def test_a_list_may_name_anything_and_what_is_not_there_is_said(tmp_path: Path) -> None:

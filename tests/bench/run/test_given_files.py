@@ -278,6 +278,15 @@ def test_what_is_wrong_with_indices_is_said(
         reference(file, samples, tmp_path)
 
 
+def test_indices_that_go_on_after_the_last_of_their_shape_are_refused(
+    tmp_path: Path, samples: ClassificationData
+) -> None:
+    file, content = tmp_path / "trusted.npy", npy(CHOSEN)
+    for longer in (content + bytes(8), content.replace(b"(18,)", b"(12,)")):
+        assert made_of(file, longer, lambda: reference(file, samples, tmp_path)) is None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch advises against two of the tensors
 def test_shapes_of_indices_are_believed_only_as_far_as_the_file_reaches(
     tmp_path: Path, samples: ClassificationData
 ) -> None:
@@ -346,6 +355,17 @@ def test_features_of_any_kind_are_taken_as_they_are_or_refused(
     file = place / "features.pt"
     found = made_of(file, content, lambda: features(file, samples, place))
     assert found is None or found == value.tolist()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.full((N, 2), torch.nan), torch.zeros(N, 2, dtype=torch.int64), torch.zeros(N), torch.zeros(N - 1, 2)],
+)
+def test_features_that_no_coreset_is_chosen_by_are_refused(
+    place: Path, samples: ClassificationData, value: torch.Tensor
+) -> None:
+    file = place / "features.pt"
+    assert made_of(file, saved(value), lambda: features(file, samples, place)) is None
 
 
 JSON = st.recursive(
