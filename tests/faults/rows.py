@@ -36,6 +36,10 @@ _CRASHED = (
 
 _TESTED = {
     "ranks": ("ranks that die, hang and change their number", ("bench/run/test_ranks.py",)),
+    "signals and locks": (
+        "SIGTERM, Ctrl-C, divergence, two processes in a folder",
+        ("bench/run/test_interruption.py", "bench/run/test_lock.py"),
+    ),
     "files: readers": (
         "files of users, truncated, flipped, foreign, hostile and huge",
         ("bench/data/test_given_files.py", "bench/run/test_given_files.py", "test_cli_files.py"),
