@@ -23,6 +23,8 @@ def complete_run(
     with closing(RunFolder(folder, config, resume=False)) as made:
         if epochs is not None:
             made.save_metrics(list(epochs))
+            if result is None:
+                made.save_checkpoint({"metrics": list(epochs)})
         if result is not None:
             made.save_result(result)
     if job is not None:

@@ -117,7 +117,7 @@ def test_a_figure_that_fails_leaves_no_folder(tmp_path: Path, capsys: pytest.Cap
     begun = str(write_run(tmp_path / "begun", rows=[]))
     same = [str(write_run(tmp_path / place / "seed0")) for place in ("a", "b")]
     damaged = write_run(tmp_path / "damaged")
-    (damaged / "metrics.jsonl").write_text("{")
+    (damaged / "checkpoint.pt").write_bytes(b"half of it")
     for words, said in (
         ([str(tmp_path / "empty")], "is no run"),
         ([begun], "has no epoch that has ended"),

@@ -212,9 +212,8 @@ def test_damaged_metrics_are_named(tmp_path: Path) -> None:
     (folder / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": ')
     with pytest.raises(ValueError, match="metrics.jsonl' is damaged or was changed by hand"):
         archive(folder)
-    (folder / "result.json").unlink()  # of a run that has not ended nobody knows what they should be
-    with pytest.raises(ValueError, match="metrics.jsonl' is damaged in line 2"):
-        read_metrics(folder)
+    (folder / "result.json").unlink()  # of a run that has not ended the checkpoint has them, and here there is none
+    assert read_metrics(folder) == []
 
 
 @pytest.mark.parametrize("name", ["run.parquet", "epochs.parquet"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,10 @@ from hypothesis.extra import numpy as hnp
 from alignprune.audit import decisions
 from alignprune.bench import models
 from alignprune.bench.data import ClassificationData, arrays
+from alignprune.bench.files import write_record
 from alignprune.bench.run import references, static, stored
 from alignprune.bench.run.config import TrainConfig, configure, default_config
+from alignprune.bench.run.folder import RESULT_KIND
 from alignprune.coresets import Proxy
 from alignprune.errors import UserError, ValueMistake
 from mutation import FOREIGN, check_line, damaged, hostile, little_memory, made_of, npy, saved
@@ -70,16 +73,24 @@ def config(method: str = "infobatch+das", **settings: Any) -> TrainConfig:
 # -- one small valid file of each kind, and who reads it ----------------------------------------------------
 
 WEIGHTS = models.create("mlp", 2, (3,)).state_dict()
-RESULT = json.dumps(
-    {
-        "method": "infobatch",
-        "epochs": 10,
-        "prune_ratio": None,
-        "pruned_share": 0.25,
-        "forward_passes": 400,
-        "collect_forward_passes": 80,
-    }
-).encode()
+
+
+def result_of(record: dict[str, Any]) -> bytes:
+    """A result.json as a run writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_record(Path(folder) / "result.json", RESULT_KIND, record)
+        return (Path(folder) / "result.json").read_bytes()
+
+
+MEASURED = {
+    "method": "infobatch",
+    "epochs": 10,
+    "prune_ratio": None,
+    "pruned_share": 0.25,
+    "forward_passes": 400,
+    "collect_forward_passes": 80,
+}
+RESULT = result_of(MEASURED)
 CONFIG = json.dumps(default_config("digits", "infobatch+das").stored(None)).encode()
 NAMES = ("cat", "dog")
 IDS = [str(i) for i in range(6)]
@@ -159,8 +170,8 @@ READERS = {
     "self-supervised": Reader("features.pt", saved(torch.randn(N, 5)), features, checked=True),
     "labels": Reader("decisions.csv", DECISIONS.encode(), decided),
     "config": Reader("config.json", CONFIG, settings_of),
-    "base run": Reader("result.json", RESULT, base),
-    "proxy": Reader("result.json", RESULT, passes),
+    "base run": Reader("result.json", RESULT, base, checked=True),
+    "proxy": Reader("result.json", RESULT, passes, checked=True),
 }
 
 
@@ -396,13 +407,13 @@ def test_settings_of_any_kind_are_taken_or_refused(
 
 
 @settings(max_examples=60)
-@given(name=st.sampled_from([*json.loads(RESULT), "foreign"]), value=JSON)
+@given(name=st.sampled_from([*MEASURED, "foreign"]), value=JSON)
 def test_results_of_any_kind_are_taken_or_refused(
     place: Path, samples: ClassificationData, name: str, value: Any
 ) -> None:
     file = place / "run/result.json"
     file.parent.mkdir(exist_ok=True)
-    content = json.dumps({**json.loads(RESULT), name: value}).encode()
+    content = result_of({**MEASURED, name: value})
     share = made_of(file, content, lambda: base(file, samples, place), named=file.parent)
     cost = made_of(file, content, lambda: passes(file, samples, place), named=file.parent)
     given_share = value if name == "pruned_share" else 0.25
@@ -415,7 +426,7 @@ def test_a_result_without_its_numbers_is_refused_with_the_name_of_what_is_missin
 ) -> None:
     file = tmp_path / "result.json"
     for name, read in (("pruned_share", base), ("forward_passes", passes), ("collect_forward_passes", passes)):
-        file.write_text(json.dumps({key: value for key, value in json.loads(RESULT).items() if key != name}))
+        file.write_bytes(result_of({key: value for key, value in MEASURED.items() if key != name}))
         with pytest.raises(UserError, match=f"result.json: {name}=None"):
             read(file, samples, tmp_path)
 

@@ -12,7 +12,7 @@ import pytest
 from alignprune import coresets, presets
 from alignprune.bench.files import write_record
 from alignprune.bench.run.config import configure
-from alignprune.bench.run.folder import RESULT_KIND
+from alignprune.bench.run.folder import RESULT_KIND, read_result
 from alignprune.bench.run.stored import configuration
 from alignprune.cli import main, parse_train
 from alignprune.errors import UserError
@@ -50,7 +50,7 @@ def test_a_run_from_a_config_is_the_run_that_wrote_it(tmp_path: Path) -> None:
     assert main(["train", *LINE.split(), "--device", "cpu", "--out", str(first)]) == 0
     assert main(["train", "--config", str(first / "config.json"), "--device", "cpu", "--out", str(second)]) == 0
     assert (first / "config.json").read_text() == (second / "config.json").read_text()
-    whole, again = (json.loads((run / "result.json").read_text()) for run in (first, second))
+    whole, again = (read_result(run) for run in (first, second))
     assert {name: again[name] for name in again if "second" not in name} == {
         name: whole[name] for name in whole if "second" not in name
     }

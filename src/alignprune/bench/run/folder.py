@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from alignprune._files import Kind, read_tensors
-from alignprune.bench.files import plain, read_json, read_record, save_bytes, save_tensors, write_record
+from alignprune.bench.files import plain, read_record, save_bytes, save_tensors, write_record
 from alignprune.bench.places import refuse_unwritable
 from alignprune.bench.run.lock import locked, refuse_in_use
 from alignprune.errors import DamagedFile, ExistingFile, ValueMistake
@@ -35,7 +35,7 @@ CONFIG, RESULT, METRICS, NOISE = "config.json", "result.json", "metrics.jsonl", 
 CHECKPOINT, PREVIOUS, _NEXT = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.next.pt"
 
 _AGAIN = "train the run again, in another folder"
-CONFIGURATION_KIND = Kind("configuration", 1, _AGAIN)
+CONFIGURATION_KIND = Kind("configuration", 1, f"put the one back that was written, or {_AGAIN}")
 CHECKPOINT_KIND = Kind("checkpoint", 1, _AGAIN)
 RESULT_KIND = Kind("result", 1, "remove it and go on with --resume, which writes it again")
 
@@ -84,7 +84,7 @@ class RunFolder:
                 f"run, or choose another folder with --out"
             )
         if stored.exists():
-            _refuse_other(read_json(stored, "the configuration of a run", _AGAIN), plain(config), path)
+            _refuse_other(read_config(path), plain(config), path)
             return
         for name in (CHECKPOINT, PREVIOUS, RESULT):
             if (path / name).exists():
@@ -166,30 +166,23 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The metrics of a run, a record an epoch; of a complete one they have to be those that it ended with.
+    """The metrics of a run, a record an epoch: metrics.jsonl where it is complete, before that those of its checkpoint.
 
     Raises:
-        ValueError: if a line is damaged, or the metrics are not those of the result.
+        ValueError: if they are damaged.
     """
+    if not (run / RESULT).exists():
+        state = read_checkpoint(run)
+        return [] if state is None else [plain(row) for row in state["metrics"]]
     file = run / METRICS
-    content = file.read_bytes() if file.exists() else b""
-    if (run / RESULT).exists():
-        digest = read_record(run / RESULT, RESULT_KIND).get(_DIGEST)
-        if digest != (hashlib.sha256(content).hexdigest() if file.exists() else None):
-            raise DamagedFile(
-                f"path={str(file)!r} is damaged or was changed by hand, expected the metrics that the run ended with: "
-                f"{_AGAIN}"
-            )
-    found = []
-    for number, line in enumerate(content.splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            row = error
-        if not isinstance(row, dict):
-            raise DamagedFile(f"path={str(file)!r} is damaged in line {number} ({row}), expected JSON: {_AGAIN}")
-        found.append(row)
-    return found
+    content = file.read_bytes() if file.is_file() else None
+    digest = read_record(run / RESULT, RESULT_KIND).get(_DIGEST)
+    if digest != (None if content is None else hashlib.sha256(content).hexdigest()):
+        raise DamagedFile(
+            f"path={str(file)!r} is damaged or was changed by hand, expected the metrics that the run ended with: "
+            f"{_AGAIN}"
+        )
+    return [json.loads(line) for line in (content or b"").splitlines()]
 
 
 def read_checkpoint(run: Path) -> dict[str, Any] | None:

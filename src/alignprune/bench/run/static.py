@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alignprune import coresets
+from alignprune._checks import integer
 from alignprune._files import Kind, read_tensors
 from alignprune.bench import data as datasets
 from alignprune.bench import models
@@ -23,6 +24,7 @@ from alignprune.coresets import Extent, Proxy
 from alignprune.errors import MissingFile, UserError, ValueMistake
 
 _SELF_SUPERVISED = "self_supervised.pt"
+_COUNTS = ("forward_passes", "collect_forward_passes")
 _FEATURES_KIND = Kind("features", 1, "remove it: it is trained again")
 
 
@@ -142,8 +144,10 @@ def cost(config: TrainConfig) -> int:
     """Forward passes of the proxy run, which many runs may share; 0 for a run that needs none."""
     if not config.pruning.needs_proxy:
         return 0
-    result = read_result(_proxy_folder(config))
-    return int(result["forward_passes"] + result["collect_forward_passes"])
+    folder, remedy = _proxy_folder(config), "give the folder of a run with --method full --collect"
+    result = read_result(folder)
+    with naming(f"proxy={str(folder)!r}: {RESULT}"):
+        return sum(integer(name, result.get(name), at_least=0, remedy=remedy) for name in _COUNTS)
 
 
 def _proxy_folder(config: TrainConfig) -> Path:
