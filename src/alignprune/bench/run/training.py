@@ -200,6 +200,7 @@ class _Run:
         with nullcontext() if self.folder is None else closing(self.folder):
             complete = ranks.of_the_first(lambda: self.folder.result if self.folder else None)
             if complete is not None:
+                self.progress.note(f"all epochs of the run in {self.config.folder} are done")
                 return complete
             if self.config.place.resume:
                 self._restore()
