@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -304,6 +304,67 @@ def test_the_end_of_an_epoch_under_autocast_scores_in_full_precision(score: Scor
                 pruner.end_epoch(1 / (epoch + 1) if pruner.needs_reference else None)
         scores.append(pruner.scores)
     assert same(scores[0], scores[1])
+
+
+BACKENDS = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None), torch.backends]
+"""Where torch keeps the precision of products since 2.9, the last one for all that have none of their own."""
+
+REDUCED: dict[str, Callable[[], Any]] = {
+    "one word": lambda: torch.set_float32_matmul_precision("medium"),
+    "cuda by the old name": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+}
+if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+    REDUCED |= {
+        "cuda": lambda: setattr(BACKENDS[0], "fp32_precision", "tf32"),
+        "mkldnn": lambda: setattr(BACKENDS[1], "fp32_precision", "bf16"),
+        "all backends": lambda: setattr(BACKENDS[2], "fp32_precision", "tf32"),
+    }
+
+
+@pytest.fixture
+def precisions() -> Iterator[Callable[[], list[str]]]:
+    """Gives the precisions that are set, and sets them back."""
+    new = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+    before = [backend.fp32_precision for backend in BACKENDS] if new else [torch.get_float32_matmul_precision()]
+    yield lambda: [backend.fp32_precision for backend in BACKENDS] if new else [torch.get_float32_matmul_precision()]
+    torch.backends.cuda.matmul.allow_tf32 = False
+    if new:
+        for backend, precision in zip(BACKENDS, before, strict=True):
+            backend.fp32_precision = precision
+    else:
+        torch.set_float32_matmul_precision(before[0])
+
+
+@pytest.mark.parametrize("way", REDUCED)
+@pytest.mark.parametrize("name", ["infobatch+das", "divbs", "robust"])
+def test_a_reduced_precision_of_products_is_neither_followed_nor_changed(
+    name: str, way: str, precisions: Callable[[], list[str]]
+) -> None:
+    runs = []
+    for reduce_it in (lambda: None, REDUCED[way]):
+        reduce_it()
+        found = precisions()
+        pruner = ap.Pruner.from_preset(name, num_samples=N, epochs=EPOCHS)
+        for epoch in range(EPOCHS):
+            for index in batches(pruner):
+                if isinstance(pruner.policy, ap.BatchPolicy):
+                    index = index[pruner.choose(index, logits=X[index], features=X[index], labels=Y[index])]
+                pruner.reduce(index, known_losses(epoch, index))
+            pruner.end_epoch(1 / (epoch + 1) if pruner.needs_reference else None)
+        assert precisions() == found
+        runs.append((pruner.selection.indices, pruner.scores))
+    assert same(*runs)
+
+
+@pytest.mark.skipif(len(REDUCED) == 2, reason="torch before 2.9 has one precision for all")
+def test_a_precision_for_all_backends_is_still_that_of_each_after_an_epoch(precisions: Callable[[], Any]) -> None:
+    pruner = begun("infobatch", epochs=1)
+    torch.backends.fp32_precision = "tf32"
+    for index in batches(pruner):
+        pruner.reduce(index, known_losses(1, index))
+    pruner.end_epoch()
+    torch.backends.fp32_precision = "ieee"
+    assert precisions() == ["ieee"] * 3
 
 
 def test_a_scaler_skips_the_step_of_an_overflow_and_the_training_goes_on() -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch._compile import _disable_dynamo
@@ -55,13 +55,35 @@ def plainly(method: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Resu
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Keep autocast and a reduced matmul precision away from what is computed on a device."""
-    precision = torch.get_float32_matmul_precision()
+    # Since torch 2.9 each backend has a precision of its own, and the one word for all fails where one of them was set.
+    backends = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    each = all(hasattr(backend, "fp32_precision") for backend in backends)
+    with torch.autocast(device.type, enabled=False), _by_backend(backends) if each else _by_one_word():
+        yield
+
+
+@contextmanager
+def _by_backend(backends: Sequence[Any]) -> Iterator[None]:
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = "none"  # that is, what is set for all backends
+            if backend.fp32_precision != precision:
+                backend.fp32_precision = precision
+
+
+@contextmanager
+def _by_one_word() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("highest")
-        with torch.autocast(device.type, enabled=False):
-            yield
+        yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        torch.set_float32_matmul_precision(before)
 
 
 def warn(message: str) -> None:
