@@ -174,6 +174,20 @@ def test_nearly_flat_trajectories_above_the_limit_keep_their_sign() -> None:
     assert pearson(torch.stack([up, -up], dim=1), reference).tolist() == pytest.approx([-1, 1], abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_what_is_flat_does_not_depend_on_a_default_dtype(dtype: torch.dtype) -> None:
+    """In float16 the limit would be 0, and what rounding left of a trajectory would be a trend."""
+    reference = torch.tensor([3.0, 2.0, 1.5, 1.0]).double()
+    columns = torch.stack([1 + 1e-8 * reference, 1 - 1e-8 * reference, 1 + 1e-5 * reference], 1)
+    torch.set_default_dtype(dtype)
+    try:
+        score = pearson(columns, reference)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert score[:2].isnan().all()
+    assert float(score[2]) == pytest.approx(1.0)
+
+
 def test_the_given_tensors_are_left_as_they_were() -> None:
     trajectories, reference = torch.rand(5, 7).double(), torch.rand(5).double()
     trajectories[2, 3] = NAN

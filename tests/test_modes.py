@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -494,42 +495,60 @@ def test_a_reduction_inside_of_what_is_recomputed_is_refused() -> None:
         loss.backward()
 
 
-# -------------------------------------------------------------------------- a default device
+# -------------------------------------------------------------------------- a default device, a default dtype
 
 
-@every_preset
-def test_a_default_device_of_the_caller_changes_nothing(name: str) -> None:
-    """What is kept on the host stays there; the meta device stands for an accelerator, and would show every slip."""
-    runs = []
-    for device in ("cpu", "meta"):
+@contextmanager
+def defaults(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    try:
         with torch.device(device):
-            pruner = ap.Pruner.from_preset(name, num_samples=N, epochs=EPOCHS, labels=Y)
-            for epoch in range(EPOCHS):
+            yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+# The meta device stands for an accelerator, and would show every slip: what is kept on the host stays there.
+DEFAULTS = [{}, {"device": "meta"}, *({"dtype": dtype} for dtype in (torch.float64, torch.bfloat16, torch.float16))]
+
+
+@pytest.mark.parametrize(
+    "name, settings", [*((name, {}) for name in ap.PRESETS), ("infobatch+das", {"gaps": "last_obs"})]
+)
+def test_defaults_of_the_caller_change_nothing(name: str, settings: dict[str, Any]) -> None:
+    runs = []
+    for given in DEFAULTS:
+        with defaults(**given):
+            pruner = ap.Pruner.from_preset(name, num_samples=N, epochs=2 * EPOCHS, labels=Y, **settings)
+            for epoch in range(2 * EPOCHS):
                 for index in torch.tensor(list(pruner.sampler), device="cpu").split(BATCH):
+                    losses = (known_losses(epoch, index) + 3 * (index % 4 == 0)).float()
                     if isinstance(pruner.policy, ap.BatchPolicy):
-                        outputs = known_losses(epoch, index).outer(torch.arange(3.0, device="cpu"))
-                        index = index[pruner.choose(index, logits=outputs, features=outputs, labels=Y[index])]
+                        outputs = losses.outer(torch.arange(3, dtype=torch.float32, device="cpu"))
+                        chosen = pruner.choose(index, logits=outputs, features=outputs, labels=Y[index])
+                        index, losses = index[chosen], losses[chosen]
                     if pruner.score.needs_batches:
-                        pruner.reduce_batch(index, known_losses(epoch, index).mean())
+                        pruner.reduce_batch(index, losses.mean())
                     else:
-                        pruner.reduce(index, known_losses(epoch, index), predictions=Y[index])
+                        pruner.reduce(index, losses, predictions=Y[index])
                 if pruner.score.needs_pruned and len(pruner.pruned_sampler):
                     left_out = torch.tensor(list(pruner.pruned_sampler), device="cpu")
-                    pruner.record(left_out, known_losses(epoch, left_out))
+                    pruner.record(left_out, known_losses(epoch, left_out).float())
                 pruner.end_epoch(1 / (epoch + 1) if pruner.needs_reference else None)
                 pruner.load_state_dict(pruner.state_dict())
-        runs.append((pruner.selection.indices, pruner.selection.weights, pruner.scores))
-    assert same(runs[0], runs[1])
+        runs.append((pruner.selection.indices, pruner.selection.weights, pruner.scores, pruner.noise_rate))
+    for run in runs[1:]:
+        assert same(run, runs[0])
 
 
-def test_a_reference_and_a_coreset_are_drawn_alike_under_a_default_device() -> None:
+def test_a_reference_and_coresets_are_chosen_alike_under_the_defaults_of_the_caller() -> None:
     rows = torch.rand(30, N, generator=torch.Generator().manual_seed(1))
     outputs = {"logits": X[:, :3], "features": X, "strong_logits": X[:, :3], "strong_features": X, "self_supervised": X}
     epochs = {"label_probabilities": rows, "correct": rows > 0.5, "error_norms": rows[:2], "feature_norms": rows[:2]}
     proxy, chosen = coresets.Proxy(Y, 3, **outputs, **epochs), []
-    for device in ("cpu", "meta"):
-        with torch.device(device):
+    for given in DEFAULTS:
+        with defaults(**given):
             reference = ap.Reference.subset(torch.utils.data.TensorDataset(X, Y), size=20)
             parts = [coresets.select(name, proxy, 25, seed=0).tolist() for name in coresets.CORESETS]
             chosen.append([reference.loader.dataset.indices, *parts])  # type: ignore[union-attr]
-    assert chosen[0] == chosen[1]
+    assert all(each == chosen[0] for each in chosen)

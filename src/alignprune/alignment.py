@@ -124,5 +124,6 @@ def _cosine_columns(x: Tensor, r: Tensor) -> Tensor:
 
 def _ratio(x: Tensor, r: Tensor, count: Tensor, fewest: int) -> Tensor:
     xx, rr, xr = x.square().sum(0), r.square().sum(0), (x * r).sum(0)
-    flat = (xx < FLAT_VARIANCE * count) | (rr < FLAT_VARIANCE * count) | (count < fewest)
+    least = FLAT_VARIANCE * count.double()
+    flat = (xx < least) | (rr < least) | (count < fewest)
     return (xr / (xx.sqrt() * rr.sqrt())).clamp_(-1.0, 1.0).masked_fill_(flat, math.nan)

@@ -34,7 +34,7 @@ def distance_to_class_median(features: Tensor, labels: Tensor) -> Tensor:
 
     Source: Xia et al. (ICLR 2023).
     """
-    distance = torch.empty(len(labels), device="cpu")
+    distance = torch.empty(len(labels), dtype=torch.float32, device="cpu")
     for c in labels.unique():
         members = labels == c
         points = features[members].float()

@@ -82,7 +82,7 @@ class Ledger(Memory):
             self.exposures += self.last_trained >= self.onset.epoch  # the onset's own epoch was one
         if self.onset is None and selection.uniform and was_uniform:
             self._measure_memorisation(epoch, losses, trained)
-        weights = (1.0 + self.exposures) ** -self.exponent
+        weights = (1.0 + self.exposures.float()) ** -self.exponent
         weights.masked_fill_(~seen, 0.0)
         self.total += weights * (losses - losses[trained].double().mean().float()).masked_fill_(~seen, 0.0)
         bounded_(self.total)
