@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 import alignprune as ap
 
-N, BATCH, EPOCHS = 128, 32, 200
+N, BATCH, EPOCHS = 128, 64, 200
 HALF = 100
 X, Y = torch.randn(N, 4, generator=torch.Generator().manual_seed(0)), torch.arange(N) % 3
 TABLE = torch.rand(EPOCHS, N, generator=torch.Generator().manual_seed(1)) + torch.where(
