@@ -48,6 +48,7 @@ _TESTED = {
     "extremes": ("every preset at the ends of losses, labels, sizes and settings", ("test_extremes.py",)),
     "modes": ("torch.compile, autocast, GradScaler, torch.func, inference mode", ("test_modes.py",)),
     "golden": ("what every preset selects", ("test_golden.py",)),
+    "growth": ("200 epochs without growth of memory, files or threads", ("test_growth.py",)),
 }
 
 
