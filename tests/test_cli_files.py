@@ -15,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from alignprune.bench.files import write_record
+from alignprune.bench.run.folder import RESULT_KIND
 from alignprune.cli import main
 from alignprune.coresets import Proxy
 from mutation import FOREIGN, check_line, hostile
@@ -58,7 +60,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "proxy").mkdir()
     from_labels.save(folder / "proxy/proxy.npz")
-    (folder / "proxy/result.json").write_text(json.dumps({"forward_passes": 1, "collect_forward_passes": 1}))
+    passes = {"forward_passes": 1, "collect_forward_passes": 1}
+    write_record(folder / "proxy/result.json", RESULT_KIND, passes)
     columns = {"label": y.tolist(), "text": [f"a cat {i}" for i in range(N)]}
     features = datasets.Features({"label": datasets.ClassLabel(names=["cat", "dog"]), "text": datasets.Value("string")})
     datasets.Dataset.from_dict(columns, features=features).save_to_disk(str(folder / "saved"))
