@@ -234,6 +234,7 @@ class _Run:
             trained.save(self.folder.path, self._trained(), self._network)
             for observer in self.observers:
                 observer.save(self.folder.path)
+            self.folder.save_metrics(self._metrics())  # a run that goes on from its last epoch has not written them
             self.folder.save_result(result)
         return result
 
