@@ -169,7 +169,7 @@ class Stem:
             return None
         line = self.process.stdout.readline().decode()
         if not line:
-            raise RuntimeError("the stem has died; what it said stands above")
+            raise RuntimeError(f"the stem has ended with {self.process.wait()}; what it said stands above")
         return line
 
 

@@ -49,7 +49,7 @@ def test_a_killed_sweep_ends_as_an_undisturbed_one(stem: Stem, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "scene", [scenes.COLLECT, scenes.JOB, scenes.REPORT, scenes.TABLE], ids=lambda scene: scene.name
+    "scene", [scenes.COLLECT, scenes.JOB, scenes.PREDICT, scenes.TABLE], ids=lambda scene: scene.name
 )
 def test_death_between_any_two_writes_loses_nothing(scene: Scene, stem: Stem, tmp_path: Path) -> None:
     check(crashes.campaign(3, tmp_path / "scene", scene, stem=stem), 3)
