@@ -59,7 +59,7 @@ def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for image, label in zip(x, y, strict=True):
         image[3 * label : 3 * label + 3] += 40
     np.savez(place / "own.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
-    run(place / "own.npz", place / "run", model="resnet-tiny", precision="bf16")
+    run(place / "own.npz", place / "run", model="resnet-tiny")
     return place
 
 
