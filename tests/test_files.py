@@ -191,6 +191,17 @@ def test_an_error_of_the_writer_is_its_own(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_what_the_caller_was_handling_is_not_taken_for_the_disks_error(tmp_path: Path) -> None:
+    def write(file: IO[bytes]) -> None:
+        raise ZeroDivisionError("no number")
+
+    try:
+        (tmp_path / "nowhere").read_bytes()
+    except OSError:
+        with pytest.raises(ZeroDivisionError):
+            replace_file(tmp_path / "kept", write)
+
+
 def test_what_a_dead_process_left_is_removed_and_what_is_being_written_stays(tmp_path: Path) -> None:
     names = [".kept.0a1b2c.partial", ".other.0a1b2c.partial"]
     for name in names:

@@ -18,6 +18,7 @@ import mmap
 import os
 import re
 import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -77,7 +78,7 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], obje
     Raises:
         OSError: with the name of the file, if it cannot be written; what was there is left.
     """
-    target = Path(path)
+    target, handled = Path(path), sys.exc_info()[1]
     remove_partial_files(target.parent, target.name)
     # In the same folder, because os.replace is atomic only inside one file system.
     partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}{_PARTIAL}")
@@ -90,7 +91,7 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], obje
                 file.close()  # Windows renames no open file
             os.replace(partial, target)  # under the lock, or somebody might take it for left at the last moment
     except Exception as error:
-        found = _system_error(error)
+        found = _system_error(error, handled)
         if found is None:
             raise
         raise OSError(found.errno, found.strerror, str(target)) from error
@@ -144,12 +145,19 @@ def _is_forgotten(partial: Path) -> bool:
     return time.time() - partial.stat().st_mtime >= _FORGOTTEN
 
 
-def _system_error(error: BaseException) -> OSError | None:
-    """What the system said, behind what torch or zipfile make of it."""
+def _system_error(error: BaseException, handled: BaseException | None) -> OSError | None:
+    """What the system said, behind what torch or zipfile make of it.
+
+    Args:
+        error: of the writer.
+        handled: what the caller was handling before it wrote, which is behind the error too and has no part in it.
+    """
     found: BaseException | None = error
-    while found is not None and not (isinstance(found, OSError) and found.errno is not None):
+    while found is not None and found is not handled:
+        if isinstance(found, OSError) and found.errno is not None:
+            return found
         found = found.__cause__ or found.__context__
-    return found
+    return None
 
 
 # -- sealed ------------------------------------------------------------------------------------------------
