@@ -72,10 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``alignprune``; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     words = [word for word in given if word != "--debug"]
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what is no character
     before = _hear_sigterm()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding has no letter for is shown by its number
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding has no letter for, as in names of files
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run(words)

@@ -11,7 +11,6 @@ from typing import IO, Any
 import numpy as np
 
 from alignprune._files import Kind, check_seal, replace_file, write_arrays, write_sealed, write_tensors
-from alignprune.errors import DamagedFile, MissingFile
 
 SEAL = "seal"
 """The field of a record that holds its seal."""
@@ -20,33 +19,6 @@ SEAL = "seal"
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; NaN becomes null."""
     save_bytes(path, _text(value))
-
-
-def read_json(path: Path, expected: str, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file that a person may have written.
-
-    Args:
-        path: the file.
-        expected: what it should be, for the message.
-        remedy: what to do if it is not.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it holds no JSON object.
-    """
-    if not path.exists():
-        raise MissingFile(f"path={str(path)!r} is not there, expected {expected}: {remedy}")
-    if not path.is_file():
-        raise DamagedFile(f"path={str(path)!r} is a folder, expected {expected}: {remedy}")
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:  # of JSON or of the encoding
-        raise DamagedFile(f"path={str(path)!r} is no JSON ({error}), expected {expected}: {remedy}") from error
-    if not isinstance(found, dict):
-        raise DamagedFile(
-            f"path={str(path)!r} holds {type(found).__name__}, not names and values, expected {expected}: {remedy}"
-        )
-    return {name: value for name, value in found.items() if name != SEAL}
 
 
 def write_record(path: Path, kind: Kind, record: dict[str, Any]) -> None:
@@ -63,7 +35,9 @@ def read_record(path: Path, kind: Kind) -> dict[str, Any]:
         FileNotFoundError, ValueError: as `alignprune._files.check_seal`.
     """
     check_seal(path, kind)
-    return read_json(path, kind.noun, kind.remedy)
+    found: dict[str, Any] = json.loads(path.read_bytes())
+    del found[SEAL]
+    return found
 
 
 def save_arrays(path: Path, kind: Kind, **arrays: np.ndarray) -> None:
