@@ -23,8 +23,8 @@ TABLE = torch.rand(EPOCHS, N, generator=torch.Generator().manual_seed(1)) + torc
     torch.arange(N) % 4 == 0, 3.0, 0
 )
 
-OBJECTS, BLOCKS = 400, 4_000
-"""By how much two moments 98 epochs apart may differ: less than five containers, or fifty numbers, that an epoch kept.
+OBJECTS, BLOCKS = 90, 490
+"""By how much two moments 98 epochs apart may differ: less than one container, or five numbers, that an epoch kept.
 
 The interpreter itself takes a block here and there, up to the 200th epoch or so, and none after it.
 """

@@ -362,7 +362,9 @@ def test_a_reference_whose_file_is_damaged_is_refused_before_training(suffix: st
     file = (tmp_path / "indices").with_suffix(suffix)
     for content in ("", "no indices"):
         file.write_text(content)
-        with pytest.raises(ValueError, match="reference='.*indices"):
+        with pytest.raises(
+            ValueError, match="reference='.*indices.*' (is empty|cannot be read .*), expected training indices"
+        ):
             train(digits("infobatch+das", tmp_path / "run", reference=str(file)))
     assert not (tmp_path / "run").exists()
 
