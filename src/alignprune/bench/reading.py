@@ -1,8 +1,8 @@
 """Files that users give: read whole, or refused in a line that says which file, what is wrong and what to do.
 
-Nothing here runs what a file holds, or takes memory that the file has not paid for with its own size. Where a format
-has checksums they are compared, also where its library does not: an .npz file and what torch.save writes are archives
-with one for each array, a .csv, .npy, .txt or .safetensors file has none.
+Nothing here runs what a file holds, or takes memory out of all proportion to its size. Where a format has checksums
+they are compared, also where its library does not: an .npz file and what torch.save writes are archives with one for
+each array, a .csv, .npy, .txt or .safetensors file has none.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def weights_in(place: str, file: PathLike, of: str) -> dict[str, Tensor]:
         found: dict[str, Tensor] = load_state_dict(os.fspath(file), weights_only=True)
         for name, value in found.items():
             _refuse_odd(name, value)
-    broken = [name for name, value in found.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+        broken = [name for name, value in found.items() if not bool(value.isfinite().all())]
     if broken:
         raise ValueMistake(
             f"{place} holds {len(broken)} tensors with values that are not finite, the first {broken[0]}, expected "

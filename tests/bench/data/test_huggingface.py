@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 
 from alignprune.bench.data import ClassificationData, Texts, huggingface, limit, load
 from alignprune.bench.data.huggingface import TableImages
-from alignprune.bench.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from alignprune.bench.data.raw import read as read_raw
+from alignprune.bench.data.transforms import IMAGENET_MEAN, IMAGENET_STD, photo_transforms
 
 Items = Callable[[Dataset], tuple[torch.Tensor, list[int]]]
 Check = Callable[[ClassificationData], None]
@@ -181,8 +182,11 @@ def test_labels_may_be_strings(tmp_path: Path, items: Items) -> None:
 def test_a_label_out_of_the_range_of_its_names_is_refused(tmp_path: Path) -> None:
     wrong = table(3, {"kind": [0, 5, 1]}, Features(kind=Value("int64")))
     wrong.info.features["kind"] = KIND
-    with pytest.raises(ValueError, match=r"row=1 of split train has the label 5, expected 0 to 2"):
+    said = r"own': row=1 of split train has the label 5, expected 0 to 2"
+    with pytest.raises(ValueError, match=said):
         huggingface(save(tmp_path, train=wrong))
+    with pytest.raises(ValueError, match=said):  # and by who predicts
+        read_raw(f"hf:{tmp_path / 'own'}", photo_transforms(8).preparation, ("ant", "bee", "cat"))
 
 
 @pytest.mark.parametrize("hidden", [{"kind": [-1, -1]}, {"kind": [None, None]}, {}])
