@@ -85,11 +85,9 @@ def _outcome(row: Row, given: argparse.Namespace) -> Outcome:
             outcome = row.campaign(count, folder, stem=None, seed=given.seed)
     except Exception:  # the other rows go on; this one is lost, and says why
         outcome = Outcome(row.name, 1, 0, 1, (f"the campaign itself fails:\n{traceback.format_exc()}",))
-    print(
-        f"{row.name}: {outcome.tried} tried, {outcome.lost} lost, {time.monotonic() - started:.0f} s",
-        file=sys.stderr,
-        flush=True,
-    )
+    lines = [f"{row.name}: {outcome.tried} tried, {outcome.lost} lost, {time.monotonic() - started:.0f} s"]
+    lines += [f"lost: {note}" for note in outcome.notes[:_SHOWN]]
+    print("\n".join(lines), file=sys.stderr, flush=True)
     return outcome
 
 

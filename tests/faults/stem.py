@@ -28,6 +28,7 @@ _IMPORTS = (
     "pyarrow.parquet",
     "safetensors.torch",
     "sklearn.datasets",
+    "alignprune.cli",
     "alignprune.bench.commands",
     "alignprune.bench.label_report",
     "alignprune.bench.results.figures",
@@ -70,6 +71,19 @@ def main() -> None:
 
 def _be(request: dict[str, Any]) -> None:
     """Become the command, and end as it ends."""
+    try:
+        code = _called(request)
+    except KeyboardInterrupt:  # before the command was reached, or after its end
+        code = 128 + signal.SIGINT
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command has ended, and Python would answer from its own clearing
+    _end(code)
+
+
+def _called(request: dict[str, Any]) -> int:
+    """Call what the request asks for, in its folder; the exit code."""
     os.setsid()
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), descriptor)
@@ -80,14 +94,8 @@ def _be(request: dict[str, Any]) -> None:
     function = getattr(import_module(module), name)
     if request["point"] is not None:
         points.arm(points.Point(**request["point"]))
-    try:
-        code = function(request["words"])
-    except KeyboardInterrupt:  # before the command was reached, or after its end
-        code = 128 + signal.SIGINT
-    except Exception:
-        traceback.print_exc()
-        code = 1
-    _end(code)
+    code: int = function(request["words"])
+    return code
 
 
 def _end(code: int) -> None:
