@@ -59,11 +59,13 @@ def main() -> None:
             continue
         if os.path.exists(_THREADS) and len(os.listdir(_THREADS)) > 1:
             raise RuntimeError("the stem has threads, which a child would miss: no fork is sound any more")
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the child can answer it
         child = os.fork()
         if not child:
             requests.close()
             answers.close()
             _be(request)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         answers.write(f"{child}\n")
         answers.write(f"{_watched(child, requests)}\n")
     _end(0)
@@ -84,6 +86,7 @@ def _be(request: dict[str, Any]) -> None:
 
 def _called(request: dict[str, Any]) -> int:
     """Call what the request asks for, in its folder; the exit code."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.setsid()
     for descriptor, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), descriptor)
