@@ -153,6 +153,7 @@ class Swept:
         old = self.jobs["old"].folder
         old.mkdir()
         (old / "result.json").write_text("{}")
+        (old / "error.json").write_text("{}")  # its process died before it took this away
         self.diary = Diary()
         environment = dict(os.environ)
         self.summary = run([*jobs, jobs[0]], work, workers=2, retries=1, threads=3, report=self.diary)
@@ -207,7 +208,7 @@ def test_the_error_stays_in_the_folder_until_the_job_succeeds(swept: Swept) -> N
     assert error["error"] == "ValueError: attempt 2 of hopeless"
     assert error["attempts"] == 2
     assert 'raise ValueError(f"attempt {attempt} of {job.name}")' in error["traceback"]
-    for name in ("flaky", "fatal"):
+    for name in ("flaky", "fatal", "old"):
         assert not (swept[name].folder / "error.json").exists()
 
 

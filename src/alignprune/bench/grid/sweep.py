@@ -316,7 +316,9 @@ class _Sweep:
                 self.held.clear()
 
     def skip(self, job: Job) -> None:
-        """Note a job that is complete without this sweep."""
+        """Note a job that is complete without this sweep; its process may have died before it took its error away."""
+        with suppress(OSError):  # as of runs that may only be read
+            (job.folder / "error.json").unlink(missing_ok=True)
         self.skipped.append(job)
         self.report.skipped(job)
 
