@@ -272,13 +272,16 @@ def test_a_score_of_ones_own_that_is_infinite_is_refused_by_name() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, BATCH - 1, BATCH + 1])
 def test_a_data_set_of_any_size_is_trained_on_or_refused(name: str, size: int) -> None:
     refused = trained_or_refused(name, LOSSES["two groups"], size, torch.arange(size) % 2)
-    needed = {"seta": 6, "seta+bls": 6, "seta+das": 6, "dynamic-random": 2, "robust": 2}.get(name, 1)
-    assert (refused is None) == (size >= needed)  # 5 groups of 90 %, 70 % or half of the samples
+    needed = dict.fromkeys(("seta", "seta+bls", "seta+das"), 6)
+    needed |= dict.fromkeys(("dynamic-random", "rs2", "orderdp", "orderdp+das", "robust"), 2)
+    assert (refused is None) == (size >= needed.get(name, 1))  # 5 groups of 90 %, 70 % or half of the samples
 
 
 ENDS: dict[str, list[Any]] = {
     "prune_prob": [0, 1e-9, 1 - 1e-9, 1],
     "prune_ratio": [0, 1e-9, 0.97, 1 - 1e-9, 1],
+    "replacement": [False],
+    "chance": [0, 1],
     "rescale": [False],
     "groups": [1, 2, 54, 55, 10**9],
     "alpha": [0, 1e-9, 1],

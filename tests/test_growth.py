@@ -35,6 +35,8 @@ CACHED = 8
 FAMILIES: dict[str, dict[str, Any]] = {
     "full": {},
     "dynamic-random": {},
+    "rs2": {},
+    "orderdp": {},
     "infobatch": {},
     "infobatch+das": {},
     "infobatch+bls": {},

@@ -9,20 +9,23 @@ from typing import Any
 import pytest
 
 from alignprune import PRESETS, Pruner, errors, presets
-from alignprune.policies import IES, DivBS, DynamicRandom, Full, InfoBatch, Robust, SeTa
+from alignprune.policies import IES, DivBS, DynamicRandom, Full, InfoBatch, OrderDP, Robust, SeTa
 from alignprune.scores import Alignment, BatchLoss, ExposureLoss, Loss, SecondDifference
 
 NAMES = [
     "full",
     "dynamic-random",
+    "rs2",
     "infobatch",
     "seta",
     "ies",
     "divbs",
+    "orderdp",
     "infobatch+bls",
     "seta+bls",
     "infobatch+das",
     "seta+das",
+    "orderdp+das",
     "robust",
 ]
 
@@ -39,6 +42,7 @@ def test_the_registry_has_every_method() -> None:
     [
         ("full", Loss(), Full(), 1.0),
         ("dynamic-random", Loss(), DynamicRandom(prune_ratio=0.3), 1.0),
+        ("rs2", Loss(), DynamicRandom(prune_ratio=0.3, replacement=False), 1.0),
         ("infobatch", Loss(), InfoBatch(prune_prob=0.5, rescale=True), 0.875),
         ("infobatch+das", Alignment(window=25, correlation="pearson"), InfoBatch(prune_prob=0.5, rescale=True), 0.875),
         ("seta", Loss(), SeTa(prune_prob=0.1, groups=5, alpha=0.9, rounding="round"), 0.875),
@@ -51,6 +55,8 @@ def test_the_registry_has_every_method() -> None:
         ("infobatch+bls", BatchLoss(decay=0.8), InfoBatch(prune_prob=0.5), 0.875),
         ("seta+bls", BatchLoss(decay=0.8), SeTa(prune_prob=0.1, groups=5, alpha=0.9), 0.875),
         ("ies", SecondDifference(smoothing=3), IES(threshold=1e-3), 1.0),
+        ("orderdp", Loss(), OrderDP(prune_ratio=0.3, chance=0.6), 1.0),
+        ("orderdp+das", Alignment(window=25), OrderDP(prune_ratio=0.3, chance=0.6), 1.0),
         ("divbs", Loss(), DivBS(prune_ratio=0.3, pick="multinomial", trust=False), 1.0),
     ],
 )
@@ -66,7 +72,7 @@ def test_the_librarys_own_method_prunes_half_by_exposure_loss_and_never_anneals(
 
 
 def test_alignment_presets_leave_gaps_out_and_measure_the_reference_after_an_epoch() -> None:
-    for name in ("infobatch+das", "seta+das"):
+    for name in ("infobatch+das", "seta+das", "orderdp+das"):
         score = presets.get(name).score
         assert isinstance(score, Alignment)
         assert (score.gaps, score.min_observations, score.flat, score.reference_timing) == (
@@ -78,7 +84,7 @@ def test_alignment_presets_leave_gaps_out_and_measure_the_reference_after_an_epo
 
 
 def test_only_the_alignment_presets_need_a_reference() -> None:
-    assert [name for name in NAMES if presets.get(name).needs_reference] == ["infobatch+das", "seta+das"]
+    assert [name for name in NAMES if presets.get(name).needs_reference] == ["infobatch+das", "seta+das", "orderdp+das"]
 
 
 def test_presets_are_frozen() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from alignprune._checks import choice
 from alignprune.errors import TypeMistake, ValueMistake
-from alignprune.policies import IES, DivBS, DynamicRandom, Full, InfoBatch, Policy, Robust, SeTa
+from alignprune.policies import IES, DivBS, DynamicRandom, Full, InfoBatch, OrderDP, Policy, Robust, SeTa
 from alignprune.scores import Alignment, BatchLoss, ExposureLoss, Loss, Score, SecondDifference
 
 
@@ -98,8 +98,19 @@ _REGISTRY = (
         summary="draws a fresh random 70 % every epoch",
         use="the baseline to beat at the same number of forward passes",
         cost="nothing",
-        source="Qin et al. 2024",
+        source="Qin et al. 2024; RS2 with replacement, Okanovic et al. 2024",
         title="Dynamic Random",
+    ),
+    Preset(
+        name="rs2",
+        score=Loss(),
+        policy=DynamicRandom(prune_ratio=0.3, replacement=False),
+        delta=1.0,
+        summary="deals out a random order of the data, 70 % an epoch: nobody is seen again before all others were",
+        use="the baseline to beat, above all where little is kept",
+        cost="nothing",
+        source="Okanovic et al. 2024",
+        title="RS2",
     ),
     Preset(
         name="infobatch",
@@ -149,6 +160,17 @@ _REGISTRY = (
         title="DivBS",
     ),
     Preset(
+        name="orderdp",
+        score=Loss(),
+        policy=OrderDP(prune_ratio=0.3),
+        delta=1.0,
+        summary="draws a pool at random and keeps the highest losses in it",
+        use="clean labels, where an exact share has to be saved; it gathers wrong labels",
+        cost="one loss a sample",
+        source="Jin et al. 2026",
+        title="OrderDP",
+    ),
+    Preset(
         name="infobatch+bls",
         score=BatchLoss(decay=0.8),
         policy=InfoBatch(prune_prob=0.5),
@@ -195,6 +217,17 @@ _REGISTRY = (
         source="AlignPrune, section 3",
         title="SeTa + Ours",
         base="seta",
+    ),
+    Preset(
+        name="orderdp+das",
+        score=Alignment(window=25),
+        policy=OrderDP(prune_ratio=0.3),
+        delta=1.0,
+        summary="OrderDP by alignment: draws a pool at random and keeps what moves with the reference most",
+        use="noisy labels, a small clean or pseudo-clean reference, and an exact share to save",
+        cost="25 losses a sample, a forward pass of the reference per epoch",
+        source="this library: Jin et al. 2026 with AlignPrune's score",
+        title="OrderDP + Ours",
     ),
     Preset(
         name="robust",

@@ -28,6 +28,7 @@ from alignprune.policies import (
     Evidence,
     Full,
     InfoBatch,
+    OrderDP,
     Policy,
     Robust,
     SeTa,
@@ -40,6 +41,7 @@ EPOCHS = 20
 EVERY_POLICY = [
     Full(),
     DynamicRandom(prune_ratio=0.4),
+    DynamicRandom(prune_ratio=0.4, replacement=False),
     InfoBatch(prune_prob=0.5),
     InfoBatch(prune_prob=1.0, rescale=False),
     SeTa(prune_prob=0.1),
@@ -47,6 +49,7 @@ EVERY_POLICY = [
     SeTa(prune_prob=0.0, grouping="sklearn"),
     IES(threshold=0.5),
     DivBS(),
+    OrderDP(prune_ratio=0.4),
     Robust(),
     Robust(noise_rate=0.4, thinning="easy"),
 ]
@@ -127,7 +130,7 @@ def test_the_draws_alone_decide(policy: Policy) -> None:
     assert listed(chosen(policy, score, 3, seed=5)) == listed(chosen(policy, score, 3, seed=5))
 
 
-@pytest.mark.parametrize("policy", [DynamicRandom(), InfoBatch(), SeTa(), Robust()], ids=str)
+@pytest.mark.parametrize("policy", [DynamicRandom(), InfoBatch(), SeTa(), OrderDP(), Robust()], ids=str)
 def test_another_seed_or_epoch_draws_another_selection(policy: Policy) -> None:
     score = random_scores(0, 200)
     for draws in ([Draws(seed, 3) for seed in range(5)], [Draws(0, epoch) for epoch in range(5)]):
@@ -171,7 +174,7 @@ def test_every_policy_takes_every_score(score: Score, policy: Policy) -> None:
         selection = chosen(policy, values, epochs, suspect=score.suspect)
         assert len(selection) <= 60
         assert len(selection) > 0 or isinstance(policy, IES)
-        if not isinstance(policy, DynamicRandom | SeTa | Robust):  # these also thin out at random
+        if not isinstance(policy, DynamicRandom | SeTa | OrderDP | Robust):  # these also thin out at random
             assert set(values.isnan().nonzero().flatten().tolist()) <= set(selection.indices.tolist())
 
 
@@ -331,7 +334,9 @@ def test_what_reads_suspicion_does_not_care_by_which_end_a_score_says_it(
     score[:30] += 6
     high = chosen(policy, score, epoch, seed, suspect="high")
     low = chosen(policy, -score, epoch, seed, suspect="low")
-    if isinstance(policy, InfoBatch | IES):  # these rank by the score as it is: low goes first, whatever it means
+    if isinstance(
+        policy, InfoBatch | IES | OrderDP
+    ):  # these rank by the score as it is: low goes first, whatever it means
         assert listed(high) == listed(chosen(policy, score, epoch, seed, suspect="low"))
     else:
         assert listed(high) == listed(low)

@@ -5,6 +5,7 @@ from alignprune.policies.contract import BatchEvidence, BatchPolicy, Evidence, P
 from alignprune.policies.divbs import DivBS
 from alignprune.policies.ies import IES
 from alignprune.policies.infobatch import InfoBatch
+from alignprune.policies.orderdp import OrderDP
 from alignprune.policies.robust import Robust
 from alignprune.policies.seta import SeTa
 
@@ -17,6 +18,7 @@ __all__ = [
     "Evidence",
     "Full",
     "InfoBatch",
+    "OrderDP",
     "Policy",
     "Robust",
     "SeTa",
