@@ -192,9 +192,12 @@ def test_whatever_the_reference_every_epoch_has_a_valid_selection(name: str, ref
 
 @pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize("losses", ["ordinary", "two groups", "equal", "huge group", "one never finite"])
-def test_whatever_the_labels_every_epoch_has_a_valid_selection(labels: str, losses: str) -> None:
+@pytest.mark.parametrize("name", ["robust", "rcap"])
+def test_whatever_the_labels_every_epoch_has_a_valid_selection(name: str, labels: str, losses: str) -> None:
     given = LABELS[labels](N)
-    train(partial(ap.Pruner.from_preset, "robust", num_samples=N, epochs=EPOCHS, labels=given), LOSSES[losses])
+    refused = trained_or_refused(name, LOSSES[losses], labels=given)
+    assert (refused is not None) == (name == "rcap" and given is None)
+    assert refused is None or re.match("labels=None is no label a sample, expected what RCAP chooses by: give", refused)
 
 
 @pytest.mark.parametrize("losses", ["equal", "zero", "minus zero", "huge"])
@@ -273,7 +276,7 @@ def test_a_score_of_ones_own_that_is_infinite_is_refused_by_name() -> None:
 def test_a_data_set_of_any_size_is_trained_on_or_refused(name: str, size: int) -> None:
     refused = trained_or_refused(name, LOSSES["two groups"], size, torch.arange(size) % 2)
     needed = dict.fromkeys(("seta", "seta+bls", "seta+das"), 6)
-    needed |= dict.fromkeys(("dynamic-random", "rs2", "orderdp", "orderdp+das", "robust"), 2)
+    needed |= dict.fromkeys(("dynamic-random", "rs2", "orderdp", "orderdp+das", "rcap", "robust"), 2)
     assert (refused is None) == (size >= needed.get(name, 1))  # 5 groups of 90 %, 70 % or half of the samples
 
 
@@ -282,6 +285,8 @@ ENDS: dict[str, list[Any]] = {
     "prune_ratio": [0, 1e-9, 0.97, 1 - 1e-9, 1],
     "replacement": [False],
     "chance": [0, 1],
+    "temperature": [0, 1e-3, 1e3, 1e9],
+    "aggregate": ["sum"],
     "rescale": [False],
     "groups": [1, 2, 54, 55, 10**9],
     "alpha": [0, 1e-9, 1],
@@ -308,6 +313,7 @@ ENDS: dict[str, list[Any]] = {
 }
 REFUSED = {  # ends that are no settings: a share of all or of nothing, a window of one epoch
     *[("prune_ratio", 1), ("prune_ratio", 1 - 1e-9), ("noise_rate", 1), ("refresh", 1), ("ramp", 0), ("window", 1)],
+    *[("temperature", 0), ("temperature", 1e9)],
     *[("decay", 1), ("min_observations", 1), ("smoothing", 0)],
     *[("threshold", value) for value in (-INF, -1e39, 1e39, INF)],
     *[("alpha", 0), ("alpha", 1e-9), ("groups", 55), ("groups", 10**9)],
@@ -348,7 +354,7 @@ def test_settings_at_their_ends_together_with_losses_at_theirs(
         assert trained_or_refused(name, LOSSES[losses], labels=labels(N), **settings) is None
 
 
-@pytest.mark.parametrize("name", ["robust", "infobatch"])
+@pytest.mark.parametrize("name", ["robust", "infobatch", "rcap"])
 def test_a_million_classes_are_no_more_than_a_million_samples(name: str) -> None:
     size = 1_000_000
     pruner = ap.Pruner.from_preset(name, num_samples=size, epochs=3, labels=torch.arange(size), delta=1.0)

@@ -37,6 +37,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "dynamic-random": {},
     "rs2": {},
     "orderdp": {},
+    "rcap": {},
     "infobatch": {},
     "infobatch+das": {},
     "infobatch+bls": {},

@@ -65,7 +65,7 @@ class Run:
 def train(name: str, wrapped: Callable[[Step], Step] = lambda step: step, **settings: Any) -> Run:
     """A whole training whose step, from the inputs to the loss, is wrapped."""
     model, run = network(), Run([], [], [])
-    pruner = ap.Pruner.from_preset(name, num_samples=N, epochs=EPOCHS, **settings)
+    pruner = ap.Pruner.from_preset(name, num_samples=N, epochs=EPOCHS, labels=Y, **settings)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
 
     def step(index: Tensor, x: Tensor, y: Tensor) -> Tensor:

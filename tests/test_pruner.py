@@ -133,7 +133,7 @@ def test_every_preset_trains(name: str) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     reference = ap.Reference.subset(toy_set(seed=1), size=20)
     before = reference.loss(model)
-    pruner = ap.Pruner.from_preset(name, num_samples=N, epochs=epochs)
+    pruner = ap.Pruner.from_preset(name, num_samples=N, epochs=epochs, labels=train_set.tensors[1])
     loader = pruner.loader(train_set, batch_size=16)
     read, trained = 0, 0
     for _epoch in range(epochs):
@@ -1344,7 +1344,7 @@ def global_generators() -> tuple[bytes, Any, bytes]:
 @pytest.mark.parametrize("name", list(ap.PRESETS))
 def test_global_generators_are_never_touched(name: str) -> None:
     before, table = global_generators(), loss_table(8)
-    pruner = ap.Pruner.from_preset(name, num_samples=N, epochs=8)
+    pruner = ap.Pruner.from_preset(name, num_samples=N, epochs=8, labels=torch.arange(N) % 3)
     pruner.loader(toy_set(), batch_size=8)
     fixed = torch.linspace(0, 1, 8 * 3).view(8, 3)
     for _ in range(8):

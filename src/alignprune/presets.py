@@ -12,7 +12,7 @@ from typing import Any
 
 from alignprune._checks import choice
 from alignprune.errors import TypeMistake, ValueMistake
-from alignprune.policies import IES, DivBS, DynamicRandom, Full, InfoBatch, OrderDP, Policy, Robust, SeTa
+from alignprune.policies import IES, RCAP, DivBS, DynamicRandom, Full, InfoBatch, OrderDP, Policy, Robust, SeTa
 from alignprune.scores import Alignment, BatchLoss, ExposureLoss, Loss, Score, SecondDifference
 
 
@@ -169,6 +169,17 @@ _REGISTRY = (
         cost="one loss a sample",
         source="Jin et al. 2026",
         title="OrderDP",
+    ),
+    Preset(
+        name="rcap",
+        score=Loss(),
+        policy=RCAP(prune_ratio=0.3),
+        delta=1.0,
+        summary="gives hard and small classes a larger share, and draws the high losses of a class first",
+        use="clean labels whose classes differ in size or difficulty; needs the labels, and gathers wrong ones",
+        cost="one loss a sample, a sort per epoch",
+        source="Hassan et al. 2025",
+        title="RCAP",
     ),
     Preset(
         name="infobatch+bls",

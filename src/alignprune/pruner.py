@@ -61,7 +61,7 @@ class Pruner:
         seed: the key of all draws; the same on every rank.
         labels: [N], the given labels in the order of the data set: integers or strings, as a tensor, array, list or
             Series; None (or -100 among integers) is a sample without one, and its losses count nowhere. `robust` tells
-            hard samples from wrong ones by them; the other methods do not read them.
+            hard samples from wrong ones by them, `rcap` needs them; the other methods do not read them.
         device: where memories are kept and scored; the default spares the accelerator's memory.
         bank_path: a file to memory-map the trajectories in, for data sets past the RAM; under several ranks each adds
             its number to the name.
@@ -113,6 +113,11 @@ class Pruner:
         _expect("score", score, Score, "ap.scores.Alignment(window=25)")
         _expect("policy", policy, Policy, "ap.policies.InfoBatch(prune_prob=0.5)")
         policy.check(self.num_samples)
+        if policy.needs_labels and labels is None:
+            raise ValueMistake(
+                f"labels=None is no label a sample, expected what {type(policy).__name__} chooses by: give them in the "
+                f"order of the data set, or choose another method"
+            )
         self.score, self.policy = score, policy
         self.delta = number("delta", policy.annealing if delta is None else delta, low=0, high=1, remedy=_DELTA)
         self.annealing_start = floor(self.delta * self.epochs)

@@ -21,6 +21,7 @@ from alignprune._ranks import Draws
 from alignprune.memory import LedgerSpec, Observed, Room
 from alignprune.policies import (
     IES,
+    RCAP,
     BatchEvidence,
     BatchPolicy,
     DivBS,
@@ -50,6 +51,8 @@ EVERY_POLICY = [
     IES(threshold=0.5),
     DivBS(),
     OrderDP(prune_ratio=0.4),
+    RCAP(prune_ratio=0.4),
+    RCAP(prune_ratio=0.8, temperature=0.25, aggregate="sum"),
     Robust(),
     Robust(noise_rate=0.4, thinning="easy"),
 ]
@@ -67,6 +70,8 @@ def evidence(policy: Policy, score: Tensor, epoch: int = 1, seed: int = 0, **mor
         if isinstance(memory, ap.Ledger) and epoch:
             memory.onset = Onset(0, 5.0)
     how: dict[str, Any] = {"suspect": "high", "epoch": epoch, "epochs": EPOCHS, "draws": Draws(seed, epoch)}
+    if policy.needs_labels:
+        how["labels"] = torch.arange(len(score), dtype=torch.int32) % 3 - (torch.arange(len(score)) % 7 == 0).int()
     return Evidence(score=score, memories=memories, **(how | more))
 
 
@@ -130,7 +135,7 @@ def test_the_draws_alone_decide(policy: Policy) -> None:
     assert listed(chosen(policy, score, 3, seed=5)) == listed(chosen(policy, score, 3, seed=5))
 
 
-@pytest.mark.parametrize("policy", [DynamicRandom(), InfoBatch(), SeTa(), OrderDP(), Robust()], ids=str)
+@pytest.mark.parametrize("policy", [DynamicRandom(), InfoBatch(), SeTa(), OrderDP(), RCAP(), Robust()], ids=str)
 def test_another_seed_or_epoch_draws_another_selection(policy: Policy) -> None:
     score = random_scores(0, 200)
     for draws in ([Draws(seed, 3) for seed in range(5)], [Draws(0, epoch) for epoch in range(5)]):
@@ -174,7 +179,7 @@ def test_every_policy_takes_every_score(score: Score, policy: Policy) -> None:
         selection = chosen(policy, values, epochs, suspect=score.suspect)
         assert len(selection) <= 60
         assert len(selection) > 0 or isinstance(policy, IES)
-        if not isinstance(policy, DynamicRandom | SeTa | OrderDP | Robust):  # these also thin out at random
+        if not isinstance(policy, DynamicRandom | SeTa | OrderDP | RCAP | Robust):  # these also thin out at random
             assert set(values.isnan().nonzero().flatten().tolist()) <= set(selection.indices.tolist())
 
 
@@ -334,9 +339,8 @@ def test_what_reads_suspicion_does_not_care_by_which_end_a_score_says_it(
     score[:30] += 6
     high = chosen(policy, score, epoch, seed, suspect="high")
     low = chosen(policy, -score, epoch, seed, suspect="low")
-    if isinstance(
-        policy, InfoBatch | IES | OrderDP
-    ):  # these rank by the score as it is: low goes first, whatever it means
+    if isinstance(policy, InfoBatch | IES | OrderDP | RCAP):
+        # These rank by the score as it is: low goes first, whatever it means.
         assert listed(high) == listed(chosen(policy, score, epoch, seed, suspect="low"))
     else:
         assert listed(high) == listed(low)

@@ -6,11 +6,13 @@ from alignprune.policies.divbs import DivBS
 from alignprune.policies.ies import IES
 from alignprune.policies.infobatch import InfoBatch
 from alignprune.policies.orderdp import OrderDP
+from alignprune.policies.rcap import RCAP
 from alignprune.policies.robust import Robust
 from alignprune.policies.seta import SeTa
 
 __all__ = [
     "IES",
+    "RCAP",
     "BatchEvidence",
     "BatchPolicy",
     "DivBS",

@@ -89,6 +89,9 @@ class Policy(ABC):
     """Whether a loss is read as minus the log of the label's probability: a smoothed one, which never falls to 0, would
     mislead it, so plain cross-entropies have to be recorded (`Pruner.reduce`, ``record``)."""
 
+    needs_labels: ClassVar[bool] = False
+    """Whether it cannot choose without the labels (`Pruner`, ``labels``)."""
+
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
         for name in ("select", "anneal"):
