@@ -32,6 +32,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "ies": {"smoothing": 1, "threshold": 0.4},
     "infobatch+bls": {},
     "divbs": {},
+    "repb": {},
+    "rcap": {"labels": torch.arange(N) % 3},
     "robust": {"labels": torch.arange(N) % 3, "ramp": 1},
 }
 

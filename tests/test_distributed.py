@@ -35,6 +35,12 @@ METHODS: dict[str, Callable[[], ap.Pruner]] = {
     "seta+das": lambda: ap.Pruner.from_preset("seta+das", num_samples=N, epochs=EPOCHS, window=4, groups=3, alpha=0.7),
     "ies": lambda: ap.Pruner(N, EPOCHS, ap.scores.SecondDifference(smoothing=1), ap.policies.IES(threshold=0.5)),
     "robust": lambda: ap.Pruner.from_preset("robust", num_samples=N, epochs=EPOCHS, ramp=1),
+    "rs2": lambda: ap.Pruner.from_preset("rs2", num_samples=N, epochs=EPOCHS, prune_ratio=0.32),
+    "orderdp": lambda: ap.Pruner.from_preset("orderdp", num_samples=N, epochs=EPOCHS, prune_ratio=0.32),
+    "rcap": lambda: ap.Pruner.from_preset(
+        "rcap", num_samples=N, epochs=EPOCHS, labels=torch.arange(N) % 3, prune_ratio=0.32
+    ),
+    "repb": lambda: ap.Pruner.from_preset("repb", num_samples=N, epochs=EPOCHS, batches=2),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 

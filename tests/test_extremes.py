@@ -285,6 +285,7 @@ ENDS: dict[str, list[Any]] = {
     "prune_ratio": [0, 1e-9, 0.97, 1 - 1e-9, 1],
     "replacement": [False],
     "chance": [0, 1],
+    "batches": [0, 1, 2, 10**9],
     "temperature": [0, 1e-3, 1e3, 1e9],
     "aggregate": ["sum"],
     "rescale": [False],
@@ -313,18 +314,20 @@ ENDS: dict[str, list[Any]] = {
 }
 REFUSED = {  # ends that are no settings: a share of all or of nothing, a window of one epoch
     *[("prune_ratio", 1), ("prune_ratio", 1 - 1e-9), ("noise_rate", 1), ("refresh", 1), ("ramp", 0), ("window", 1)],
-    *[("temperature", 0), ("temperature", 1e9)],
+    *[("batches", 0), ("temperature", 0), ("temperature", 1e9)],
     *[("decay", 1), ("min_observations", 1), ("smoothing", 0)],
     *[("threshold", value) for value in (-INF, -1e39, 1e39, INF)],
     *[("alpha", 0), ("alpha", 1e-9), ("groups", 55), ("groups", 10**9)],
 }
 SETA_REFUSES, DIVBS_TAKES = {("prune_prob", 1 - 1e-9), ("prune_prob", 1)}, {("prune_ratio", 1 - 1e-9)}
+REPB_REFUSES = {("prune_prob", 1)}  # nobody would come back
 
 
 @every_preset
 def test_every_setting_at_the_ends_of_its_range_trains_or_is_refused(name: str) -> None:
     labels = torch.arange(N) % 3
     refused = REFUSED | SETA_REFUSES if name.startswith("seta") else REFUSED
+    refused = refused | REPB_REFUSES if name == "repb" else refused
     refused = refused - DIVBS_TAKES if name == "divbs" else refused  # a batch keeps one sample at least
     for setting in [*ap.PRESETS[name].knobs, "delta"]:
         for value in ENDS[setting]:

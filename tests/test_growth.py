@@ -37,6 +37,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "dynamic-random": {},
     "rs2": {},
     "orderdp": {},
+    "repb": {},
     "rcap": {},
     "infobatch": {},
     "infobatch+das": {},

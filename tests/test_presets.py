@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from alignprune import PRESETS, Pruner, errors, presets
-from alignprune.policies import IES, RCAP, DivBS, DynamicRandom, Full, InfoBatch, OrderDP, Robust, SeTa
+from alignprune.policies import IES, RCAP, DivBS, DynamicRandom, Full, InfoBatch, OrderDP, RePB, Robust, SeTa
 from alignprune.scores import Alignment, BatchLoss, ExposureLoss, Loss, SecondDifference
 
 NAMES = [
@@ -22,6 +22,7 @@ NAMES = [
     "divbs",
     "orderdp",
     "rcap",
+    "repb",
     "infobatch+bls",
     "seta+bls",
     "infobatch+das",
@@ -57,6 +58,7 @@ def test_the_registry_has_every_method() -> None:
         ("seta+bls", BatchLoss(decay=0.8), SeTa(prune_prob=0.1, groups=5, alpha=0.9), 0.875),
         ("ies", SecondDifference(smoothing=3), IES(threshold=1e-3), 1.0),
         ("orderdp", Loss(), OrderDP(prune_ratio=0.3, chance=0.6), 1.0),
+        ("repb", Loss(), RePB(prune_prob=0.5, batches=1), 1.0),
         ("rcap", Loss(), RCAP(prune_ratio=0.3, temperature=1.0, aggregate="mean"), 1.0),
         ("orderdp+das", Alignment(window=25), OrderDP(prune_ratio=0.3, chance=0.6), 1.0),
         ("divbs", Loss(), DivBS(prune_ratio=0.3, pick="multinomial", trust=False), 1.0),

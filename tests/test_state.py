@@ -43,6 +43,7 @@ METHODS: dict[str, Callable[[], ap.Pruner]] = {
     "dynamic-random": lambda: ap.Pruner.from_preset("dynamic-random", num_samples=N, epochs=EPOCHS, seed=1),
     "rs2": lambda: ap.Pruner.from_preset("rs2", num_samples=N, epochs=EPOCHS, seed=1),
     "orderdp": lambda: ap.Pruner.from_preset("orderdp", num_samples=N, epochs=EPOCHS, seed=1),
+    "repb": lambda: ap.Pruner.from_preset("repb", num_samples=N, epochs=EPOCHS, seed=1, batches=2),
     "rcap": lambda: ap.Pruner.from_preset("rcap", num_samples=N, epochs=EPOCHS, seed=1, labels=torch.arange(N) % 3),
     "ies": lambda: ap.Pruner(
         N, EPOCHS, ap.scores.SecondDifference(smoothing=1), ap.policies.IES(threshold=0.5), seed=1

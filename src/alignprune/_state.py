@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from alignprune._checks import described, integer
-from alignprune._tensors import DAMAGED, check_finite, check_names, check_tensors
+from alignprune._tensors import DAMAGED, check_finite, check_names, check_range, check_tensors
 from alignprune.errors import TypeMistake, ValueMistake
 from alignprune.memory.contract import Memory
 from alignprune.recorder import FAULTS
 
-STATE_VERSION = 5
+STATE_VERSION = 6
 
 _NAMES = (
     *(
@@ -29,6 +29,7 @@ _NAMES = (
         "losses",
         "faults",
         "predicted",
+        "steps",
     ),
     *("kinds", "memories", "reference", "scores", "nonfinite", "forward_passes"),
 )
@@ -36,7 +37,9 @@ _NAMES = (
 _COUNTS = ("labels", "read", "refreshed", "largest", "nonfinite", "forward_passes")
 
 
-def check_state(state: Any, num_samples: int, epochs: int, method: Mapping[str, Any], labels: int) -> None:
+def check_state(
+    state: Any, num_samples: int, epochs: int, method: Mapping[str, Any], labels: int, keeps_steps: bool
+) -> None:
     """Refuse what is no state, or one of another run.
 
     Args:
@@ -44,6 +47,7 @@ def check_state(state: Any, num_samples: int, epochs: int, method: Mapping[str, 
         num_samples, epochs: of this pruner.
         method: its settings, by name.
         labels: fingerprint of its labels, 0 = none.
+        keeps_steps: whether it keeps the steps in which samples were read.
 
     Raises:
         TypeMistake, ValueMistake: naming what differs.
@@ -100,8 +104,14 @@ def check_state(state: Any, num_samples: int, epochs: int, method: Mapping[str, 
     if state["losses"] is not None:
         check_tensors("state", state, {"losses": by_sample})
         _check_faults(state["faults"])
+    whole = torch.empty(num_samples, dtype=torch.int32, device="cpu")
     if state["predicted"] is not None:
-        check_tensors("state", state, {"predicted": by_sample.to(torch.int32)})
+        check_tensors("state", state, {"predicted": whole})
+    if keeps_steps and state["losses"] is not None:
+        check_tensors("state", state, {"steps": whole})
+        check_range("state", state, "steps", -1, num_samples - 1)
+    elif state["steps"] is not None:
+        raise ValueMistake(f"state.steps={described(state['steps'])} does not fit, expected None: {DAMAGED}")
 
 
 def _check_faults(faults: object) -> None:

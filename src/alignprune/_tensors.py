@@ -124,6 +124,15 @@ def check_finite(owner: str, state: Mapping[str, Any], names: Sequence[str]) -> 
             raise ValueMistake(f"{owner}.{name} holds {infinite} infinite numbers, expected none: {DAMAGED}")
 
 
+def check_range(owner: str, state: Mapping[str, Any], name: str, low: int, high: int) -> None:
+    """Raise ValueMistake if an integer tensor of a state, checked before, reaches outside of low to high."""
+    given = state[name]
+    if len(given) and not low <= int(given.min()) <= int(given.max()) <= high:
+        raise ValueMistake(
+            f"{owner}.{name} reaches from {int(given.min())} to {int(given.max())}, expected {low} to {high}: {DAMAGED}"
+        )
+
+
 def fingerprint(content: bytes) -> int:
     """63 bits of a hash, never 0."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1 | 1

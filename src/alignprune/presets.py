@@ -12,7 +12,7 @@ from typing import Any
 
 from alignprune._checks import choice
 from alignprune.errors import TypeMistake, ValueMistake
-from alignprune.policies import IES, RCAP, DivBS, DynamicRandom, Full, InfoBatch, OrderDP, Policy, Robust, SeTa
+from alignprune.policies import IES, RCAP, DivBS, DynamicRandom, Full, InfoBatch, OrderDP, Policy, RePB, Robust, SeTa
 from alignprune.scores import Alignment, BatchLoss, ExposureLoss, Loss, Score, SecondDifference
 
 
@@ -180,6 +180,18 @@ _REGISTRY = (
         cost="one loss a sample, a sort per epoch",
         source="Hassan et al. 2025",
         title="RCAP",
+    ),
+    Preset(
+        name="repb",
+        score=Loss(),
+        policy=RePB(prune_prob=0.5),
+        delta=1.0,
+        summary="prunes half of the samples whose loss is below the mean of their batch, weighs by past selections",
+        use="clean labels; where the loss falls fast within an epoch",
+        cost="one loss, a step and a count a sample",
+        source="Zhou et al. 2026, by a description",
+        title="RePB",
+        base="repb",
     ),
     Preset(
         name="infobatch+bls",

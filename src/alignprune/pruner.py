@@ -138,7 +138,7 @@ class Pruner:
         self.nonfinite = 0
         self.forward_passes = 0
         self._seconds = 0.0
-        self._recorder = Recorder(self.num_samples)
+        self._recorder = Recorder(self.num_samples, keeps_steps=any(spec.needs_steps for spec in self._memories))
         self._probed: Tensor | None = None  # the batch that `choose` was last asked about
         self._sampler = EpochSampler(self.seed)
         self._pruned_sampler = EpochSampler(self.seed, shuffle=False)
@@ -438,6 +438,7 @@ class Pruner:
         index = self._take(index)
         if index.device != losses.device:
             index = index.to(losses.device, non_blocking=True)
+        self._recorder.write_step(index)
         if predictions is not None:
             self._recorder.write_predicted(index, predictions)
         if labelled is not None or self._unlabelled is not None:
@@ -595,7 +596,7 @@ class Pruner:
         self._refuse_incomplete(merged, partial)
         nonfinite = merged.nonfinite
         self._warn_of(nonfinite)
-        observed = Observed(self.epoch, merged.losses, self._selection, merged.predicted)
+        observed = Observed(self.epoch, merged.losses, self._selection, merged.predicted, merged.steps)
         for memory in self._memories.values():
             memory.write(observed)
         self.reference[self.epoch + 1] = merged.reference
@@ -679,12 +680,13 @@ class Pruner:
         Under DDP, in the middle of an epoch, every rank must call it, since it merges the ranks' losses; between
         epochs it is the same on every rank and needs no other.
         """
-        losses, faults, predicted = None, None, None
+        losses, faults, predicted, steps = None, None, None, None
         if not self._recorder.is_empty:
             merged = self._merged(math.nan)
             self._recorder.refuse_faults(merged)
             losses, faults = merged.row.cpu().clone(), self._recorder.faults(merged)
             predicted = None if merged.predicted is None else merged.predicted.cpu().clone()
+            steps = None if merged.steps is None else merged.steps.cpu().clone()
         world = rank_and_world()[1]
         return {
             "version": STATE_VERSION,
@@ -699,6 +701,7 @@ class Pruner:
             "losses": losses,
             "faults": faults,
             "predicted": predicted,
+            "steps": steps,
             "kinds": [type(memory).__name__ for memory in self._memories.values()],
             "memories": [memory.state_dict() for memory in self._memories.values()],
             "reference": self.reference.clone(),
@@ -715,7 +718,7 @@ class Pruner:
             TypeMistake, ValueMistake: for what is no state, and for one of another format version, data set, method,
                 labels or size, naming what differs; nothing is changed then.
         """
-        check_state(state, self.num_samples, self.epochs, self._method(), self._label_print)
+        check_state(state, self.num_samples, self.epochs, self._method(), self._label_print, self._recorder.keeps_steps)
         check_memories(state, list(self._memories.values()))
         selection = Selection.from_state_dict(state["selection"])
         rank, world = rank_and_world()
@@ -738,10 +741,11 @@ class Pruner:
             consumed = {SELECTED: done}
         else:
             consumed = {SELECTED: self._sampler.consumed(read), LEFT_OUT: self._pruned_sampler.consumed(refreshed)}
-        self._recorder.resume(consumed, read, refreshed, state["largest"])
+        step = 0 if state["steps"] is None else int(state["steps"].max()) + 1
+        self._recorder.resume(consumed, read, refreshed, state["largest"], step)
         if state["losses"] is not None and rank == 0:
             # One rank holds what all had recorded: merging adds what the others record from here on.
-            self._recorder.restore(state["losses"], state["faults"], state["predicted"])
+            self._recorder.restore(state["losses"], state["faults"], state["predicted"], state["steps"])
         elif state["losses"] is not None:
             self._recorder.restore(torch.full_like(self.scores, math.nan), [0] * len(state["faults"]))
 

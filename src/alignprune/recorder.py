@@ -27,6 +27,7 @@ SELECTED, LEFT_OUT = "selected", "left out"
 
 FAULTS = ("outside", "unexpected")
 _BAD = 4096.0  # what a loss that is not finite adds to the number of ranks that saw a sample
+_NEVER = torch.iinfo(torch.int32).max  # a step that no epoch reaches
 _UNKNOWN = -1  # the length of a rank's part of a stream
 _COUNTS = (*FAULTS, "read", "refreshed", "length", "largest")
 _MENDED = "alignprune.integrations has the line that mends it, by trainer"
@@ -48,6 +49,7 @@ class Merged:
             refreshed, and to be read by the rank (-1 = unknown), and its largest batch.
         shared: samples that more than one rank has seen.
         predicted: int32 [N], the class that was predicted, -1 where none was; None = nowhere.
+        steps: int32 [N], the step in which a sample was read, -1 = not read; None = not kept.
     """
 
     row: Tensor
@@ -55,6 +57,7 @@ class Merged:
     counts: Mapping[str, NDArray[np.int64]]
     shared: int = 0
     predicted: Tensor | None = None
+    steps: Tensor | None = None
 
     @property
     def losses(self) -> Tensor:
@@ -76,6 +79,7 @@ class Recorder:
 
     Args:
         num_samples: size N of the data set.
+        keeps_steps: whether to keep in which step of an epoch a sample was read.
 
     Attributes:
         read: samples of this rank that were reduced.
@@ -83,8 +87,8 @@ class Recorder:
         largest: size of its largest batch.
     """
 
-    def __init__(self, num_samples: int) -> None:
-        self.num_samples = num_samples
+    def __init__(self, num_samples: int, *, keeps_steps: bool = False) -> None:
+        self.num_samples, self.keeps_steps = num_samples, keeps_steps
         self._sent: tuple[Tensor, ...] = ()  # what `merge` gave to the other ranks at the last epoch's end
         self.start(0, np.zeros(num_samples, dtype=bool), 0)
 
@@ -105,6 +109,8 @@ class Recorder:
         self._row: Tensor | None = None
         self._faults: Tensor | None = None
         self._predicted: Tensor | None = None
+        self._steps: Tensor | None = None
+        self._step = 0
 
     @property
     def length(self) -> int | None:
@@ -269,6 +275,20 @@ class Recorder:
             self._predicted = self._predicted.to(index.device)
         self._predicted.index_copy_(0, index, predicted.detach().to(index.device, torch.int32))
 
+    def write_step(self, index: Tensor) -> None:
+        """Enter that a batch was read in the next step, if steps are kept; ``index`` as in `write`."""
+        if self.keeps_steps:
+            self._steps_on(index.device).index_fill_(0, index, self._step)
+            self._step += 1
+
+    def _steps_on(self, device: torch.device) -> Tensor:
+        """The step in which each sample was read, int32 [N], -1 = not read, on a device."""
+        if self._steps is None:
+            self._steps = torch.full((self.num_samples,), -1, dtype=torch.int32, device=device)
+        elif self._steps.device != device:
+            self._steps = self._steps.to(device)
+        return self._steps
+
     def _mask(self, part: str) -> NDArray[np.bool_]:
         if self._selected is None:
             return np.full(self.num_samples, part == SELECTED)
@@ -306,9 +326,10 @@ class Recorder:
         length = self.length
         length = _UNKNOWN if length is None else length
         counts = [*faults.tolist(), self.read, self.refreshed, length, self.largest]
+        steps = self._steps_on(row.device) if self.keeps_steps else None
         _, world = rank_and_world()
         if world == 1:
-            return Merged(row, reference, _named(np.array([counts])), predicted=self._predicted)
+            return Merged(row, reference, _named(np.array([counts])), predicted=self._predicted, steps=steps)
         if torch.distributed.get_backend() == "nccl":  # which cannot carry host memory
             row = row.cuda()
         finite = row.isfinite()
@@ -325,10 +346,11 @@ class Recorder:
         table = torch.stack(every).cpu()
         _refuse_different(table[:, len(counts) : -2].numpy(), list(fingerprints), self.epoch)
         predicted = self._merged_predictions(row.device) if bool(table[:, -2].any()) else None
+        steps = None if steps is None else self._merged_steps(steps.to(row.device))
         mean_reference = float(table[:, -1].clone().view(torch.float64).mean())
         merged = (both[0] / both[1]).masked_fill_(both[1] >= _BAD, math.inf)  # 0 / 0 = NaN: seen by no rank
         seen_twice = int((both[1] % _BAD + both[1].div(_BAD, rounding_mode="floor") > 1).sum())
-        return Merged(merged, mean_reference, _named(table[:, : len(counts)].numpy()), seen_twice, predicted)
+        return Merged(merged, mean_reference, _named(table[:, : len(counts)].numpy()), seen_twice, predicted, steps)
 
     def _merged_predictions(self, device: torch.device) -> Tensor:
         """What any rank has predicted, by a collective; a sample has one prediction in an epoch."""
@@ -339,6 +361,13 @@ class Recorder:
         torch.distributed.all_reduce(predicted, torch.distributed.ReduceOp.MAX)
         self._sent = (*self._sent, predicted)
         return predicted
+
+    def _merged_steps(self, own: Tensor) -> Tensor:
+        """The first step in which any rank has read a sample, by a collective; some are read once more at the end."""
+        steps = own.masked_fill(own < 0, _NEVER)
+        torch.distributed.all_reduce(steps, torch.distributed.ReduceOp.MIN)
+        self._sent = (*self._sent, steps)
+        return steps.masked_fill(steps == _NEVER, -1)
 
     def refuse_faults(self, merged: Merged) -> None:
         """Raise ValueMistake for faults that were counted on an accelerator, on any rank."""
@@ -391,24 +420,28 @@ class Recorder:
 
     # ------------------------------------------------------------------ state
 
-    def resume(self, consumed: Mapping[str, Tensor], read: int, refreshed: int, largest: int) -> None:
+    def resume(self, consumed: Mapping[str, Tensor], read: int, refreshed: int, largest: int, step: int) -> None:
         """Go on in the middle of an epoch that was started.
 
         Args:
             consumed: by part of the data set, int64 [k], samples that this rank is not to read any more.
             read, refreshed: how many samples of each part this rank has consumed.
             largest: size of the largest batch so far.
+            step: the next one, where steps are kept.
         """
-        self.read, self.refreshed, self.largest = read, refreshed, largest
+        self.read, self.refreshed, self.largest, self._step = read, refreshed, largest, step
         for part, samples in consumed.items():
             if len(samples):
                 self._expected_here(part)[samples.numpy()] = False
 
-    def restore(self, row: Tensor, faults: list[int], predicted: Tensor | None = None) -> None:
+    def restore(
+        self, row: Tensor, faults: list[int], predicted: Tensor | None = None, steps: Tensor | None = None
+    ) -> None:
         """Take over what all ranks had recorded, on one of them."""
         self._row_on(torch.device("cpu"))
         self._row, self._faults = row.clone(), torch.tensor(faults, dtype=torch.int64, device="cpu")
         self._predicted = None if predicted is None else predicted.clone()
+        self._steps = None if steps is None else steps.clone()
 
     @property
     def is_empty(self) -> bool:

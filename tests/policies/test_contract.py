@@ -18,7 +18,7 @@ from torch import Tensor
 import alignprune as ap
 from alignprune import errors
 from alignprune._ranks import Draws
-from alignprune.memory import LedgerSpec, Observed, Room
+from alignprune.memory import LedgerSpec, Observed, Readings, ReadingsSpec, Room
 from alignprune.policies import (
     IES,
     RCAP,
@@ -31,6 +31,7 @@ from alignprune.policies import (
     InfoBatch,
     OrderDP,
     Policy,
+    RePB,
     Robust,
     SeTa,
 )
@@ -51,6 +52,7 @@ EVERY_POLICY = [
     IES(threshold=0.5),
     DivBS(),
     OrderDP(prune_ratio=0.4),
+    RePB(prune_prob=0.4),
     RCAP(prune_ratio=0.4),
     RCAP(prune_ratio=0.8, temperature=0.25, aggregate="sum"),
     Robust(),
@@ -63,12 +65,14 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def evidence(policy: Policy, score: Tensor, epoch: int = 1, seed: int = 0, **more: Any) -> Evidence:
-    """Evidence with the memories that the policy declares; a ledger has its onset in epoch 0."""
+    """Evidence with the memories that the policy declares; a ledger has its onset in epoch 0, readings three steps."""
     room = Room(len(score), EPOCHS)
     memories = tuple(spec.make(room) for spec in policy.memories)
     for memory in memories:
         if isinstance(memory, ap.Ledger) and epoch:
             memory.onset = Onset(0, 5.0)
+        if isinstance(memory, Readings) and epoch:
+            memory.steps.copy_(torch.arange(len(score)) % 4 - 1)
     how: dict[str, Any] = {"suspect": "high", "epoch": epoch, "epochs": EPOCHS, "draws": Draws(seed, epoch)}
     if policy.needs_labels:
         how["labels"] = torch.arange(len(score), dtype=torch.int32) % 3 - (torch.arange(len(score)) % 7 == 0).int()
@@ -135,7 +139,7 @@ def test_the_draws_alone_decide(policy: Policy) -> None:
     assert listed(chosen(policy, score, 3, seed=5)) == listed(chosen(policy, score, 3, seed=5))
 
 
-@pytest.mark.parametrize("policy", [DynamicRandom(), InfoBatch(), SeTa(), OrderDP(), RCAP(), Robust()], ids=str)
+@pytest.mark.parametrize("policy", [DynamicRandom(), InfoBatch(), SeTa(), OrderDP(), RCAP(), RePB(), Robust()], ids=str)
 def test_another_seed_or_epoch_draws_another_selection(policy: Policy) -> None:
     score = random_scores(0, 200)
     for draws in ([Draws(seed, 3) for seed in range(5)], [Draws(0, epoch) for epoch in range(5)]):
@@ -206,9 +210,10 @@ def test_a_policy_gets_the_memories_that_it_declared_and_no_others() -> None:
         evidence(Full(), torch.zeros(5)).memory(ap.Ledger)
 
 
-def test_only_robust_declares_a_memory() -> None:
-    assert {type(policy) for policy in EVERY_POLICY if policy.memories} == {Robust}
+def test_only_robust_and_repb_declare_a_memory() -> None:
+    assert {type(policy) for policy in EVERY_POLICY if policy.memories} == {Robust, RePB}
     assert Robust().memories == (LedgerSpec(),)
+    assert RePB().memories == (ReadingsSpec(),)
 
 
 def test_annealing_is_for_infobatch_and_seta_and_takes_all_unless_a_policy_says_otherwise() -> None:
@@ -339,7 +344,7 @@ def test_what_reads_suspicion_does_not_care_by_which_end_a_score_says_it(
     score[:30] += 6
     high = chosen(policy, score, epoch, seed, suspect="high")
     low = chosen(policy, -score, epoch, seed, suspect="low")
-    if isinstance(policy, InfoBatch | IES | OrderDP | RCAP):
+    if isinstance(policy, InfoBatch | IES | OrderDP | RCAP | RePB):
         # These rank by the score as it is: low goes first, whatever it means.
         assert listed(high) == listed(chosen(policy, score, epoch, seed, suspect="low"))
     else:

@@ -5,6 +5,7 @@ from alignprune.memory.bank import BankSpec, Gaps, TrajectoryBank
 from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
 from alignprune.memory.journal import Journal, JournalSpec
 from alignprune.memory.ledger import Ledger, LedgerSpec
+from alignprune.memory.readings import Readings, ReadingsSpec
 
 __all__ = [
     "AverageSpec",
@@ -17,6 +18,8 @@ __all__ = [
     "Memory",
     "MemorySpec",
     "Observed",
+    "Readings",
+    "ReadingsSpec",
     "Room",
     "RunningAverage",
     "TrajectoryBank",

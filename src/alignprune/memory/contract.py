@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,12 +50,15 @@ class Observed:
         losses: float32 [N], NaN where a sample was not seen.
         selection: what was selected for the epoch.
         predicted: int32 [N], the class that the network predicted, -1 where it said none; None = nowhere.
+        steps: int32 [N], the step of the epoch in which a sample was read, from 0, -1 = not read; a step is one batch
+            on every rank. None = no memory asked for them.
     """
 
     epoch: int
     losses: Tensor
     selection: Selection
     predicted: Tensor | None = None
+    steps: Tensor | None = None
 
 
 class Memory(ABC):
@@ -85,6 +88,9 @@ class Memory(ABC):
 @dataclass(frozen=True)
 class MemorySpec(ABC):
     """Asks for a memory; subclasses are frozen records of its settings. Equal ones share one memory."""
+
+    needs_steps: ClassVar[bool] = False
+    """Whether the memory reads `Observed.steps`, which are kept where one does."""
 
     @abstractmethod
     def make(self, room: Room) -> Memory:

@@ -7,6 +7,7 @@ from alignprune.policies.ies import IES
 from alignprune.policies.infobatch import InfoBatch
 from alignprune.policies.orderdp import OrderDP
 from alignprune.policies.rcap import RCAP
+from alignprune.policies.repb import RePB
 from alignprune.policies.robust import Robust
 from alignprune.policies.seta import SeTa
 
@@ -22,6 +23,7 @@ __all__ = [
     "InfoBatch",
     "OrderDP",
     "Policy",
+    "RePB",
     "Robust",
     "SeTa",
 ]
