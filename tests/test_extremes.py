@@ -401,6 +401,7 @@ def proxy(kind: str, size: int, classes: int) -> coresets.Proxy:
         strong_features=features.clamp(-65504, 65504).half(),
         strong_logits=logits,
         self_supervised=features,
+        margins=2 * rows - 1,
     )
 
 
@@ -409,11 +410,13 @@ STATIC_ENDS: dict[str, list[dict[str, Any]]] = {
     "dyn-unc": [{"window": 2}, {"window": 30}],
     "dual": [{"sampling": "largest"}, {"c_d": 0.1}, {"c_d": 100}, {"window": 2, "epochs": 2}],
     "ssp": [{"keep": "easy"}, {"clusters": 1}, {"class_floor": 0}, {"class_floor": 1}],
+    "ccs": [{"beta": 0}, {"beta": 0.5}, {"beta": 1 - 1e-9}, {"strata": 1}, {"strata": 10_000}],
     "prune4rel": [{"tau": 0}, {"tau": 1 - 1e-9}, {"eta": 1e-6}, {"eta": 1e6}, {"balance": False}],
 }
 
 
 REFUSALS = {
+    "ccs": r"beta=0\.\d+ leaves \d+ of \d+ samples, expected at least size=\d+ of them: choose a smaller beta",
     "dual": "label_probabilities never change, expected them to, since .*",
     "ssp": "clusters=(2|100) is out of range, expected at most (1|2|40), the number of samples: .*",
 }

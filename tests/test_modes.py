@@ -545,7 +545,7 @@ def test_a_reference_and_coresets_are_chosen_alike_under_the_defaults_of_the_cal
     rows = torch.rand(30, N, generator=torch.Generator().manual_seed(1))
     outputs = {"logits": X[:, :3], "features": X, "strong_logits": X[:, :3], "strong_features": X, "self_supervised": X}
     epochs = {"label_probabilities": rows, "correct": rows > 0.5, "error_norms": rows[:2], "feature_norms": rows[:2]}
-    proxy, chosen = coresets.Proxy(Y, 3, **outputs, **epochs), []
+    proxy, chosen = coresets.Proxy(Y, 3, **outputs, **epochs, margins=2 * rows - 1), []
     for given in DEFAULTS:
         with defaults(**given):
             reference = ap.Reference.subset(torch.utils.data.TensorDataset(X, Y), size=20)

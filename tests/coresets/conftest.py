@@ -26,6 +26,8 @@ def build(seed: int = 0, samples: int = 60, classes: int = 4, epochs: int = 32, 
         "strong_logits": torch.randn(samples, classes, generator=g),
         "self_supervised": torch.randn(samples, 6, generator=g),
     }
+    rows = (values | replaced)["label_probabilities"].shape
+    values["margins"] = 2 * torch.rand(rows, generator=g) - 1
     return Proxy(**(values | replaced))
 
 

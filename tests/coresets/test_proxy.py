@@ -108,6 +108,8 @@ def test_the_length_of_a_proxy_is_its_number_of_samples(make_proxy: Make) -> Non
         ({"error_norms": torch.full((3, 60), 1.5)}, ValueError, r"error_norms holds .*1.5, expected \[0, 1.41421\]"),
         ({"feature_norms": torch.full((3, 60), -1.0)}, ValueError, r"feature_norms holds .*-1, expected \[0, inf\]"),
         ({"label_probabilities": torch.full((32, 60), 2.3)}, ValueError, r"expected \[0, 1\]: record the softmax"),
+        ({"margins": torch.full((32, 60), -1.5)}, ValueError, r"margins holds .*-1.5, expected \[-1, 1\]: record the"),
+        ({"margins": torch.zeros(31, 60)}, ValueError, r"margins has shape \(31, 60\), expected \[T=32, N=60\]"),
         ({"num_classes": 1}, ValueError, "num_classes=1 is out of range"),
         ({"num_classes": 4.0}, TypeError, "num_classes=4.0 is float"),
     ],

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from alignprune import coresets
-from alignprune.coresets import CORESETS, DUAL, SSP, DynUnc, Extent, Forgetting, Proxy, Prune4ReL
+from alignprune.coresets import CCS, CORESETS, DUAL, SSP, DynUnc, Extent, Forgetting, Proxy, Prune4ReL
 from alignprune.errors import ValueMistake
 
 Make = Callable[..., Proxy]
@@ -29,6 +29,7 @@ TITLES = {
     "prune4rel": "Prune4ReL (CE)",
     "dyn-unc": "Dyn-Unc",
     "dual": "DUAL",
+    "ccs": "CCS",
 }
 
 
@@ -43,6 +44,7 @@ def test_the_registry_has_the_papers_methods_under_the_papers_titles() -> None:
         ("prune4rel", Prune4ReL(tau=0.95, eta=1.0, balance=True, confidence="max")),
         ("dual", DUAL(window=10, epochs=30, c_d=4.0, sampling="beta")),
         ("dyn-unc", DynUnc(window=10, epochs=None)),
+        ("ccs", CCS(beta=None, strata=50)),
         ("forgetting", Forgetting(epochs=None, never_learned="least")),
         ("ssp", SSP(keep="hard", clusters=None, class_floor=0.5, features="self-supervised")),
     ],
@@ -53,7 +55,11 @@ def test_the_defaults_are_the_published_settings(name: str, settings: object) ->
 
 def test_methods_say_which_optional_fields_they_read() -> None:
     needs = {name: coreset.needs for name, coreset in CORESETS.items() if coreset.needs}
-    assert needs == {"ssp": ("self_supervised",), "prune4rel": ("strong_features", "strong_logits")}
+    assert needs == {
+        "ssp": ("self_supervised",),
+        "prune4rel": ("strong_features", "strong_logits"),
+        "ccs": ("margins",),
+    }
     assert coresets.get("ssp").with_settings(features="supervised").needs == ()
 
 
@@ -81,7 +87,7 @@ def test_the_seed_alone_decides(make_proxy: Make, name: str) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("name", ["static-random", "dual"])
+@pytest.mark.parametrize("name", ["static-random", "dual", "ccs"])
 def test_another_seed_chooses_others(make_proxy: Make, name: str) -> None:
     first, second = (coresets.select(name, make_proxy(), 20, seed=seed) for seed in (0, 1))
     assert not torch.equal(first, second)
@@ -96,9 +102,9 @@ def test_selection_leaves_the_proxy_as_it_was(make_proxy: Make, name: str) -> No
             assert torch.equal(getattr(proxy, field), value)
 
 
-@pytest.mark.parametrize("name", sorted(set(TITLES) - {"ssp", "prune4rel"}))
+@pytest.mark.parametrize("name", sorted(set(TITLES) - {"ssp", "prune4rel", "ccs"}))
 def test_methods_work_without_the_fields_they_do_not_need(make_proxy: Make, name: str) -> None:
-    bare = make_proxy(strong_features=None, strong_logits=None, self_supervised=None)
+    bare = make_proxy(strong_features=None, strong_logits=None, self_supervised=None, margins=None)
     assert torch.equal(coresets.select(name, bare, 20, seed=0), coresets.select(name, make_proxy(), 20, seed=0))
 
 
@@ -156,16 +162,18 @@ def test_an_unknown_method_lists_the_known_ones_and_the_nearest(make_proxy: Make
     assert all(name in str(e.value) for name in TITLES)
 
 
-@pytest.mark.parametrize("name, absent", [("ssp", "self_supervised"), ("prune4rel", "strong_features")])
+@pytest.mark.parametrize(
+    "name, absent", [("ssp", "self_supervised"), ("prune4rel", "strong_features"), ("ccs", "margins")]
+)
 def test_a_field_that_was_not_recorded_is_named_with_the_way_out(make_proxy: Make, name: str, absent: str) -> None:
-    proxy = replace(make_proxy(), strong_features=None, strong_logits=None, self_supervised=None)
+    proxy = replace(make_proxy(), strong_features=None, strong_logits=None, self_supervised=None, margins=None)
     with pytest.raises(ValueError, match=rf"proxy\.{absent}=None is not recorded, expected what .* reads: record"):
         coresets.select(name, proxy, 10, seed=0)
     if name == "ssp":
         assert len(coresets.select(name, proxy, 10, seed=0, features="supervised")) == 10
 
 
-OPTIONAL = ("strong_features", "strong_logits", "self_supervised")
+OPTIONAL = ("strong_features", "strong_logits", "self_supervised", "margins")
 METHODS = [
     *(CORESETS[name].settings for name in TITLES),
     Forgetting(epochs=3),
@@ -183,7 +191,7 @@ def test_a_method_says_before_the_proxy_run_whether_it_can_choose_by_it(
 ) -> None:
     for epochs in (1, 2, 3, 6, 10, 30):
         for samples, classes in ((3, 4), (6, 4), (20, 4)):
-            for absent in ((), OPTIONAL[:2], OPTIONAL[2:]):
+            for absent in ((), OPTIONAL[:2], OPTIONAL[2:3], OPTIONAL[3:]):
                 recorded = frozenset(OPTIONAL) - frozenset(absent)
                 whole = make_proxy(samples=samples, classes=classes, epochs=epochs)
                 proxy = replace(whole, **dict.fromkeys(absent))
@@ -204,7 +212,7 @@ def outcome(act: Callable[[], object]) -> str | None:
 def test_what_a_method_needs_of_the_proxy_run_is_checked() -> None:
     little, much = Extent(5, 10, 4, frozenset()), Extent(100, 10, 40, frozenset(OPTIONAL))
     refused = {name for name, coreset in CORESETS.items() if outcome(lambda c=coreset: c.settings.check(little))}
-    assert refused == {"dual", "dyn-unc", "prune4rel", "ssp"}
+    assert refused == {"ccs", "dual", "dyn-unc", "prune4rel", "ssp"}
     assert not any(outcome(lambda c=coreset: c.settings.check(much)) for coreset in CORESETS.values())
 
 
@@ -222,6 +230,14 @@ def test_what_a_method_needs_of_the_proxy_run_is_checked() -> None:
         ("prune4rel", {"tau": 1.0}, ValueError, r"tau=1.0 is out of range, expected a number in \[0, 1\)"),
         ("prune4rel", {"eta": 0}, ValueError, "eta=0 is out of range"),
         ("prune4rel", {"confidence": "entropy"}, ValueError, "confidence='entropy' is unknown"),
+        ("ccs", {"beta": 1.0}, ValueError, r"beta=1.0 is out of range, expected a number in \[0, 1\)"),
+        (
+            "ccs",
+            {"beta": 0.9},
+            ValueError,
+            "beta=0.9 leaves 6 of 60 samples, expected at least size=10 of them: choose a",
+        ),
+        ("ccs", {"strata": 0}, ValueError, "strata=0 is out of range"),
         ("ssp", {"keep": "hart"}, ValueError, "keep='hart' is unknown.*did you mean 'hard'"),
         ("ssp", {"features": "supervise"}, ValueError, "features='supervise' is unknown"),
         ("ssp", {"class_floor": 1.5}, ValueError, "class_floor=1.5 is out of range"),

@@ -8,6 +8,7 @@ A proxy (a short training on the full, noisy set) collects everything once; each
 A method is a frozen record of its settings with a `select`; its score is a function of tensors beside it.
 """
 
+from alignprune.coresets.coverage import CCS, area_under_margin, budgets, strata
 from alignprune.coresets.dynamics import (
     DUAL,
     DynUnc,
@@ -42,6 +43,7 @@ from alignprune.coresets.registry import CORESETS, Coreset, get, select, table
 from alignprune.coresets.settings import Random, Settings
 
 __all__ = [
+    "CCS",
     "CORESETS",
     "DUAL",
     "EL2N",
@@ -58,6 +60,8 @@ __all__ = [
     "Random",
     "Settings",
     "SmallLoss",
+    "area_under_margin",
+    "budgets",
     "distance_to_class_median",
     "distance_to_prototype",
     "draw",
@@ -75,5 +79,6 @@ __all__ = [
     "select",
     "shares",
     "spherical_kmeans",
+    "strata",
     "table",
 ]

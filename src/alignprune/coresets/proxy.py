@@ -33,6 +33,7 @@ _LAYOUT: dict[str, tuple[tuple[torch.dtype, ...], str, str]] = {
     "correct": ((torch.bool,), "TN", "one row an epoch, the epochs of label_probabilities"),
     "error_norms": (_FLOAT, "RN", "one row a checkpoint"),
     "feature_norms": (_FLOAT, "RN", "one row a checkpoint, the checkpoints of error_norms"),
+    "margins": (_FLOAT, "TN", "one row an epoch, the epochs of label_probabilities"),
     "strong_features": (_HALF_OR_FLOAT, "Nd", "one row a sample, in the order of labels"),
     "strong_logits": (_FLOAT, "NC", "one row a sample, in the order of labels"),
     "self_supervised": (_HALF_OR_FLOAT, "Nd", "one row a sample, in the order of labels"),
@@ -41,6 +42,7 @@ _LAYOUT: dict[str, tuple[tuple[torch.dtype, ...], str, str]] = {
 _ROUNDING = 1e-3  # a kernel may return a probability of 1.0000001
 _RANGES = {
     "label_probabilities": (0.0, 1.0, "record the softmax probability of the given label"),
+    "margins": (-1.0, 1.0, "record the probability of the given label less the largest other one"),
     "error_norms": (0.0, math.sqrt(2), "record the norm of softmax(logits) - onehot(label)"),
     "feature_norms": (0.0, math.inf, "record the norm of the features"),
 }
@@ -89,6 +91,8 @@ class Proxy:
         strong_logits: float32 [N, C], from the same pass as strong_features; both are given, or none.
         self_supervised: float16 or float32 [N, d], evaluation, features of a network that was trained without labels
             (SimCLR, SwAV); for SSP. None where there is no such network.
+        margins: float32 [T, N], training time, like label_probabilities: the probability of the given label less the
+            largest one of another class; for CCS. None where it was not recorded.
 
     Raises:
         TypeMistake: for a field that is no tensor, or has another dtype.
@@ -106,6 +110,7 @@ class Proxy:
     strong_features: Tensor | None = None
     strong_logits: Tensor | None = None
     self_supervised: Tensor | None = None
+    margins: Tensor | None = None
 
     def __post_init__(self) -> None:
         integer("num_classes", self.num_classes, at_least=2, remedy="the number of classes of the data set")

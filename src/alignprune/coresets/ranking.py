@@ -58,7 +58,7 @@ def largest_of_each_class(
         int64 [size], sample indices, by class.
     """
     counts = torch.bincount(labels, minlength=num_classes)
-    return _first_of_each(ranked(score, generator), labels, counts, shares(counts, size))
+    return first_of_each(ranked(score, generator), labels, counts, shares(counts, size))
 
 
 def largest_with_floor(
@@ -82,7 +82,7 @@ def largest_with_floor(
     """
     order = ranked(score, generator)
     counts = torch.bincount(labels, minlength=num_classes)
-    granted = _first_of_each(order, labels, counts, counts.clamp(max=floor(class_floor * size / num_classes)))
+    granted = first_of_each(order, labels, counts, counts.clamp(max=floor(class_floor * size / num_classes)))
     free = torch.ones(len(score), dtype=torch.bool, device="cpu")
     free[granted] = False
     return torch.cat([granted, order[free[order]][: size - len(granted)]])
@@ -106,7 +106,7 @@ def shares(counts: Tensor, size: int) -> Tensor:
     return share
 
 
-def _first_of_each(order: Tensor, labels: Tensor, counts: Tensor, quotas: Tensor) -> Tensor:
+def first_of_each(order: Tensor, labels: Tensor, counts: Tensor, quotas: Tensor) -> Tensor:
     """The first ``quotas[c]`` samples of every class c in the order."""
     by_class = order[labels[order].argsort(stable=True)].split(counts.tolist())
     return torch.cat([members[:quota] for members, quota in zip(by_class, quotas.tolist(), strict=True)])

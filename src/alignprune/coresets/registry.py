@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alignprune._checks import choice, integer
+from alignprune.coresets.coverage import CCS
 from alignprune.coresets.dynamics import DUAL, DynUnc, Forgetting
 from alignprune.coresets.geometry import SSP, Moderate
 from alignprune.coresets.neighbourhoods import Prune4ReL
@@ -154,6 +155,15 @@ _REGISTRY = (
         use="clean labels or some noise, also where little is kept",
         cost="30 epochs of a proxy",
         source="Cho et al. 2025",
+    ),
+    Coreset(
+        name="ccs",
+        title="CCS",
+        settings=CCS(),
+        summary="leaves out the hardest and keeps as many of every difficulty of the others",
+        use="where little is kept; with noise as far as the wrong labels are among the hardest",
+        cost="a proxy trained to the end",
+        source="Zheng et al. 2023",
     ),
 )
 

@@ -14,6 +14,7 @@ from alignprune.errors import ValueMistake
 _REMEDIES = {
     "strong_features": "record a pass over strongly augmented inputs",
     "strong_logits": "record a pass over strongly augmented inputs",
+    "margins": "record it in every epoch of the proxy run",
     "self_supervised": "record features of a self-supervised network, or set features='supervised'",
 }
 

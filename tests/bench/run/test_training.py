@@ -207,6 +207,9 @@ def test_the_proxy_run_collects_what_a_slow_look_at_the_network_finds(proxy: tup
     assert float(own[~wrong].mean()) == pytest.approx(metrics[-1]["clean_loss"], rel=1e-4)
     assert found.correct[-1].float().mean() > found.correct[0].float().mean()
     assert found.strong_logits is not None
+    assert found.margins is not None  # above 0 where the label is the first choice; two classes share what is left
+    assert torch.equal(found.margins > 0, found.correct)
+    assert (found.margins >= 2 * found.label_probabilities - 1 - 1e-6).all()
 
 
 def test_collecting_does_not_change_the_training(images: str, tmp_path: Path) -> None:

@@ -61,23 +61,28 @@ class Collector(Observer):
         self.checkpoints = sorted({round(self.warmup * (i + 1) / count) for i in range(count)})
         self.forward_passes = 0
         self.label_probabilities = torch.zeros(epochs, size)
+        self.margins = torch.zeros(epochs, size)
         self.correct = torch.zeros(epochs, size, dtype=torch.bool)
         self.error_norms = torch.zeros(len(self.checkpoints), size)
         self.feature_norms = torch.zeros(len(self.checkpoints), size)
         self.snapshot: dict[str, Tensor] = {}
         self._row = torch.zeros(size, device=device)
+        self._margin = torch.zeros(size, device=device)
         self._right = torch.zeros(size, dtype=torch.bool, device=device)
 
     @torch.no_grad()
     def step(self, index: Tensor, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
         index = index.to(self.device)
-        own = logits.detach().float().softmax(1).gather(1, labels[:, None]).squeeze(1)
+        probabilities, given = logits.detach().float().softmax(1), labels[:, None]
+        own = probabilities.gather(1, given).squeeze(1)
         self._row.index_copy_(0, index, own)
+        self._margin.index_copy_(0, index, own - probabilities.scatter(1, given, -1.0).amax(1))
         self._right.index_copy_(0, index, logits.argmax(1) == labels)
 
     def end_epoch(self, epoch: EndOfEpoch) -> dict[str, Any]:
         """Close the epoch; at a checkpoint, look at every training sample."""
         self.label_probabilities[epoch.number] = self._row.cpu()
+        self.margins[epoch.number] = self._margin.cpu()
         self.correct[epoch.number] = self._right.cpu()
         done = epoch.number + 1
         if done in self.checkpoints:
@@ -112,6 +117,7 @@ class Collector(Observer):
             strong_features=self.snapshot.get("strong_features"),
             strong_logits=self.snapshot.get("strong_logits"),
             self_supervised=None,
+            margins=self.margins,
         )
 
     def result(self) -> dict[str, Any]:
@@ -146,10 +152,12 @@ class Collector(Observer):
 _STATE = (
     "forward_passes",
     "label_probabilities",
+    "margins",
     "correct",
     "error_norms",
     "feature_norms",
     "snapshot",
     "_row",
+    "_margin",
     "_right",
 )

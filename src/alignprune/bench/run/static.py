@@ -71,7 +71,7 @@ def refuse_unfit(config: TrainConfig, data: ClassificationData) -> None:
         FileNotFoundError: if the file of features is not there.
     """
     views = {"strong_features": data.strong, "strong_logits": data.strong, "self_supervised": data.contrastive}
-    recorded = {name for name, view in views.items() if view is not None}
+    recorded = {"margins", *(name for name, view in views.items() if view is not None)}
     if config.earlier.self_supervised is not None:
         _given_features(config.earlier.self_supervised, data)
         recorded.add("self_supervised")
