@@ -17,7 +17,7 @@ from torch import Tensor
 import alignprune as ap
 from alignprune import Selection
 from alignprune.errors import UserError
-from alignprune.memory import Journal, Ledger, Memory, RunningAverage, TrajectoryBank
+from alignprune.memory import Journal, Ledger, Memory, Readings, RunningAverage, TrajectoryBank
 
 N, EPOCHS, BATCH = 29, 7, 10
 TABLE = torch.rand(EPOCHS, N, generator=torch.Generator().manual_seed(0)) + 0.1
@@ -160,7 +160,8 @@ def written(memory: Memory) -> Memory:
     for epoch in range(4):
         kept = torch.arange(epoch % 2, N, 2)
         losses = torch.full((N,), math.nan).index_copy(0, kept, TABLE[epoch, kept])
-        memory.write(ap.Observed(epoch, losses, Selection(kept, None, N, uniform=True), (TABLE[epoch] * 3).int()))
+        predicted, steps = (TABLE[epoch] * 3).int(), torch.where(losses.isnan(), -1, torch.arange(N) // 4).int()
+        memory.write(ap.Observed(epoch, losses, Selection(kept, None, N, uniform=True), predicted, steps))
     return memory
 
 
@@ -171,6 +172,7 @@ MEMORIES: dict[str, Callable[[], Memory]] = {
     "ledger": lambda: Ledger(N),
     "journal": lambda: Journal(N),
     "average": lambda: RunningAverage(N, 0.8),
+    "readings": lambda: Readings(N, EPOCHS),
 }
 
 
@@ -185,6 +187,14 @@ def test_a_damaged_state_of_a_memory_is_refused_by_its_check_or_works(memory: st
     else:
         there.load_state_dict(state)
         written(there).state_dict()
+
+
+def test_a_state_of_an_ended_run_that_says_something_was_refreshed_since_is_that_of_an_ended_run() -> None:
+    state = copy.deepcopy(states("robust")[-1]) | {"refreshed": 1}
+    pruner = make("robust")
+    pruner.load_state_dict(state)
+    assert pruner.epoch == EPOCHS
+    assert len(pruner.pruned_sampler) == 0
 
 
 SELECTION = Selection(

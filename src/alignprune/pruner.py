@@ -728,9 +728,9 @@ class Pruner:
         self.reference.copy_(state["reference"])
         self.scores = state["scores"].clone()
         self.nonfinite, self.forward_passes = state["nonfinite"], state["forward_passes"]
-        selected = 0 if self.epoch >= self.epochs else len(selection)
-        read = _share(state["read"], selected, world)
-        refreshed = _share(state["refreshed"], self.num_samples - len(selection), world)
+        over = self.epoch >= self.epochs
+        read = _share(state["read"], 0 if over else len(selection), world)
+        refreshed = _share(state["refreshed"], 0 if over else self.num_samples - len(selection), world)
         self._plan(selection, start=read)
         if refreshed:
             self._reads_pruned = True
