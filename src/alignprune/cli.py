@@ -492,7 +492,7 @@ def _mistake_behind(error: BaseException) -> UserError | None:
 def parse_train(words: Sequence[str]) -> TrainConfig:
     """Read the options of ``alignprune train``, in any order.
 
-    Method, recipe, relabelling, features and data set are looked up first: they say which settings there are and what
+    Method, recipe, loss, features and data set are looked up first: they say which settings there are and what
     their defaults are.
 
     Raises:
@@ -514,7 +514,7 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
     from alignprune.bench.run import stored
 
     def default(dataset: str | None) -> TrainConfig:
-        chosen = {name: names.get(f"--{name}") for name in ("recipe", "relabel", "features")}
+        chosen = {name: names.get(f"--{name}") for name in ("recipe", "loss", "features")}
         if file is not None:
             return stored.from_file(Path(file), dataset=dataset, method=method, **chosen)
         return configs.default_config(dataset or "cifar100n", str(method), **chosen)
@@ -529,7 +529,7 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
         "train",
         default=given,
         description=_train_help(),
-        config=(tyro.conf.AvoidSubcommands,),  # method and --relabel have said which settings there are
+        config=(tyro.conf.AvoidSubcommands,),  # method and --loss have said which settings there are
     )
     if dataset is None and file is None:  # only now: an option that there is not may have hidden it
         raise ValueMistake(
@@ -551,9 +551,9 @@ def _train_help() -> str:
         "like choose columns, --holdout 0.1 stands in for a test split. --method NAME is one of "
         f"{', '.join(presets.PRESETS)}, whose settings are --score.* and --policy.*, or, with --prune-ratio, one of "
         f"{', '.join(coresets.CORESETS)}, whose settings are --coreset.*. --recipe NAME chooses a recipe, "
-        f"--relabel NAME one of {', '.join(losses.SETTINGS)}. --features pretrained, sentences or tfidf trains on "
-        "fixed vectors of the samples, with the recipe features. --config RUN/config.json takes all settings from an "
-        "earlier run, the data set too; options on the line override them."
+        f"--loss NAME one of {', '.join(losses.LOSSES)}, whose settings are --loss.*. --features pretrained, "
+        "sentences or tfidf trains on fixed vectors of the samples, with the recipe features. --config RUN/config.json "
+        "takes all settings from an earlier run, the data set too; options on the line override them."
     )
 
 
@@ -561,7 +561,7 @@ def _taken_names(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The options that name a set of settings, the last value of each, and the words without them."""
     names, rest, following = {}, [], iter(words)
     for word in following:
-        if word not in ("--method", "--recipe", "--relabel", "--features", "--config"):
+        if word not in ("--method", "--recipe", "--loss", "--features", "--config"):
             rest.append(word)
         elif (name := next(following, None)) is not None:
             names[word] = name

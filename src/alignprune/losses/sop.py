@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +28,8 @@ from torch import Tensor, nn
 
 from alignprune._checks import integer, number
 from alignprune._ranks import rank_and_world
-from alignprune._tensors import FULL_PRECISION, INTEGERS
-from alignprune.errors import TypeMistake, ValueMistake
+from alignprune.losses.contract import LossSettings
+from alignprune.losses.rows import RowLoss
 
 LEAST = 1e-4
 """Lower bound of q. It bounds the mean of q too, which the authors bound once more."""
@@ -40,7 +39,7 @@ INITIAL_SCALE = 1e-8
 
 
 @dataclass(frozen=True)
-class SOPSettings:
+class SOPSettings(LossSettings):
     """What SOP is tuned by.
 
     Attributes:
@@ -48,14 +47,12 @@ class SOPSettings:
         lr_v: learning rate of v, >= 0.
         consistency: λ_C, weight of the agreement of the two views, >= 0; 0 needs one view only.
         balance: λ_B, weight of the even use of the classes, >= 0.
-        source: where the values come from.
     """
 
     lr_u: float
     lr_v: float
     consistency: float = 0.0
     balance: float = 0.0
-    source: str = "own"
 
     def __post_init__(self) -> None:
         remedies = {
@@ -68,127 +65,69 @@ class SOPSettings:
             number(name, getattr(self, name), low=0, high=math.inf, open_high=True, remedy=remedy)
 
     @property
-    def label(self) -> str:
-        """ "sop+" with one of the two terms that it adds, "sop" without."""
-        return "sop+" if self.consistency or self.balance else "sop"
+    def needs_strong(self) -> bool:
+        """Whether the two views are compared."""
+        return self.consistency > 0
+
+    @property
+    def learns(self) -> bool:
+        """Yes: u and v."""
+        return True
+
+    def make(self, num_samples: int, num_classes: int, *, seed: int = 0) -> SOP:
+        """The loss, with u and v as the seed has them."""
+        return SOP(num_samples, num_classes, self, seed=seed)
 
 
-def _plus(lr_u: float, lr_v: float, source: str) -> SOPSettings:
-    return SOPSettings(lr_u, lr_v, consistency=0.9, balance=0.1, source=source)
-
-
-_TABLE = "Liu et al. (2022), table A.1"
-_CIFAR_N = "the SOP authors' word (issue 12 of their repository): as on CIFAR with symmetric noise"
-
-SETTINGS: dict[str, SOPSettings] = {
-    "cifar10-symmetric": _plus(10, 10, _TABLE),
-    "cifar10-asymmetric": _plus(10, 100, _TABLE),
-    "cifar100-symmetric": _plus(1, 10, _TABLE),
-    "cifar100-asymmetric": _plus(
-        0.1, 100, f"readme of the authors' code, whose loss this is; {_TABLE}, has lr_u = 1 for an earlier form of it"
-    ),
-    "cifar10n": _plus(10, 10, _CIFAR_N),
-    "cifar100n": _plus(1, 10, _CIFAR_N),
-    "clothing1m": SOPSettings(0.1, 1, source=_TABLE),
-    "webvision": SOPSettings(0.1, 1, source="Prune4ReL's script for WebVision; no term of SOP+"),
-}
-"""The published settings by data set, and by the kind of noise where that matters."""
-
-
-class SOPLoss(NamedTuple):
-    """What `SOP` makes of a batch.
-
-    Attributes:
-        losses: float [B], with gradient: -log q + squared error + λ_C KL, to be averaged.
-        balance: float [], with gradient: the batch's term (this rank's batch under DDP), times λ_B; 0 without it. To be
-            added to the average.
-        recorded: float [B], without gradient: plain cross-entropy of the (weak) view and the given label, the fit that
-            trajectories are made of. Their reference is a cross-entropy without label smoothing.
-    """
-
-    losses: Tensor
-    balance: Tensor
-    recorded: Tensor
-
-
-class SOP(nn.Module):
-    """The loss of SOP or SOP+, with the u and v of every sample. For training only: evaluate the network alone.
+class SOP(RowLoss):
+    """The loss of SOP or SOP+, with the u and v of every sample.
 
     Both views go through the network as one batch, so that its normalisations see them together.
 
     Args:
-        num_samples: size N of the training set, also where it is pruned: rows are read by the samples' indices.
-        num_classes: number of classes C, at least 2.
-        settings: one of `SETTINGS`, or your own.
+        num_samples, num_classes, settings: as in `SampleLoss`.
         seed: of the first u and v; torch's global generator is not used.
 
     Attributes:
         u: float32 [N, 1].
         v: float32 [N, C].
 
-    Raises:
-        TypeMistake, ValueMistake: for settings out of range.
-
     Example:
-        >>> sop = SOP(len(train_set), 100, SETTINGS["cifar100n"]).to(device)
+        >>> sop = losses.get("sop-cifar100n").settings.make(len(train_set), 100).to(device)
         >>> label_optimizer = sop.make_optimizer()
         >>> weak, strong = model(torch.cat([x_weak, x_strong])).chunk(2)
         >>> out = sop(index, y, weak, strong)
-        >>> loss = pruner.reduce(index, out.losses, record=out.recorded) + out.balance
+        >>> loss = pruner.reduce(index, out.losses, record=out.recorded) + out.extra
         >>> loss.backward()
         >>> label_optimizer.step()  # beside the network's own optimiser, and zero_grad() of both
 
-    With a GradScaler, step both optimisers through it. Under DDP leave SOP out of the wrapped model: every rank holds
-    all rows and changes those of the samples it reads, so call `sync` after each epoch and before saving.
+    With a GradScaler, step both optimisers through it.
     """
 
-    _changed: Tensor
+    made_with = SOPSettings
+    settings: SOPSettings
 
     def __init__(self, num_samples: int, num_classes: int, settings: SOPSettings, *, seed: int = 0) -> None:
-        super().__init__()
-        self.num_samples = integer("num_samples", num_samples, at_least=1, remedy="len(train_set)")
-        self.num_classes = integer("num_classes", num_classes, at_least=2, remedy="the number of classes")
-        if not isinstance(settings, SOPSettings):
-            raise TypeMistake(
-                f"settings={settings!r} is {type(settings).__name__}, expected one of losses.SETTINGS, or your own"
-            )
-        self.settings = settings
+        super().__init__(num_samples, num_classes, settings)
         integer("seed", seed, at_least=0, remedy="any non-negative integer")
         generator = torch.Generator().manual_seed(seed)
         u, v = torch.empty(self.num_samples, 1), torch.empty(self.num_samples, self.num_classes)
         self.u = nn.Parameter(u.normal_(0, INITIAL_SCALE, generator=generator))
         self.v = nn.Parameter(v.normal_(0, INITIAL_SCALE, generator=generator))
-        # which rows this process has stepped since the last `sync`
-        self.register_buffer("_changed", torch.zeros(self.num_samples, dtype=torch.bool), persistent=False)
 
-    def forward(self, index: Tensor, labels: Tensor, logits: Tensor, strong_logits: Tensor | None = None) -> SOPLoss:
-        """The losses of a batch.
+    @property
+    def rows(self) -> tuple[Tensor, ...]:
+        return self.u, self.v
 
-        Args:
-            index: integers [B], the samples' indices in the training set.
-            labels: integers [B], given labels, 0 to C - 1.
-            logits: float [B, C], with gradient: the network's output, of the weak view where there are two.
-            strong_logits: float [B, C], of the strong view; needed where λ_C > 0, and only there.
-
-        Returns:
-            float32 (float64 for float64 logits), the losses, on the device of the logits.
-
-        Raises:
-            TypeMistake, ValueMistake: for wrong shapes, dtypes or devices, a view that is missing or not used, and for
-                indices and labels that are out of range. If those live on an accelerator, its own assertion reports
-                them, since to look at them here would stall it.
-        """
-        self._check_batch(index, labels, logits, strong_logits)
-        index, labels = (ids.to(logits.device, torch.int64, non_blocking=True) for ids in (index, labels))
-        logits = _full_precision(logits)
-        if torch.is_grad_enabled():
-            self._changed.index_fill_(0, index, True)
-        u, v = (F.embedding(index, rows, sparse=True) for rows in (self.u, self.v))
+    def compute(
+        self, index: Tensor, labels: Tensor, logits: Tensor, strong_logits: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        u, v = (F.embedding(index, rows, sparse=True) for rows in self.rows)
         losses, q = sop_losses(logits, labels, u, v)
         if strong_logits is not None:
-            losses = losses + self.settings.consistency * consistency_losses(logits, _full_precision(strong_logits))
+            losses = losses + self.settings.consistency * consistency_losses(logits, strong_logits)
         balance = self.settings.balance * balance_loss(q) if self.settings.balance else losses.new_zeros(())
-        return SOPLoss(losses, balance, F.cross_entropy(logits.detach(), labels, reduction="none"))
+        return losses, balance
 
     def make_optimizer(self) -> torch.optim.SGD:
         """Plain SGD for u and v: constant rates, no momentum, no decay, so that other rows than the batch's stay put.
@@ -201,71 +140,6 @@ class SOP(nn.Module):
             {"params": [self.v], "lr": self.settings.lr_v / world},
         ]
         return torch.optim.SGD(groups, lr=0.0, momentum=0.0, weight_decay=0.0)
-
-    @torch.no_grad()
-    def sync(self) -> None:
-        """Bring every rank to the same u and v: each row from the rank that read its sample since the last call.
-
-        A row that several ranks changed (the sampler's padding) becomes their mean. Every rank calls it, after each
-        epoch and before `state_dict`; a single process need not.
-        """
-        rank, world = rank_and_world()
-        if world > 1:
-            owners = self._changed.to(torch.int32)
-            torch.distributed.all_reduce(owners)
-            # what nobody changed is the same everywhere: the first rank's copy stands for it
-            own = (self._changed | (owners == 0)) if rank == 0 else self._changed
-            for rows in (self.u.detach(), self.v.detach()):
-                rows.masked_fill_(~own[:, None], 0.0)
-                torch.distributed.all_reduce(rows)
-                rows.div_(owners.clamp_min(1)[:, None])
-        self._changed.zero_()
-
-    # ------------------------------------------------------------------ checks
-
-    def _check_batch(self, index: Tensor, labels: Tensor, logits: Tensor, strong_logits: Tensor | None) -> None:
-        self._check_views(logits, strong_logits)
-        for name, ids, count in (("index", index, self.num_samples), ("labels", labels, self.num_classes)):
-            if ids.dtype not in INTEGERS:
-                raise TypeMistake(f"{name} is {ids.dtype}, expected integers [B]: convert with .long()")
-            if ids.shape != logits.shape[:1]:
-                raise ValueMistake(
-                    f"{name} has shape {tuple(ids.shape)} and logits {tuple(logits.shape)}, expected [B] and [B, C]: "
-                    f"pass what came with this very batch"
-                )
-            if ids.is_cpu and len(ids):
-                lowest, highest = (bound.item() for bound in torch.aminmax(ids))
-                if lowest < 0 or highest >= count:
-                    made = "num_samples=len(train_set)" if name == "index" else "the data set's number of classes"
-                    raise ValueMistake(
-                        f"{name} reaches from {lowest} to {highest}, expected 0 to {count - 1}: make SOP with {made}"
-                    )
-
-    def _check_views(self, logits: Tensor, strong_logits: Tensor | None) -> None:
-        for name, view in (("logits", logits), ("strong_logits", strong_logits)):
-            if view is None:
-                continue
-            if not view.is_floating_point():
-                raise TypeMistake(f"{name} is {view.dtype}, expected a float tensor [B, C]: the network's output")
-            if view.ndim != 2 or view.shape[1] != self.num_classes or view.shape != logits.shape:
-                raise ValueMistake(
-                    f"{name} has shape {tuple(view.shape)}, expected [B, {self.num_classes}], the same for both views: "
-                    f"pass the network's outputs of one batch"
-                )
-            if view.device != self.u.device:
-                raise ValueMistake(
-                    f"{name} is on {view.device}, expected {self.u.device} as u and v: use sop.to({view.device})"
-                )
-        if self.settings.consistency and strong_logits is None:
-            raise ValueMistake(
-                f"strong_logits=None is given with consistency={self.settings.consistency}, expected the logits of a "
-                f"second view: pass those of a strong augmentation, or settings with consistency=0"
-            )
-        if not self.settings.consistency and strong_logits is not None:
-            raise ValueMistake(
-                "strong_logits is given with consistency=0, which makes no use of it, expected None: leave the second "
-                "view out, or pass settings with a consistency (SOP+ has 0.9)"
-            )
 
 
 # ---------------------------------------------------------------------- the mathematics
@@ -318,7 +192,3 @@ def balance_loss(q: Tensor) -> Tensor:
         float [], least (log C) where every class is used as much.
     """
     return -q.mean(0).log().mean()
-
-
-def _full_precision(logits: Tensor) -> Tensor:
-    return logits if logits.dtype in FULL_PRECISION else logits.float()

@@ -238,7 +238,7 @@ KNOWN_RATE = Row("the rate is known", lambda place: {**ROBUST.run(place), "polic
 _OURS = Row(title_of("infobatch+das"), lambda place: {**place.referenced, "method": "infobatch+das"})
 
 # Without the two terms of SOP+, which compare two views of a sample: features have one.
-_SOP = {"relabel": "cifar100-symmetric", "relabel.consistency": 0.0, "relabel.balance": 0.0}
+_SOP = {"loss": "sop-cifar100-symmetric", "loss.consistency": 0.0, "loss.balance": 0.0}
 
 _ABLATIONS = (
     ROBUST,

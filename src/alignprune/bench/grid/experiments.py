@@ -261,8 +261,8 @@ def _relabelled(protocol: Protocol, *, table: str, dataset: str) -> tuple[Cell, 
         for method, name in names.items():
             for column, noise in noises.items():
                 kind = str(noise["noise"])
-                relabel = f"{family}-{kind}" if kind in ("symmetric", "asymmetric") else dataset
-                settings = _run(protocol, dataset, method, **noise, prune_ratio=ratio, relabel=relabel, recipe="sop")
+                loss = f"sop-{family}-{kind}" if kind in ("symmetric", "asymmetric") else f"sop-{dataset}"
+                settings = _run(protocol, dataset, method, **noise, prune_ratio=ratio, loss=loss, recipe="sop")
                 epochs = {"recipe.epochs": 200, **settings}
                 number = _found(table, prune_ratio=f"{100 * ratio:g}", method=name, noise=column)
                 cells.append(Cell(f"{100 * ratio:g}", name, column, epochs, number))

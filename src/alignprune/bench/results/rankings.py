@@ -77,7 +77,7 @@ class FinishedRun:
     def records_plain_losses(self) -> bool:
         """Whether its losses are cross-entropies without label smoothing."""
         config = read_config(self.folder)
-        return config["relabel"] is not None or config["recipe"]["label_smoothing"] == 0
+        return config["loss"] is not None or config["recipe"]["label_smoothing"] == 0
 
     @cached_property
     def history(self) -> History:

@@ -22,7 +22,7 @@ from alignprune.bench.recipes import Recipe
 from alignprune.bench.run import budget, trackers
 from alignprune.bench.run.budget import Budget
 from alignprune.errors import MissingFile, ValueMistake
-from alignprune.losses import SOPSettings
+from alignprune.losses import LossSettings
 from alignprune.policies import BatchPolicy, Policy
 from alignprune.scores import Score
 
@@ -119,7 +119,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class PruningSettings:
-    """Which of the samples are trained on, and what is done about their labels.
+    """Which of the samples are trained on, and by which loss.
 
     Attributes:
         method: a named method, or a coreset method; its settings follow as score and policy, or coreset.
@@ -127,7 +127,8 @@ class PruningSettings:
         policy: settings of the policy.
         delta: annealing starts at epoch floor(delta * epochs).
         coreset: settings of the coreset method; None for a dynamic method.
-        relabel: settings of SOP or SOP+; None trains on the given labels. On the command line: --relabel NAME.
+        loss: settings of a loss that resists wrong labels; None is cross-entropy with the label smoothing of the
+            recipe, which no other loss takes. On the command line: --loss NAME.
         prune_ratio: share P of the forward passes of a full training to save, in [0, 1); None leaves a dynamic method
             its own share. Methods without a share of their own run fewer epochs: see base_run.
         budget: "calibrated" takes the epochs from the base method's pruned share, "equal" stops every method at the
@@ -149,7 +150,7 @@ class PruningSettings:
     policy: Policy
     delta: float
     coreset: coresets.Settings | None = None
-    relabel: SOPSettings | None = None
+    loss: LossSettings | None = None
     prune_ratio: float | None = None
     budget: Budget = "calibrated"
     reference: str = "auto"
@@ -185,11 +186,10 @@ class PruningSettings:
                 f"oracle=True is given with prune_ratio={self.prune_ratio:g} and the calibrated budget, whose epochs "
                 f"are those of the whole data set, expected the equal budget: add --budget equal"
             )
-        if self.relabel is not None and isinstance(self.policy, BatchPolicy):
+        if self.loss is not None and isinstance(self.policy, BatchPolicy):
             raise ValueMistake(
-                f"relabel={self.relabel!r} is given with {self.method}, which chooses inside each batch by "
-                f"cross-entropy gradients, expected a method that chooses by epoch: leave --relabel out, or choose "
-                f"another method"
+                f"loss={self.loss!r} is given with {self.method}, which chooses inside each batch by cross-entropy "
+                f"gradients, expected a method that chooses by epoch: leave --loss out, or choose another method"
             )
 
     @property
@@ -398,10 +398,10 @@ class TrainConfig:
                 f"one device, without prune ratio, oracle, collect and trace, since no network of a cross-validation "
                 f"sees every sample: leave the others out"
             )
-        if pruning.relabel is not None and self.machine.precision == "16":
+        if pruning.loss is not None and pruning.loss.learns and self.machine.precision == "16":
             raise ValueMistake(
-                "precision='16' is given with relabel, whose u and v its scaled gradients would move, expected another "
-                "precision: choose bf16 or 32"
+                f"precision='16' is given with loss={pruning.loss!r}, which learns by gradients that are not to be "
+                f"scaled, expected another precision: choose bf16 or 32"
             )
 
     @property
@@ -430,9 +430,9 @@ class TrainConfig:
 
     @property
     def recorded_smoothing(self) -> float:
-        """Label smoothing of the recorded losses: the recipe's; none for a run that re-labels, or whose policy reads
-        probabilities off them."""
-        plain = self.pruning.relabel is not None or self.pruning.policy.reads_probabilities
+        """Label smoothing of the recorded losses: the recipe's; none for a run with another loss, or whose policy
+        reads probabilities off them."""
+        plain = self.pruning.loss is not None or self.pruning.policy.reads_probabilities
         return 0.0 if plain else self.recipe.label_smoothing
 
     def measured_base(self) -> float | None:
@@ -540,7 +540,7 @@ class TrainConfig:
         return getattr(getattr(self, group) if group else self, name)
 
 
-VERSION = 1
+VERSION = 2
 """Of config.json: raised when a setting changes its name or its meaning."""
 
 _GROUPS: dict[str, type] = {
@@ -596,7 +596,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def default_config(
-    dataset: str, method: str, recipe: str | None = None, relabel: str | None = None, features: str | None = None
+    dataset: str, method: str, recipe: str | None = None, loss: str | None = None, features: str | None = None
 ) -> TrainConfig:
     """The configuration that the named method and recipe stand for.
 
@@ -604,7 +604,7 @@ def default_config(
         dataset: as in `DataSettings`.
         method: a name of `alignprune.presets.PRESETS` or `alignprune.coresets.CORESETS`.
         recipe: a name of `alignprune.bench.recipes.RECIPES`; None = the data set's, or that of features.
-        relabel: a name of `alignprune.losses.SETTINGS`; None trains on the given labels.
+        loss: a name of `alignprune.losses.LOSSES`; None = cross-entropy.
         features: as in `DataSettings`; None trains on the samples themselves.
 
     Raises:
@@ -623,17 +623,11 @@ def default_config(
             policy=preset.policy,
             delta=preset.delta,
             coreset=coresets.get(method).settings if static else None,
-            relabel=None if relabel is None else _relabelling(relabel),
+            loss=None if loss is None else losses.get(loss).settings,
             prune_ratio=0.5 if static else None,
         ),
         recipe=recipes.get(recipe or own),
     )
-
-
-def _relabelling(name: str) -> SOPSettings:
-    """The published settings of SOP or SOP+ of that name."""
-    choice("relabel", name, losses.SETTINGS)
-    return losses.SETTINGS[name]
 
 
 def configure(settings: Mapping[str, Any]) -> TrainConfig:
@@ -641,13 +635,13 @@ def configure(settings: Mapping[str, Any]) -> TrainConfig:
 
     Args:
         settings: values by their option's name with dots, such as {"dataset": "cifar100n", "method": "infobatch",
-            "recipe.epochs": 30, "score.window": 10}; ``recipe``, ``relabel`` and ``features`` by name; paths as text.
+            "recipe.epochs": 30, "score.window": 10}; ``recipe``, ``loss`` and ``features`` by name; paths as text.
 
     Raises:
         ValueError: for a name that there is not, with the nearest, and for values out of range.
     """
     rest = dict(settings)
-    chosen = (rest.pop(name, None) for name in ("recipe", "relabel", "features"))
+    chosen = (rest.pop(name, None) for name in ("recipe", "loss", "features"))
     config = default_config(str(rest.pop("dataset")), str(rest.pop("method")), *chosen)
     flat: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from alignprune.bench.run.batches import Batch
-from alignprune.losses import SOP
+from alignprune.losses import SampleLoss
 
 
 @dataclass(frozen=True)
@@ -86,38 +86,40 @@ class CrossEntropy:
         """Go on from `state_dict`."""
 
 
-class Relabelling(CrossEntropy):
-    """SOP or SOP+, which learns what is wrong with each label. Plain cross-entropy is recorded.
+class ChosenLoss(CrossEntropy):
+    """A loss of `alignprune.losses`, with what it learns or keeps of the samples. Plain cross-entropy is recorded.
 
     Args:
         model: the network.
-        sop: u and v of every sample, on the network's device.
+        loss: on the network's device.
     """
 
-    def __init__(self, model: nn.Module, sop: SOP) -> None:
+    def __init__(self, model: nn.Module, loss: SampleLoss) -> None:
         super().__init__(model, smoothing=0.0)
-        self.sop, self.optimizer = sop, sop.make_optimizer()
+        self.loss, self.optimizer = loss, loss.make_optimizer()
 
     def __call__(self, index: Tensor, batch: Batch) -> Outcome:
         if batch.strong is None:
             logits, strong = self.model(batch.x), None
         else:
             logits, strong = self.model(torch.cat([batch.x, batch.strong])).chunk(2)
-        out = self.sop(index, batch.y, logits, strong)
-        return Outcome(out.losses, out.recorded, out.balance, logits)
+        out = self.loss(index, batch.y, logits, strong)
+        return Outcome(out.losses, out.recorded, out.extra, logits)
 
     def zero_grad(self) -> None:
-        self.optimizer.zero_grad()
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
 
     def step(self) -> None:
-        self.optimizer.step()
+        if self.optimizer is not None:
+            self.optimizer.step()
 
     def end_epoch(self) -> None:
-        self.sop.sync()
+        self.loss.sync()
 
     def state_dict(self) -> dict[str, Any]:
-        self.sop.sync()  # in the middle of an epoch each rank has changed its own rows
-        return self.sop.state_dict()
+        self.loss.sync()  # in the middle of an epoch each rank has changed what it keeps of its own samples
+        return self.loss.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sop.load_state_dict(state)
+        self.loss.load_state_dict(state)

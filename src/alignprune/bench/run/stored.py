@@ -19,11 +19,11 @@ from alignprune.bench.reading import json_object, naming
 from alignprune.bench.run import config as configs
 from alignprune.bench.run.config import TrainConfig
 from alignprune.errors import MissingFile, TypeMistake, ValueMistake
-from alignprune.losses import SOPSettings
+from alignprune.losses import KINDS
 
 # Which settings belong to a name, and give way when another is chosen.
 _OF_METHOD = ("score", "policy", "delta", "coreset", "base_pruned_share")
-_RECORDS = ("score", "policy", "coreset", "relabel", "recipe")
+_RECORDS = ("score", "policy", "coreset", "loss", "recipe")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -52,14 +52,14 @@ def configuration(
     dataset: str | None = None,
     method: str | None = None,
     recipe: str | None = None,
-    relabel: str | None = None,
+    loss: str | None = None,
     features: str | None = None,
 ) -> TrainConfig:
     """The configuration of stored settings.
 
     Args:
         settings: as `read` gives them; what is missing is as the method and the recipe have it.
-        dataset, method, recipe, relabel, features: names that take the place of those in the settings, with all that
+        dataset, method, recipe, loss, features: names that take the place of those in the settings, with all that
             belongs to them; None leaves them.
 
     Raises:
@@ -79,12 +79,12 @@ def configuration(
         rest["features"] = features
     if recipe is not None:
         rest.pop("recipe", None)
-    if relabel is not None:
-        rest.pop("relabel", None)
+    if loss is not None:
+        rest.pop("loss", None)
     dataset, method = (_typed(str, rest.pop(name), name) for name in named)
     chosen = _typed(configs.SETTINGS["features"], rest.get("features", "none"), "features")
     named_recipe = recipe or _name_of(rest.get("recipe", {"name": None}))
-    made = configs.default_config(dataset, method, named_recipe, relabel, chosen)
+    made = configs.default_config(dataset, method, named_recipe, loss, chosen)
     own = made.options()
     records = {name: _record(own[name], rest.pop(name), name) for name in _RECORDS if name in rest}
     return made.with_settings(**records, **{name: _typed(configs.SETTINGS[name], rest[name], name) for name in rest})
@@ -102,18 +102,19 @@ def _record(default: Any, stored: Any, key: str) -> Any:
     """The stored record, and what is missing in it as the default has it.
 
     Args:
-        default: what the method, the recipe or the relabelling has there; None for nothing.
+        default: what the method, the recipe or the named loss has there; None for nothing.
         stored: values by name, with the kind of the record where there are several; None for no record.
         key: name of the record.
     """
-    record = SOPSettings if key == "relabel" else None if default is None else type(default)
-    if stored is None or record is None:
+    kinds = KINDS if key == "loss" else {} if default is None else {type(default).__name__: type(default)}
+    if stored is None or not kinds:
         if stored is not default:
             raise ValueMistake(f"{key}={quoted(stored)} is given, expected {default!r} with this method: leave it out")
         return None
     values = dict(_typed(dict, stored, key))
-    if key != "recipe":
-        choice(f"{key}.kind", values.pop("kind", None), [record.__name__])
+    kind = type(default).__name__ if key == "recipe" else values.pop("kind", None)
+    choice(f"{key}.kind", kind, kinds)
+    record = kinds[kind]
     hints = get_type_hints(record)
     known = [field.name for field in fields(record)]
     for name in values:

@@ -31,7 +31,7 @@ from alignprune.bench.run.diagnosis import Diagnosis, memorisation
 from alignprune.bench.run.evaluation import BATCH_SIZE, evaluate
 from alignprune.bench.run.folder import CHECKPOINT, RunFolder
 from alignprune.bench.run.interruption import CheckpointEvery, Interrupted, Interruption
-from alignprune.bench.run.objective import CrossEntropy, Outcome, Relabelling
+from alignprune.bench.run.objective import ChosenLoss, CrossEntropy, Outcome
 from alignprune.bench.run.observers import EndOfEpoch, Observer
 from alignprune.bench.run.progress import OtherRank, Progress
 from alignprune.bench.run.record import EpochRecord, RunRecord, device_name, summary
@@ -41,7 +41,6 @@ from alignprune.bench.run.trained import TrainedModel
 from alignprune.bench.run.within import WithinEpoch
 from alignprune.coresets import Proxy
 from alignprune.errors import Diverged, ValueMistake
-from alignprune.losses import SOP
 from alignprune.selection import Selection
 
 
@@ -176,9 +175,9 @@ class _Run:
 
     def _views(self) -> Dataset[Any]:
         """What the loaders read: the training samples, in two views where they are compared."""
-        config, samples, relabel = self.config, self.data, self.config.pruning.relabel
+        config, samples, loss = self.config, self.data, self.config.pruning.loss
         views: Dataset[Any] = samples.train
-        if relabel is not None and relabel.consistency and samples.strong is not None:
+        if loss is not None and loss.needs_strong and samples.strong is not None:
             views = TwoViews(samples.train, samples.strong)
         return KeyedDraws(views, config.seed) if draws(views) else views
 
@@ -524,10 +523,10 @@ def make_network(config: TrainConfig, samples: ClassificationData) -> nn.Module:
 def _objective(
     config: TrainConfig, samples: ClassificationData, model: nn.Module, device: torch.device
 ) -> CrossEntropy:
-    if config.pruning.relabel is None:
+    chosen = config.pruning.loss
+    if chosen is None:
         return CrossEntropy(model, config.recipe.label_smoothing, config.recorded_smoothing)
-    sop = SOP(len(samples.labels), samples.num_classes, config.pruning.relabel, seed=config.seed)
-    return Relabelling(model, sop.to(device))
+    return ChosenLoss(model, chosen.make(len(samples.labels), samples.num_classes, seed=config.seed).to(device))
 
 
 def _observers(config: TrainConfig, samples: ClassificationData, epochs: int, device: torch.device) -> list[Observer]:
@@ -544,12 +543,12 @@ def _observers(config: TrainConfig, samples: ClassificationData, epochs: int, de
 
 def _check(config: TrainConfig, samples: ClassificationData) -> None:
     """Refuse what does not go with this data."""
-    relabel = config.pruning.relabel
-    if relabel is not None and relabel.consistency and samples.strong is None:
+    loss = config.pruning.loss
+    if loss is not None and loss.needs_strong and samples.strong is None:
         raise ValueMistake(
-            f"relabel.consistency={relabel.consistency:g} is given with {config.data.dataset}, which has no second "
-            f"view of a sample to compare, expected 0: SOP without consistency takes features "
-            f"(--relabel.consistency 0 --relabel.balance 0)"
+            f"loss={loss!r} compares two views of a sample and is given with {config.data.dataset}, which has one, "
+            f"expected a loss of one view: choose another, or SOP without its comparison (--loss.consistency 0 "
+            f"--loss.balance 0)"
         )
     if config.pruning.oracle:
         static.right_labels(config, samples)
