@@ -10,7 +10,8 @@ from timm.models import is_model_pretrained
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from alignprune.bench.models import MODELS, Mlp, create, features_and_logits
+from alignprune.bench.data import TensorData
+from alignprune.bench.models import MODELS, Mlp, create, features_and_logits, look_at
 
 
 def parameters(model: nn.Module) -> int:
@@ -69,6 +70,83 @@ def test_the_small_newsnet_is_narrower() -> None:
     model = create("newsnet-small", 7, (100,))
     shapes = [(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)]
     assert shapes == [(100, 300), (300, 100), (100, 7)]
+
+
+@pytest.mark.parametrize("name, widths", [("airbench", (64, 256, 256)), ("airbench-half", (32, 128, 128))])
+def test_airbench_has_the_size_of_its_papers_network(name: str, widths: tuple[int, ...]) -> None:
+    # By hand: 24 filters of 2x2x3 and their biases; a block from b to c channels 9bc + 9c^2, and two norms of 2c.
+    size = 24 * 12 + 24 + widths[-1] * 10
+    for before, after in zip((24, *widths), widths, strict=False):
+        size += 9 * before * after + 9 * after * after + 4 * after
+    model = create(name, 10, (3, 32, 32))
+    assert parameters(model) == size == {"airbench": 1_972_792, "airbench-half": 498_104}[name]
+    fixed = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    assert fixed == 24 * 12 + 2 * sum(widths)  # the filters, and the scale of each norm
+    assert last_map(name, 32) == (1, widths[-1], 3, 3)
+
+
+def pictures(count: int, seed: int = 0) -> torch.Tensor:
+    """Images whose neighbouring pixels and channels are correlated, as those of photos are."""
+    drawn = torch.randn(count, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.avg_pool2d(drawn, 3, stride=1) * 3 + 0.5 * drawn.mean(1, keepdim=True)[..., 1:-1, 1:-1]
+
+
+def test_the_first_layer_of_airbench_whitens_patches() -> None:
+    model: Any = create("airbench-half", 3, (3, 10, 10))
+    images = pictures(300)
+    look_at(model, TensorData(images, torch.zeros(300, dtype=torch.int64)))
+    out = model.whitening(images).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(out[:12], -out[12:])
+    moments = out[:12] @ out[:12].T / out.shape[1]
+    torch.testing.assert_close(moments, torch.eye(12), atol=0.01, rtol=0)  # but for the ridge
+    patches = torch.stack([images[:, :, i : i + 9, j : j + 9] for i in (0, 1) for j in (0, 1)], dim=2)
+    raw = patches.flatten(1, 2).transpose(0, 1).flatten(1)  # in the order of a filter: channel, row, column
+    variances = torch.linalg.eigvalsh(raw @ raw.T / raw.shape[1])
+    assert variances.max() > 20 * variances.min()  # there was something to whiten
+    torch.testing.assert_close(moments.diag(), (variances / (variances + 5e-4)).flip(0), rtol=1e-3, atol=1e-4)
+
+
+def test_the_whitening_depends_on_the_images_alone_and_is_kept_with_the_weights(tmp_path: Path) -> None:
+    samples = TensorData(pictures(50), torch.zeros(50, dtype=torch.int64))
+    models: list[Any] = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        models.append(create("airbench-half", 3, (3, 10, 10)))
+        drawn = torch.get_rng_state()
+        look_at(models[-1], samples)
+        assert torch.equal(torch.get_rng_state(), drawn)
+    first, second = models
+    assert torch.equal(first.whitening.weight, second.whitening.weight)
+    assert not torch.equal(first.fc.weight, second.fc.weight)
+    again: Any = create("airbench-half", 3, (3, 10, 10), weights=stored(first, tmp_path / "weights.pt"))
+    assert torch.equal(again.whitening.weight, first.whitening.weight)
+
+
+def test_a_network_sees_samples_of_every_part_of_a_large_data_set() -> None:
+    images = torch.zeros(12_000, 3, 9, 9)
+    images[9_000:] = pictures(3_000)[:, :, :9, :9]  # a data set sorted by class
+    model: Any = create("airbench-half", 3, (3, 9, 9))
+    look_at(model, TensorData(images, torch.zeros(12_000, dtype=torch.int64)))
+    seen: Any = create("airbench-half", 3, (3, 9, 9))
+    seen.look_at([images[::3]])
+    torch.testing.assert_close(model.whitening.weight, seen.whitening.weight)
+
+
+def test_every_convolution_of_airbench_starts_as_the_identity() -> None:
+    model: Any = create("airbench-half", 3, (3, 32, 32))
+    layers = [module for module in model.blocks.modules() if isinstance(module, nn.Conv2d)]
+    assert len(layers) == 6
+    for layer in layers:
+        x = torch.randn(2, layer.in_channels, 5, 5)
+        assert torch.equal(layer(x)[:, : layer.in_channels], x)
+        assert all(filters.std() > 0 for filters in layer.weight[layer.in_channels :])  # the others are drawn
+
+
+def test_networks_that_start_from_nothing_do_not_look_at_samples() -> None:
+    model = create("resnet-small", 3, (3, 10, 10))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    look_at(model, TensorData(pictures(20), torch.zeros(20, dtype=torch.int64)))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -142,6 +220,8 @@ def test_the_mlp_has_three_layers_of_256() -> None:
         ("resnet-small", (1, 28, 28), 128),
         ("resnet-tiny", (3, 32, 32), 128),
         ("preactresnet18", (3, 32, 32), 512),
+        ("airbench", (3, 32, 32), 256),
+        ("airbench-half", (1, 28, 28), 128),
         ("inception-resnet-v2", (3, 75, 75), 1536),
         ("deit-s", (3, 32, 32), 384),
         ("swin-t", (3, 32, 32), 768),
@@ -162,14 +242,17 @@ def test_features_and_logits_agree_with_the_forward_pass(name: str, shape: tuple
     assert logits.shape == (2, 5)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet-small", "preactresnet18", "mlp", "newsnet", "newsnet-small"])
+SMALL = ["resnet18", "resnet-small", "preactresnet18", "airbench", "airbench-half", "mlp", "newsnet", "newsnet-small"]
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_every_small_network_learns_from_a_step(name: str) -> None:
     shape = (3, 32, 32) if MODELS[name].inputs == "images" else (8,)
     model = create(name, 3, shape)
     assert model.training
     x, y = torch.randn(4, *shape), torch.tensor([0, 1, 2, 0])
     nn.functional.cross_entropy(model(x), y).backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
 def test_making_a_network_moves_no_statistic() -> None:
@@ -217,7 +300,7 @@ def test_drop_path_grows_to_its_value_at_the_last_block() -> None:
 
 
 def test_drop_path_is_refused_where_there_is_none() -> None:
-    for name, shape in (("mlp", (4,)), ("inception-resnet-v2", (3, 75, 75))):
+    for name, shape in (("mlp", (4,)), ("airbench", (3, 32, 32)), ("inception-resnet-v2", (3, 75, 75))):
         with torch.device("meta"), pytest.raises(ValueError, match="drop_path=0.1 is given .* no stochastic depth"):
             create(name, 10, shape, drop_path=0.1)
     with pytest.raises(ValueError, match="drop_path=1.0 is out of range"):

@@ -13,7 +13,7 @@ from timm.optim import Lars
 from torch import nn
 from torch.optim import lr_scheduler
 
-from alignprune.bench.models import MODELS
+from alignprune.bench.models import MODELS, create
 from alignprune.bench.recipes import (
     RECIPES,
     Recipe,
@@ -169,6 +169,16 @@ def test_linear_is_constant_and_then_falls_to_zero_with_a_low_beta() -> None:
     assert betas == [0.9] * 80 + [0.1] * 120
 
 
+def test_the_triangle_goes_straight_from_a_fifth_to_the_peak_and_to_seven_hundredths() -> None:
+    recipe = RECIPES["scratch"]
+    peak = 11.5 / (1 + 1 / (1 - 0.85)) * 256 / 1024
+    # As its source writes it down, for a run of 1000 steps.
+    for step in range(1000):
+        rising, falling = step / 230, (step - 230) / 770
+        share = 0.2 * (1 - rising) + rising if step < 230 else (1 - falling) + 0.07 * falling
+        assert lr_and_momentum(recipe, step / 1000) == (pytest.approx(share * peak), 0.85)
+
+
 @given(st.sampled_from(sorted(RECIPES)), st.floats(0, 1, exclude_max=True))
 def test_no_recipe_leaves_its_range(name: str, where: float) -> None:
     recipe = RECIPES[name]
@@ -298,9 +308,51 @@ def test_weight_decay_spares_norms_biases_and_what_the_network_names(decay_all: 
     assert after == {name: pytest.approx(1 - 0.1 * 0.5 if name in decayed else 1.0) for name in after}
 
 
-def test_names_are_needed_to_spare_parameters() -> None:
-    with pytest.raises(TypeError, match="recipe 'swin-t' spares some of them .*: pass the network itself"):
-        make_optimizer(RECIPES["swin-t"], WithPositions().parameters())
+def test_names_are_needed_to_treat_parameters_apart() -> None:
+    for name in ("swin-t", "scratch"):
+        with pytest.raises(TypeError, match=f"recipe '{name}' treats some of them apart, .*: pass the network itself"):
+            make_optimizer(RECIPES[name], WithPositions().parameters())
+
+
+def test_biases_of_norms_learn_faster_and_decay_as_all_others() -> None:
+    network = WithPositions()
+    for parameter in network.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.ones_like(parameter)
+    recipe = Recipe(name="own", source="test", lr=0.01, momentum=0.0, weight_decay=0.5, bias_scaler=64)
+    make_optimizer(recipe, network).step()
+    after = {name: float(parameter.detach().mean()) for name, parameter in network.named_parameters()}
+    slow, fast = 1 - 0.01 - 0.01 * 0.5, 1 - 0.64 - 0.01 * 0.5
+    assert after == {name: pytest.approx(fast if name == "norm.bias" else slow) for name in after}
+
+
+def test_the_schedule_moves_the_faster_biases_too() -> None:
+    recipe = RECIPES["scratch"]
+    optimizer = make_optimizer(recipe, create("airbench-half", 3, (3, 32, 32)))
+    for where in (0.0, 0.23, 0.9):
+        set_schedule(optimizer, recipe, where)
+        lr = lr_and_momentum(recipe, where)[0]
+        assert {group["lr"] for group in optimizer.param_groups} - {0.0} == {lr, 64 * lr}
+
+
+def test_the_bias_of_a_whitening_stands_still_after_its_share() -> None:
+    recipe, network = RECIPES["scratch"], create("airbench-half", 3, (3, 32, 32))
+    optimizer = make_optimizer(recipe, network)
+    parameters = dict(network.named_parameters())
+    for where, moving in ((0.0, True), (0.29, True), (0.3, False), (0.9, False)):
+        before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        for parameter in parameters.values():
+            parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+        set_schedule(optimizer, recipe, where)
+        optimizer.step()
+        moved = {name for name, parameter in parameters.items() if not torch.equal(parameter, before[name])}
+        trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+        assert moved == (trained if moving else trained - {"whitening.bias"})
+
+
+def test_a_whitening_share_is_refused_without_a_whitening() -> None:
+    with pytest.raises(ValueError, match="whitening_share=0.3 is given with a ResNet, which has no whitening layer"):
+        make_optimizer(RECIPES["scratch"], create("resnet-small", 3, (3, 32, 32)))
 
 
 def reference_lars_step(w: torch.Tensor, g: torch.Tensor, lr: float, decay: float) -> torch.Tensor:
@@ -360,6 +412,7 @@ BASELINES = {
     "deepcore-proxy": (40, 256, 0.1, True, 5e-4),
     "infobatch-imagenet": (90, 1024, 6.4, False, 1e-5),
     "news": (200, 128, 1e-3, False, 0.0),
+    "scratch": (20, 256, 0.375, True, pytest.approx(0.0153 / 11.5)),
 }
 
 
@@ -408,11 +461,13 @@ def test_the_table_tells_every_recipe_in_words() -> None:
     assert rows["swin-b"]["optimiser"] == "AdamW, beta1 0.9, gradient norm <= 5"
     assert rows["deit-s"]["learning rate"] == "0.0005 at 512"
     assert rows["deit-s"]["weight decay"] == "0.05, no norm or bias"
-    assert {name: rows[name]["schedule"] for name in ("cifar10", "moderate", "ies", "news", "swin-t")} == {
+    assert rows["scratch"]["optimiser"] == "SGD, Nesterov 0.85, biases of norms x 64"
+    assert {name: rows[name]["schedule"] for name in ("cifar10", "moderate", "ies", "news", "scratch", "swin-t")} == {
         "cifar10": "one cycle, peak at 30%",
         "moderate": "x 0.2 at 30%, 60%, 80%",
         "ies": "x 0.96 an epoch",
         "news": "constant to 40%, then linear to 0",
+        "scratch": "linear from 20%, peak at 23%, to 7%",
         "swin-t": "warm-up to 20%, cosine to 1e-05",
     }
 
@@ -449,6 +504,9 @@ def test_unknown_names_list_the_known_and_the_nearest() -> None:
         ({"warmup": 1.0}, "warmup=1.0 is out of range"),
         ({"gamma": 0.0}, "gamma=0.0 is out of range"),
         ({"decay_start": 1.0}, "decay_start=1.0 is out of range"),
+        ({"bias_scaler": 0.0}, "bias_scaler=0.0 is out of range"),
+        ({"whitening_share": 0.0}, r"whitening_share=0.0 is out of range, expected a number in \(0, 1\]"),
+        ({"translate": -1}, "translate=-1 is out of range"),
         ({"late_momentum": -0.1}, "late_momentum=-0.1 is out of range"),
         ({"milestones": (0.6, 0.3)}, r"milestones=\(0.6, 0.3\) is out of range, expected ascending numbers"),
         ({"milestones": (0.5, 1.0)}, r"milestones=\(0.5, 1.0\) is out of range"),
@@ -470,6 +528,10 @@ def test_values_out_of_range_are_named(change: dict[str, object], match: str) ->
         ({"decay_start": 0.5}, "decay_start=0.5 is given with schedule 'onecycle', expected 'linear'"),
         ({"late_momentum": 0.1}, "late_momentum=0.1 is given with schedule 'onecycle', expected 'linear'"),
         ({"nesterov": True}, "nesterov=True is given with optimizer 'lars'"),
+        (
+            {"schedule": "cosine", "cycle_momentum": False, "pct_start": 0.2},
+            "pct_start=0.2 is given with schedule 'cosine', expected 'onecycle' or 'triangle'",
+        ),
         ({"schedule": "multistep", "cycle_momentum": False}, r"milestones=\(\) is given with schedule 'multistep'"),
     ],
 )

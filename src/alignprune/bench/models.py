@@ -7,20 +7,23 @@ their last features as well, because batch-level selection (DivBS) needs the inp
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import timm
 import torch
 from timm.models import is_model_pretrained
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 
 from alignprune._checks import number
+from alignprune.bench.airbench import Airbench
+from alignprune.bench.data.views import Samples
 from alignprune.bench.reading import weights_in
 from alignprune.errors import MissingFile, TypeMistake, ValueMistake
 
@@ -30,6 +33,10 @@ SMALL_IMAGE = 64
 
 PRETRAINED = "pretrained"
 _WEIGHT_FILES = (".pt", ".pth", ".safetensors")
+
+
+# Samples that a network may look at before it is trained, at most.
+_SAMPLES_TO_SEE = 5000
 
 
 class FeatureNetwork(nn.Module):
@@ -95,6 +102,14 @@ class NewsNet(FeatureNetwork):
         for before, after in zip((num_inputs, widths[0]), widths, strict=True):
             layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.Softsign()]
         super().__init__(nn.Sequential(*layers), widths[1], num_classes)
+
+
+@runtime_checkable
+class StartsFromData(Protocol):
+    """A network whose fresh weights depend on the samples."""
+
+    def look_at(self, batches: Iterable[Tensor]) -> None:
+        """Fit them to some batches [B, ...], as the network reads them."""
 
 
 # (num_classes, input_shape, drop_path, pretrained) to the network.
@@ -168,6 +183,20 @@ def create(
     if weights is not None and weights != PRETRAINED:
         _load(network, name, Path(weights))
     return network
+
+
+def look_at(network: nn.Module, samples: Samples) -> None:
+    """Let a fresh network look at its samples, where its weights depend on them; draws no random number.
+
+    Args:
+        network: one that `create` made, on the CPU; others than `StartsFromData` stay as they are.
+        samples: training samples without augmentation, of which it sees at most 5,000, evenly spread.
+    """
+    if not isinstance(network, StartsFromData):
+        return
+    total = len(samples)  # type: ignore[arg-type]
+    seen = Subset(samples, range(0, total, -(-total // _SAMPLES_TO_SEE)))
+    network.look_at(x for x, _ in DataLoader(seen, batch_size=250, generator=torch.Generator()))
 
 
 def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,6 +303,16 @@ def _small_stem(network: Any, channels: int, stride: int = 1) -> nn.Module:
     return network
 
 
+def _airbench(
+    widths: tuple[int, int, int], num_classes: int, input_shape: tuple[int, ...], drop_path: float, pretrained: bool
+) -> nn.Module:
+    if drop_path:
+        raise ValueMistake(
+            f"drop_path={drop_path} is given with airbench, which has no stochastic depth, expected 0: leave it out"
+        )
+    return Airbench(num_classes, input_shape[0], widths)
+
+
 def _features(
     network: Callable[[int, int], nn.Module],
     num_classes: int,
@@ -312,6 +351,19 @@ MODELS: dict[str, ModelRecord] = {
             "arithmetic, for CPUs",
             inputs="images",
             build=partial(_resnet_small, 2),
+        ),
+        ModelRecord(
+            name="airbench",
+            description="airbench's network for 32 pixels: a frozen whitening, then blocks of 64, 256 and 256 channels "
+            "(2.0 M parameters)",
+            inputs="images",
+            build=partial(_airbench, (64, 256, 256)),
+        ),
+        ModelRecord(
+            name="airbench-half",
+            description="airbench at half its widths (0.5 M parameters): a quarter of the arithmetic, for CPUs",
+            inputs="images",
+            build=partial(_airbench, (32, 128, 128)),
         ),
         ModelRecord(
             name="preactresnet18",

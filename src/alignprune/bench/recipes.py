@@ -21,10 +21,11 @@ from torch import nn
 from tyro.conf import Suppress, arg
 
 from alignprune._checks import choice
+from alignprune.bench.airbench import Whitening
 from alignprune.errors import TypeMistake, ValueMistake
 
 OPTIMIZERS = ("lars", "sgd", "adam", "adamw")
-SCHEDULES = ("onecycle", "cosine", "constant", "multistep", "exponential", "linear")
+SCHEDULES = ("onecycle", "cosine", "constant", "multistep", "exponential", "linear", "triangle")
 
 # Defaults of torch's OneCycleLR: the momentum falls to the first while the learning rate rises.
 BASE_MOMENTUM = 0.85
@@ -35,9 +36,9 @@ TRUST_COEFFICIENT = 1e-3
 
 # The settings that belong to some schedules only.
 _SCHEDULES_OF = {
-    "pct_start": ("onecycle",),
-    "div_factor": ("onecycle",),
-    "final_div_factor": ("onecycle",),
+    "pct_start": ("onecycle", "triangle"),
+    "div_factor": ("onecycle", "triangle"),
+    "final_div_factor": ("onecycle", "triangle"),
     "cycle_momentum": ("onecycle",),
     "min_lr": ("cosine",),
     "warmup": ("cosine",),
@@ -73,15 +74,20 @@ class Recipe:
         weight_decay: weight decay.
         decay_all: whether all parameters decay; False spares biases, normalisations and what the network names in
             `no_weight_decay` (position embeddings).
+        bias_scaler: factor of the learning rate of the normalisations' biases; their weight decay is divided by it, so
+            that they decay as all others.
+        whitening_share: share in which the bias of the network's whitening layer is trained; fixed from there on.
         clip: largest norm of the gradient of all parameters; 0 = no limit.
         label_smoothing: label smoothing of the cross-entropy, also of the recorded losses.
+        translate: augmentation: images are moved by up to so many pixels in each direction, by keys of (seed, epoch,
+            sample), and mirrored in every other epoch; None = the data set's own.
         model: network that the recipe is meant for, a name for `alignprune.bench.models.create`; None = any.
         weights: what that network starts from, as for `create`; None = fresh weights.
         drop_path: stochastic depth of that network: the share of samples that skip its last block.
-        schedule: "onecycle", "cosine", "constant", "multistep", "exponential" or "linear".
-        pct_start: onecycle: share in which the learning rate rises.
-        div_factor: onecycle: first learning rate = highest / div_factor.
-        final_div_factor: onecycle: last learning rate = first / final_div_factor.
+        schedule: "onecycle", "cosine", "constant", "multistep", "exponential", "linear" or "triangle".
+        pct_start: onecycle, triangle: share in which the learning rate rises.
+        div_factor: onecycle, triangle: first learning rate = highest / div_factor.
+        final_div_factor: onecycle, triangle: last learning rate = first / final_div_factor.
         cycle_momentum: onecycle: move the momentum from 0.95 to 0.85 and back, opposite to the learning rate.
         warmup: cosine: share in which the learning rate rises linearly from 0; the half cosine is the rest.
         min_lr: cosine: last learning rate; does not grow with the batch size.
@@ -105,8 +111,11 @@ class Recipe:
     nesterov: bool = False
     weight_decay: float = 5e-4
     decay_all: bool = True
+    bias_scaler: float = 1.0
+    whitening_share: float = 1.0
     clip: float = 0.0
     label_smoothing: float = 0.0
+    translate: int | None = None
     model: str | None = None
     weights: str | None = None
     drop_path: float = 0.0
@@ -141,8 +150,12 @@ class Recipe:
             _check("lr_batch_size", self.lr_batch_size, self.lr_batch_size >= 1, ">= 1")
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
         _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, ">= 0")
+        _check("bias_scaler", self.bias_scaler, 0 < self.bias_scaler < math.inf, "> 0")
+        _check("whitening_share", self.whitening_share, 0 < self.whitening_share <= 1, "in (0, 1]")
         _check("clip", self.clip, 0 <= self.clip < math.inf, ">= 0")
         _check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
+        if self.translate is not None:
+            _check("translate", self.translate, self.translate >= 0, ">= 0")
         _check("drop_path", self.drop_path, 0 <= self.drop_path < 1, "in [0, 1)")
         _check("pct_start", self.pct_start, 0 < self.pct_start < 1, "in (0, 1)")
         _check("div_factor", self.div_factor, 1 <= self.div_factor < math.inf, ">= 1")
@@ -322,6 +335,27 @@ RECIPES: dict[str, Recipe] = {
             weight_decay=0.0,
             schedule="cosine",
         ),
+        Recipe(
+            name="scratch",
+            source="airbench94 (arXiv 2404.00498): its learning rate 11.5 and weight decay 0.0153 are those of torch's "
+            "SGD at 11.5 / (1 + 1 / (1 - 0.85)) and 0.0153 / 11.5. More epochs, smaller batches, no Lookahead",
+            model="airbench-half",
+            epochs=20,
+            batch_size=256,
+            lr=1.5,
+            lr_batch_size=1024,
+            momentum=0.85,
+            nesterov=True,
+            weight_decay=0.0153 / 11.5,
+            bias_scaler=64.0,
+            whitening_share=0.3,
+            label_smoothing=0.2,
+            translate=2,
+            schedule="triangle",
+            pct_start=0.23,
+            div_factor=1 / 0.2,
+            final_div_factor=0.2 / 0.07,
+        ),
         replace(_SGD_COSINE, name="sgd", source="sgd-cosine, shortened to 60 epochs", epochs=60),
         _SGD_COSINE,
         Recipe(
@@ -417,7 +451,7 @@ def table() -> list[dict[str, str]]:
             "schedule": _schedule_text(recipe),
             "epochs": str(recipe.epochs),
             "batch": str(recipe.batch_size),
-            "weight decay": f"{recipe.weight_decay:g}" + ("" if recipe.decay_all else ", no norm or bias"),
+            "weight decay": f"{recipe.weight_decay:.3g}" + ("" if recipe.decay_all else ", no norm or bias"),
             "label smoothing": f"{recipe.label_smoothing:g}",
             "source": recipe.source,
         }
@@ -436,7 +470,8 @@ def make_optimizer(recipe: Recipe, network: nn.Module | Iterable[nn.Parameter]) 
         the optimiser.
 
     Raises:
-        TypeError: if the recipe spares some parameters from the weight decay, and they come without their names.
+        TypeError: if the recipe treats some parameters apart, and they come without the network.
+        ValueError: if it treats those of a whitening layer apart, and the network has none.
 
     Source: AlignPrune 4.1 for LARS, by way of InfoBatch's examples/lars.py.
     """
@@ -522,7 +557,7 @@ def set_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, position: flo
     """
     lr, momentum = lr_and_momentum(recipe, position)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0) if position < group.get("trained_until", 1.0) else 0.0
         if "betas" in group:
             group["betas"] = (momentum, *group["betas"][1:])
         else:
@@ -535,6 +570,12 @@ def _lr(recipe: Recipe, position: float) -> float:
         case "onecycle":
             first = peak / recipe.div_factor
             return _one_cycle(first, peak, first / recipe.final_div_factor, recipe.pct_start, position)
+        case "triangle":
+            first = peak / recipe.div_factor
+            last = first / recipe.final_div_factor
+            if position < recipe.pct_start:
+                return first + (peak - first) * position / recipe.pct_start
+            return peak + (last - peak) * (position - recipe.pct_start) / (1 - recipe.pct_start)
         case "cosine" if position < recipe.warmup:
             return peak * position / recipe.warmup
         case "cosine":
@@ -569,18 +610,48 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def _parameters(recipe: Recipe, network: nn.Module | Iterable[nn.Parameter]) -> Any:
-    """The parameters as the optimiser takes them: in two groups where some do not decay."""
-    if recipe.decay_all:
+    """The parameters as the optimiser takes them: in groups where they differ in weight decay or learning rate."""
+    if recipe.decay_all and recipe.bias_scaler == 1 and recipe.whitening_share == 1:
         return network.parameters() if isinstance(network, nn.Module) else network
     if not isinstance(network, nn.Module):
         raise TypeMistake(
-            f"network is a list of parameters without names, but recipe {recipe.name!r} spares some of them from the "
-            "weight decay by name, expected a module: pass the network itself"
+            f"network is a list of parameters without names, but recipe {recipe.name!r} treats some of them apart, "
+            "expected a module: pass the network itself"
         )
-    from timm.optim import param_groups_weight_decay
+    lr, _ = lr_and_momentum(recipe, 0.0)
+    spared: set[str] = set() if recipe.decay_all else getattr(network, "no_weight_decay", set)()
+    scaled = _biases(network, _NORMALISATIONS) if recipe.bias_scaler != 1 else set()
+    early = _whitening_bias(recipe, network) if recipe.whitening_share != 1 else set()
+    groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            scale = recipe.bias_scaler if name in scaled else 1.0
+            decays = recipe.decay_all or (parameter.ndim > 1 and not name.endswith(".bias") and name not in spared)
+            until = recipe.whitening_share if name in early else 1.0
+            groups.setdefault((scale, recipe.weight_decay / scale if decays else 0.0, until), []).append(parameter)
+    return [
+        {"params": found, "lr": lr * scale, "lr_scale": scale, "weight_decay": decay, "trained_until": until}
+        for (scale, decay, until), found in groups.items()
+    ]
 
-    spared: set[str] = getattr(network, "no_weight_decay", set)()
-    return param_groups_weight_decay(network, recipe.weight_decay, no_weight_decay_list=spared)
+
+_NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def _biases(network: nn.Module, layers: type[nn.Module] | tuple[type[nn.Module], ...]) -> set[str]:
+    """The names of the biases of such layers."""
+    found = {f"{name}.bias" for name, layer in network.named_modules() if isinstance(layer, layers)}
+    return found & {name for name, _ in network.named_parameters()}
+
+
+def _whitening_bias(recipe: Recipe, network: nn.Module) -> set[str]:
+    found = _biases(network, Whitening)
+    if not found:
+        raise ValueMistake(
+            f"whitening_share={recipe.whitening_share:g} is given with a {type(network).__name__}, which has no "
+            "whitening layer, expected 1: use --recipe.whitening-share 1, or the model airbench"
+        )
+    return found
 
 
 def _model_text(recipe: Recipe) -> str:
@@ -597,9 +668,10 @@ def _optimizer_text(recipe: Recipe) -> str:
     if recipe.late_momentum is not None:
         momentum += f", then {recipe.late_momentum:g}"
     kind = "beta1" if recipe.optimizer.startswith("adam") else "Nesterov" if recipe.nesterov else "momentum"
+    biases = f", biases of norms x {recipe.bias_scaler:g}" if recipe.bias_scaler != 1 else ""
     clip = f", gradient norm <= {recipe.clip:g}" if recipe.clip else ""
     name = {"lars": "LARS", "sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[recipe.optimizer]
-    return f"{name}, {kind} {momentum}{clip}"
+    return f"{name}, {kind} {momentum}{biases}{clip}"
 
 
 def _schedule_text(recipe: Recipe) -> str:
@@ -614,4 +686,7 @@ def _schedule_text(recipe: Recipe) -> str:
             return f"x {recipe.gamma:g} an epoch"
         case "linear":
             return f"constant to {recipe.decay_start:.0%}, then linear to 0"
+        case "triangle":
+            last = 1 / (recipe.div_factor * recipe.final_div_factor)
+            return f"linear from {1 / recipe.div_factor:.0%}, peak at {recipe.pct_start:.0%}, to {last:.0%}"
     return "constant"

@@ -207,6 +207,7 @@ def _train_self_supervised(config: TrainConfig, data: ClassificationData) -> Ten
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = models.create(config.model_for(data.input_shape), data.num_classes, data.input_shape)
+        models.look_at(network, data.train_eval)
     return self_supervised.simclr_features(
         network,
         data.contrastive,

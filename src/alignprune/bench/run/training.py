@@ -7,9 +7,9 @@ evaluation, observers, checkpoints, signals. Lightning Fabric brings device, pre
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from alignprune.bench import models, recipes
 from alignprune.bench.data import ClassificationData
 from alignprune.bench.files import plain
 from alignprune.bench.run import checkpoint, data, proxy, ranks, references, static, trackers, trained
+from alignprune.bench.run.augmentation import Augmentation
 from alignprune.bench.run.batches import Batch, KeyedDraws, TwoViews, batches, draws
 from alignprune.bench.run.budget import Spending
 from alignprune.bench.run.config import TrainConfig
@@ -158,6 +159,7 @@ class _Run:
         self.observers = [*_observers(config, self.data, self.pruner.epochs, device), *watching]
         self.spending = Spending(config.training_samples(self.whole_size), config.machine.devices)
         self.interruption = Interruption(CheckpointEvery.parse(config.outputs.checkpoint_every), device)
+        self.augmentation = _augmentation(config)
         self.views = self._views()
         self.train_loader = self._loader(pruned=False)
         self.pruned_loader = self._loader(pruned=True) if self.pruner.score.needs_pruned else None
@@ -176,9 +178,10 @@ class _Run:
     def _views(self) -> Dataset[Any]:
         """What the loaders read: the training samples, in two views where they are compared."""
         config, samples, loss = self.config, self.data, self.config.pruning.loss
-        views: Dataset[Any] = samples.train
+        weak = samples.train if self.augmentation is None else samples.train_eval
+        views: Dataset[Any] = weak
         if loss is not None and loss.needs_strong and samples.strong is not None:
-            views = TwoViews(samples.train, samples.strong)
+            views = TwoViews(weak, samples.strong)
         return KeyedDraws(views, config.seed) if draws(views) else views
 
     def _loader(self, *, pruned: bool) -> DataLoader[Any]:
@@ -272,7 +275,7 @@ class _Run:
         seen, train_seconds = self.spending.trained - within.trained, time.perf_counter() - started
         right = within.num_right()
         if self.pruned_loader is not None and not self.spending.exhausted:
-            self._refresh(self.pruned_loader)
+            self._refresh(self.pruned_loader, epoch)
         self.objective.end_epoch()
         reference_loss = self.reference.loss(self.model)
         pruner.end_epoch(reference_loss, partial=self.spending.exhausted)
@@ -314,7 +317,7 @@ class _Run:
         if isinstance(self.views, KeyedDraws):
             self.views.set_epoch(epoch)
         self.model.train()
-        for step, (index, batch) in enumerate(batches(self.train_loader, self.fabric.device), start=within.steps):
+        for step, (index, batch) in enumerate(self._batches(self.train_loader, epoch), start=within.steps):
             if self.spending.exhausted:
                 break
             at = self.spending.position(epoch, step, steps, self.pruner.epochs)
@@ -332,6 +335,13 @@ class _Run:
                 self._save_checkpoint()
                 self._end_if_asked()
         self._refuse_divergence(epoch)
+
+    def _batches(self, loader: DataLoader[Any], epoch: int) -> Iterator[tuple[Tensor, Batch]]:
+        """Index and batch of each step, under the augmentation of this epoch."""
+        for index, batch in batches(loader, self.fabric.device):
+            if self.augmentation is not None:
+                batch = replace(batch, x=self.augmentation(batch.x, index, epoch))
+            yield index, batch
 
     def _refuse_divergence(self, epoch: int) -> None:
         step = self.within.look()
@@ -394,10 +404,10 @@ class _Run:
         return self.pruner.reduce(index, out.losses, record=out.record, predictions=predictions)
 
     @torch.no_grad()
-    def _refresh(self, loader: DataLoader[Any]) -> None:
+    def _refresh(self, loader: DataLoader[Any], epoch: int) -> None:
         """Record the losses of the samples that this epoch left out: training augmentation, evaluation mode (IES)."""
         self.model.eval()
-        for index, batch in batches(loader, self.fabric.device):
+        for index, batch in self._batches(loader, epoch):
             losses, logits = self.objective.look(batch)
             self.pruner.record(index, losses)
             self._observe(index, losses, logits, batch.y)
@@ -510,14 +520,23 @@ def _pruner(config: TrainConfig, samples: ClassificationData, epochs: int) -> Pr
 
 def make_network(config: TrainConfig, samples: ClassificationData) -> nn.Module:
     """The network that the configuration asks for, as it is before the first step."""
+    weights = config.network.weights or config.recipe.weights
     network = models.create(
         config.model_for(samples.input_shape),
         samples.num_classes,
         samples.input_shape,
-        weights=config.network.weights or config.recipe.weights,
+        weights=weights,
         drop_path=config.recipe.drop_path,
     )
+    if weights is None:
+        models.look_at(network, samples.train_eval)
     return trained.laid_out(network, samples.input_shape)
+
+
+def _augmentation(config: TrainConfig) -> Augmentation | None:
+    """What takes the place of the data set's own augmentation; None where nothing does."""
+    translate = config.recipe.translate
+    return None if translate is None else Augmentation(translate, config.seed)
 
 
 def _objective(
@@ -550,6 +569,8 @@ def _check(config: TrainConfig, samples: ClassificationData) -> None:
             f"expected a loss of one view: choose another, or SOP without its comparison (--loss.consistency 0 "
             f"--loss.balance 0)"
         )
+    if config.recipe.translate is not None:
+        Augmentation.check(config.recipe.translate, samples.input_shape)
     if config.pruning.oracle:
         static.right_labels(config, samples)
     if config.outputs.collect:
