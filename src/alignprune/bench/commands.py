@@ -297,6 +297,8 @@ def _refuse_in_vain(config: SweepConfig, jobs: list[Job]) -> None:
     refuse_unwritable("runs", config.runs)
     wanted = [(job.settings["dataset"], job.settings.get("noise")) for job in jobs]
     data.refuse_missing(wanted, config.data_root)
+    for embeddings in {job.settings.get("embeddings") for job in jobs}:
+        data.word_vectors(embeddings)
     if config.engine == "local":  # the nodes of a cluster have devices of their own
         for device in {job.settings.get("device", "auto") for job in jobs}:
             torch_device(device)

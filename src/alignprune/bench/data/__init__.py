@@ -30,7 +30,7 @@ from alignprune.bench.data.folder import FOLDER, image_folder
 from alignprune.bench.data.huggingface import HUGGINGFACE, PREFIX, huggingface
 from alignprune.bench.data.imagenet import IMAGENET, imagenet
 from alignprune.bench.data.integrity import Damage, Report, open_all
-from alignprune.bench.data.news import NEWS, NEWS20, NEWS20_DOCUMENT, NEWS_DOCUMENT, news
+from alignprune.bench.data.news import NEWS, NEWS20, NEWS20_DOCUMENT, NEWS_DOCUMENT, news, word_vectors
 from alignprune.bench.data.records import DATA_ROOT, DatasetRecord, DatasetStatus, check_noise, data_root, status
 from alignprune.bench.data.table import SUFFIXES, TABLE, table
 from alignprune.bench.data.views import (
@@ -46,6 +46,7 @@ from alignprune.bench.data.views import (
     subset,
 )
 from alignprune.bench.data.webvision import WEBVISION, webvision
+from alignprune.errors import ValueMistake
 
 __all__ = [
     "DATASETS",
@@ -84,6 +85,7 @@ __all__ = [
     "subset",
     "table",
     "webvision",
+    "word_vectors",
 ]
 
 Loader = Callable[..., ClassificationData]
@@ -119,6 +121,7 @@ def load(
     noise_rate: float | None = None,
     seed: int = 0,
     image_size: int | None = None,
+    embeddings: PathLike | None = None,
     progress: Progress | None = None,
 ) -> ClassificationData:
     """Load a data set by name or by path.
@@ -133,13 +136,16 @@ def load(
         seed: seed of synthetic noise.
         image_size: height and width in pixels to which photos are brought, None for the data set's default;
             samples that have a size of their own keep it.
+        embeddings: word vectors that a text data set is made of: "glove", or a file in GloVe's text format; None for
+            the data set's default.
         progress: called with the samples done and all where a data set is embedded; others load in one go.
 
     Returns:
         the data.
 
     Raises:
-        ValueError: if the data set or the noise is unknown, or the files hold something else than expected.
+        ValueError: if the data set or the noise is unknown, the files hold something else than expected, or word
+            vectors are given with a data set that has none.
         FileNotFoundError: if files are missing.
     """
     record, loader, place = _find(os.fspath(dataset), root)
@@ -150,6 +156,14 @@ def load(
         settings |= {"noise": kind, "noise_rate": noise_rate, "seed": seed}
     if record.image_size is not None:
         settings["image_size"] = record.image_size if image_size is None else image_size
+    if record.word_vectors:
+        settings["embeddings"] = embeddings
+    elif embeddings is not None:
+        fitting = [name for name, known in DATASETS.items() if known.word_vectors]
+        raise ValueMistake(
+            f"embeddings={os.fspath(embeddings)!r} is given with {os.fspath(dataset)}, which is not made of word "
+            f"vectors, expected one of {', '.join(fitting)}: leave it out, or choose another data set"
+        )
     if record.embedder is not None:
         settings["progress"] = progress
     return loader(place, **settings) if record.files else loader(**settings)

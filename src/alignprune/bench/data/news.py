@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import io
 import pickle
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -36,6 +37,9 @@ from alignprune.bench.reading import reading, unpacked_in
 from alignprune.errors import MissingFile, ValueMistake
 
 Pooling = Literal["flat", "document"]
+_Read = Callable[[list[str]], np.ndarray]  # the vectors of some words, float32 [1 + V, D]
+
+INSTALLED = "glove"  # the choice of word vectors that the extra of that name installs
 
 FILE = "20news-bydate_py3.pkz"
 
@@ -83,6 +87,7 @@ def _record(name: str, classes: str, features: str) -> DatasetRecord:
         noises=("clean", *ANY_CLASSES),
         default_noise="clean",
         note="the file is a pickle; code in it is refused, not run",
+        word_vectors=True,
     )
 
 
@@ -126,7 +131,8 @@ def news(
             for the mean word vector, standardised.
         features: values D of a sample with "flat", None for the paper's 4,800; "document" has as many as a word
             vector.
-        embeddings: file in GloVe's text format; None for vectors trained on the training documents (300 values).
+        embeddings: "glove" for the installed GloVe vectors (50 values), or a file in GloVe's text format; None for
+            vectors trained on the training documents (300 values).
 
     Returns:
         the data; samples are float32 [D]. Features are computed once and then read from the cache folder, see
@@ -134,11 +140,14 @@ def news(
 
     Raises:
         FileNotFoundError: if a file is missing.
+        ImportError: for "glove", if it is not installed.
         ValueError: if a file is damaged or an argument does not fit.
 
     Source: AlignPrune, Table H; Yu et al. (ICML 2019), Co-teaching+, whose network reads GloVe vectors of documents
         in a file that is not public: its tokens, its vocabulary and its order of the documents may differ.
     """
+    from alignprune.bench.data.embeddings import read_glove, read_packaged
+
     size = _check_features(pooling, features)
     record = _RECORD_OF.get((groups, pooling))
     if record is None:
@@ -148,12 +157,8 @@ def news(
     check_noise(record, noise, noise_rate)
     folder = data_root(root)
     check_exists(folder, folder / FILE, record.source)
-    glove = None if embeddings is None else Path(embeddings)
-    if glove is not None and not glove.is_file():
-        raise MissingFile(
-            f"embeddings={str(glove)!r} is not there, expected a file of word vectors as GloVe's: check the path"
-        )
-
+    glove = word_vectors(embeddings)
+    read = None if glove is None else partial(read_packaged if embeddings == INSTALLED else read_glove, glove)
     depends_on = {
         "version": 1,
         "documents": folder / FILE,
@@ -161,7 +166,7 @@ def news(
         "size": size,
         "settings": (TRAIN_SHARE, VOCABULARY, WORDS, DIMENSIONS, WINDOW),
     }
-    stored = cached("news", depends_on, partial(_prepare, folder, glove, size))
+    stored = cached("news", depends_on, partial(_prepare, folder, read, size))
     inputs = torch.from_numpy(stored["features"])
     labels = as_labels(stored["groups"] if groups == 20 else np.array(_HIERARCHY_OF)[stored["groups"]])
     split = training_size(len(labels))
@@ -199,17 +204,40 @@ def _check_features(pooling: str, features: int | None) -> int | None:
     return None
 
 
+def word_vectors(embeddings: PathLike | None) -> Path | None:
+    """The file of given word vectors.
+
+    Args:
+        embeddings: "glove", or a file; None for those that are trained.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: for "glove", if it is not installed.
+    """
+    from alignprune.bench.data.embeddings import packaged_glove
+
+    if embeddings is None:
+        return None
+    file = packaged_glove() if embeddings == INSTALLED else Path(embeddings)
+    if not file.is_file():
+        raise MissingFile(
+            f"embeddings={str(file)!r} is not there, expected {INSTALLED!r} or a file of word vectors as GloVe's: "
+            "check the path"
+        )
+    return file
+
+
 def training_size(documents: int) -> int:
     """How many of the documents, from the first on, are for training."""
     return floor(TRAIN_SHARE * documents)
 
 
-def _prepare(folder: Path, glove: Path | None, size: int | None) -> Arrays:
+def _prepare(folder: Path, read: _Read | None, size: int | None) -> Arrays:
     """Features [N, D] and newsgroup ids [N] of all documents, in stored order."""
     texts, groups = read_documents(folder)
     split = training_size(len(texts))
     vocabulary, token_ids = _tokenise(texts, split)
-    vectors = torch.from_numpy(_vectors(token_ids[:split], vocabulary, glove))
+    vectors = torch.from_numpy(_vectors(token_ids[:split], vocabulary, read))
     words = torch.from_numpy(token_ids)
     features = _document(words, vectors, split) if size is None else _flat(words, vectors, size)
     return {"features": features.numpy(), "groups": groups}
@@ -272,12 +300,12 @@ def _tokenise(texts: list[str], split: int) -> tuple[list[str], np.ndarray]:
     return vocabulary, token_ids
 
 
-def _vectors(token_ids: np.ndarray, vocabulary: list[str], glove: Path | None) -> np.ndarray:
+def _vectors(token_ids: np.ndarray, vocabulary: list[str], read: _Read | None) -> np.ndarray:
     """Word vectors, float32 [1 + V, D], row 0 zero."""
-    from alignprune.bench.data.embeddings import read_glove, train_embeddings
+    from alignprune.bench.data.embeddings import train_embeddings
 
-    if glove is not None:
-        return read_glove(glove, vocabulary)
+    if read is not None:
+        return read(vocabulary)
     depends_on = {"version": 1, "token_ids": token_ids, "dimensions": DIMENSIONS, "window": WINDOW}
     return cached(
         "embeddings",

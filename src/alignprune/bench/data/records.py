@@ -64,6 +64,7 @@ class DatasetRecord:
         inspect: what is wrong with one of `files` under a data root, None for nothing; must not take long.
         embedder: makes the pretrained network that its loader lets look at every sample, or raises what it needs; None
             where the samples are no embeddings.
+        word_vectors: whether its samples are made of word vectors, which may be given.
         only_for: by file the kinds of noise that it is needed for; a file that is absent here is always needed.
     """
 
@@ -79,6 +80,7 @@ class DatasetRecord:
     image_size: int | None = None
     inspect: Callable[[Path, str], str | None] = problem
     embedder: Callable[[], object] | None = None
+    word_vectors: bool = False
     only_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def files_for(self, noises: Collection[str]) -> list[str]:

@@ -67,6 +67,8 @@ class DataSettings:
         holdout: share of the training set, in (0, 1), that is held out and takes the place of the test set, with its
             given (noisy) labels: for choosing settings without looking at the test set, and for data without one.
         image_size: height and width of photos; None = the data set's own, or what fits a pretrained network.
+        embeddings: word vectors that NEWS is made of: "glove" for those of the extra glove, or a file in GloVe's text
+            format; None = trained on the training documents.
         features: train on fixed vectors in the place of the samples: "pretrained" for images by a pretrained network,
             "sentences" for texts by a sentence model, "tfidf" for texts by their weighted word counts.
         feature_weights: file of the pretrained network's weights; None = those of the extra pretrained.
@@ -84,6 +86,7 @@ class DataSettings:
     limit: int | None = None
     holdout: float | None = None
     image_size: int | None = None
+    embeddings: str | None = None
     features: Features = "none"
     feature_weights: Path | None = None
     feature_model: str | None = None

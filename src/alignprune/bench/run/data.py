@@ -65,6 +65,7 @@ def unembedded(config: TrainConfig, progress: Progress | None = None) -> Classif
         noise_rate=config.data.noise_rate,
         seed=config.seed,
         image_size=config.data.image_size,
+        embeddings=config.data.embeddings,
         progress=heard.embedding,
     )
     decided = None if config.data.labels is None else _decisions(config)

@@ -32,6 +32,7 @@ NEWS20_SENTENCES = replace(
     "a quarter of an hour, and cached; needs the extra sentences",
     note=f"needs the extra sentences; {NEWS20.note}",
     embedder=SentenceEmbedder,
+    word_vectors=False,
 )
 
 
