@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the table below
     from alignprune.scores import Score as Score
     from alignprune.selection import Onset as Onset
     from alignprune.selection import Selection as Selection
+    from alignprune.stopping import EarlyStopping as EarlyStopping
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ _HOME = {
     "BatchEvidence": "policies",
     "BatchPolicy": "policies",
     "Draws": "_ranks",
+    "EarlyStopping": "stopping",
     "EpochSampler": "sampler",
     "EvenBatches": "sampler",
     "Evidence": "policies",

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from alignprune import Pruner
 from alignprune.bench import commands
-from alignprune.bench.data import TensorData, digits
+from alignprune.bench.data import digits
 from alignprune.bench.run.config import TrainConfig, configure
-from alignprune.bench.run.cross_validation import BestEpoch, folds
+from alignprune.bench.run.cross_validation import folds
 from alignprune.bench.run.folder import read_checkpoint
-from alignprune.bench.run.observers import EndOfEpoch
 from alignprune.bench.run.progress import Progress
 
 EPOCHS, SAMPLES, FOLDS = 6, 300, 3
@@ -78,40 +76,21 @@ def test_so_few_samples_that_nobody_could_choose_an_epoch_are_refused() -> None:
 # -- the epoch ---------------------------------------------------------------------------------------------
 
 
-class Says(nn.Module):
-    """A network that always gives one class."""
-
-    def __init__(self, given: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.eye(3)[given])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bias.expand(len(x), 3)
-
-
-def test_the_network_of_the_first_best_epoch_is_kept() -> None:
-    labels = torch.tensor([0, 1, 1, 2, 2])
-    best = BestEpoch(TensorData(torch.zeros(5, 2), labels), torch.device("cpu"))
-    pruner = Pruner.from_preset("full", num_samples=5, epochs=4)
-    for number, given in enumerate((0, 2, 1, 0)):
-        best.end_epoch(EndOfEpoch(number, number == 3, pruner.selection, None, Says(given), pruner))
-    assert (best.epoch, best.accuracy) == (2, 0.4)
-    assert best.network["bias"].tolist() == [0, 0, 1]
-
-
 def test_the_epoch_of_a_fold_is_the_best_by_labels_that_it_was_not_trained_on(done: Path) -> None:
     kept = read_checkpoint(done / "fold1")
     assert kept is not None
-    chosen = kept["best epoch"]
+    chosen = kept["stopping"]
     assert 1 <= chosen["epoch"] <= EPOCHS
     data = digits("symmetric", 0.2, seed=0)
     inputs = torch.stack([data.train_eval[i][0] for i in range(len(data.labels))])
     given = arrays(done)["labels"]
     where = torch.from_numpy(_limited(given, data.labels))
     part = folds(torch.from_numpy(given), FOLDS, seed=0)[1]
-    said = _mlp(chosen["network"], inputs[where][part.stopping]).argmax(1)
+    said = _mlp(chosen["weights"], inputs[where][part.stopping]).argmax(1)
     assert chosen["accuracy"] == pytest.approx(float((said.numpy() == given[part.stopping]).mean()))
-    seen = _mlp(chosen["network"], inputs[where][part.left_out]).softmax(1)
+    result = json.loads((done / "fold1/result.json").read_text())
+    assert (result["chosen_epoch"], result["holdout_accuracy"]) == (chosen["epoch"], chosen["accuracy"])
+    seen = _mlp(chosen["weights"], inputs[where][part.left_out]).softmax(1)
     np.testing.assert_allclose(arrays(done)["probabilities"][part.left_out], seen.numpy(), atol=1e-5)
     at_last = _mlp(kept["model"], inputs[where][part.left_out]).softmax(1)
     np.testing.assert_allclose(arrays(done)["last"][part.left_out], at_last.numpy(), atol=1e-5)

@@ -223,6 +223,8 @@ class ClassificationData:
         preparation: from a raw input to the tensor that a sample is without augmentation.
         ids: what the user calls the training samples, N file names or keys; None = their positions.
         picture: height and width of the grey image whose pixels, in [0, 1], the features are; None where they are none.
+        stopping: samples with their given labels that are held out of `train` to choose the epoch by, evaluation
+            transform; None without.
     """
 
     name: str
@@ -242,6 +244,7 @@ class ClassificationData:
     preparation: Preparation
     ids: Sequence[str] | None = None
     picture: tuple[int, int] | None = None
+    stopping: Samples | None = None
 
 
 def refuse_overlap(reference: Samples | None, test: Samples | None) -> None:

@@ -22,6 +22,10 @@ JOB, JOB_KIND = "job.json", Kind("job", 1, "remove the run's folder and run it a
 """In a run's folder, where a sweep made it: which run of which cell it is."""
 
 
+# Settings that make another training of the full one, for comparison with it.
+_OF_ANOTHER_TRAINING = frozenset({"prune_ratio", "folds", "stop_on_holdout"})
+
+
 def key_of(settings: Settings) -> str:
     """Under what the runs of these settings are stored: 12 hexadecimal digits of their content."""
     text = json.dumps(dict(settings), sort_keys=True, separators=(",", ":"))
@@ -64,7 +68,7 @@ class Cell:
     def is_full_training(self) -> bool:
         """Whether it is about training on all samples in all epochs: neither on a part of them nor stopped before."""
         settings = self.settings
-        whole = not settings.get("oracle") and "prune_ratio" not in settings and "folds" not in settings
+        whole = not settings.get("oracle") and not _OF_ANOTHER_TRAINING.intersection(settings)
         return settings.get("method") == "full" and whole and self.ranking is None
 
 

@@ -236,6 +236,35 @@ class NetworkSettings:
 
 
 @dataclass(frozen=True)
+class KeptWeights:
+    """Which of the weights that a training goes through are the trained model's.
+
+    Attributes:
+        stop_on_holdout: share of the training set, in (0, 1), that is held out with its given (noisy) labels: the
+            epoch in which most of them are met is the trained model, and the one that the result judges. None takes
+            the last epoch.
+        patience: epochs after the best one that end the training; None trains to the end.
+    """
+
+    stop_on_holdout: float | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.stop_on_holdout is not None and not 0 < self.stop_on_holdout < 1:
+            raise ValueMistake(
+                f"stop_on_holdout={self.stop_on_holdout!r} is out of range, expected a number in (0, 1): 0.1 holds "
+                f"out a tenth"
+            )
+        if self.patience is not None:
+            integer("patience", self.patience, at_least=1, remedy="5 ends the training five epochs after the best")
+            if self.stop_on_holdout is None:
+                raise ValueMistake(
+                    f"patience={self.patience} is given without stop_on_holdout, expected samples that say which epoch "
+                    f"is the best: add --stop-on-holdout 0.1, or leave it out"
+                )
+
+
+@dataclass(frozen=True)
 class EarlierRuns:
     """What other runs have to have found out before.
 
@@ -363,6 +392,7 @@ class TrainConfig:
         pruning: which of them are trained on.
         recipe: optimiser, schedule, epochs, batch size.
         network: what is trained.
+        kept: which of its weights are the trained model's.
         earlier: what other runs have to have found out before.
         outputs: what the run looks at and stores on its way.
         machine: where and how the run computes.
@@ -374,6 +404,7 @@ class TrainConfig:
     pruning: Annotated[PruningSettings, _FLAT]
     recipe: Recipe
     network: Annotated[NetworkSettings, _FLAT] = field(default_factory=NetworkSettings)
+    kept: Annotated[KeptWeights, _FLAT] = field(default_factory=KeptWeights)
     earlier: Annotated[EarlierRuns, _FLAT] = field(default_factory=EarlierRuns)
     outputs: Annotated[Outputs, _FLAT] = field(default_factory=Outputs)
     machine: Annotated[MachineSettings, _FLAT] = field(default_factory=MachineSettings)
@@ -400,6 +431,16 @@ class TrainConfig:
                 f"folds={pruning.folds} is given with {pruning.method} on {devices} devices, expected method full on "
                 f"one device, without prune ratio, oracle, collect and trace, since no network of a cross-validation "
                 f"sees every sample: leave the others out"
+            )
+        if pruning.folds is not None and self.kept.stop_on_holdout is not None:
+            raise ValueMistake(
+                f"stop_on_holdout={self.kept.stop_on_holdout:g} is given with folds={pruning.folds}, each of which "
+                f"chooses its epoch by a hold-out of its own, expected one of the two: leave the other out"
+            )
+        if self.outputs.collect and self.kept.patience is not None:
+            raise ValueMistake(
+                f"patience={self.kept.patience} is given with collect=True, expected None, since the proxy run "
+                f"collects to its last epoch: leave one of them out"
             )
         if pruning.loss is not None and pruning.loss.learns and self.machine.precision == "16":
             raise ValueMistake(
@@ -550,6 +591,7 @@ _GROUPS: dict[str, type] = {
     "data": DataSettings,
     "pruning": PruningSettings,
     "network": NetworkSettings,
+    "kept": KeptWeights,
     "earlier": EarlierRuns,
     "outputs": Outputs,
     "machine": MachineSettings,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,8 @@ from alignprune.bench import data as datasets
 from alignprune.bench.data import ClassificationData, Samples
 from alignprune.bench.run import training
 from alignprune.bench.run.config import TrainConfig
-from alignprune.bench.run.evaluation import BATCH_SIZE, evaluate
+from alignprune.bench.run.evaluation import BATCH_SIZE
 from alignprune.bench.run.folder import CONFIG, RunFolder, read_checkpoint
-from alignprune.bench.run.observers import EndOfEpoch, Observer
 from alignprune.bench.run.out_of_fold import OutOfFold
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.record import RunRecord, known, mean_of_known
@@ -83,36 +82,6 @@ def folds(labels: Tensor, count: int, seed: int) -> list[Fold]:
     return made
 
 
-class BestEpoch(Observer):
-    """Keeps the network of the epoch that meets most labels of the samples held out, the first of equally good ones.
-
-    Args:
-        held_out: samples with their given labels, evaluation transform.
-        device: of the network.
-        workers: loader processes.
-    """
-
-    name = "best epoch"
-
-    def __init__(self, held_out: Samples, device: torch.device, workers: int = 0) -> None:
-        self.loader, self.device = _loader(held_out, workers), device
-        self.accuracy, self.epoch = -1.0, 0
-        self.network: dict[str, Tensor] = {}
-
-    def end_epoch(self, epoch: EndOfEpoch) -> dict[str, Any]:
-        accuracy, _ = evaluate(epoch.model, self.loader, self.device)
-        if accuracy > self.accuracy:
-            self.accuracy, self.epoch = accuracy, epoch.number + 1
-            self.network = {name: value.cpu().clone() for name, value in epoch.model.state_dict().items()}
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"accuracy": self.accuracy, "epoch": self.epoch, "network": self.network}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.accuracy, self.epoch, self.network = state["accuracy"], state["epoch"], state["network"]
-
-
 @dataclass(frozen=True)
 class _Outcome:
     """What came of a fold.
@@ -120,14 +89,11 @@ class _Outcome:
     Attributes:
         result: the record of its run.
         probabilities, last: what the networks of the best and the last epoch see in it, float32 [k, C].
-        accuracy, test_loss: of the network of the best epoch on the test set.
     """
 
     result: dict[str, Any]
     probabilities: Tensor
     last: Tensor
-    accuracy: float
-    test_loss: float
 
 
 def run(config: TrainConfig, progress: Progress | None = None) -> dict[str, Any]:
@@ -180,20 +146,18 @@ def _fold(
 ) -> _Outcome:
     """Train the network of a fold, or what is left of it."""
     own = config.with_settings(out=folder, resume=(folder / CONFIG).exists())
-    inputs = training.Inputs(datasets.subset(samples, part.trained), None)
-    device, workers = config.machine.torch_device, config.machine.workers
-    best = BestEpoch(Subset(samples.train_eval, part.stopping.tolist()), device, workers)
-    result = training.fit(own, inputs, progress, [best])
+    held_out = Subset(samples.train_eval, part.stopping.tolist())
+    inputs = training.Inputs(replace(datasets.subset(samples, part.trained), stopping=held_out), None)
+    result = training.fit(own, inputs, progress)
     state = read_checkpoint(folder)
     assert state is not None, "a complete run has a checkpoint"
-    left_out = _loader(Subset(samples.train_eval, part.left_out.tolist()), workers)
+    device = config.machine.torch_device
+    left_out = _loader(Subset(samples.train_eval, part.left_out.tolist()), config.machine.workers)
     network = training.make_network(own, samples).to(device)
     network.load_state_dict(state["model"])
     last = torch.cat(list(_probabilities(network, left_out, device)))
-    network.load_state_dict(state[BestEpoch.name]["network"])
-    assert samples.test is not None, "a run has test samples, or holds some out"
-    accuracy, test_loss = evaluate(network, _loader(samples.test, workers), device)
-    return _Outcome(result, torch.cat(list(_probabilities(network, left_out, device))), last, accuracy, test_loss)
+    network.load_state_dict(state["stopping"]["weights"])
+    return _Outcome(result, torch.cat(list(_probabilities(network, left_out, device))), last)
 
 
 def _in_order(parts: Sequence[Fold], found: Sequence[Tensor]) -> Tensor:
@@ -222,7 +186,7 @@ def _record(
     epochs, size = sum(result["epochs"] for result in results), len(samples.labels)
     full = size * config.recipe.epochs
     trained = sum(result["forward_passes"] for result in results)
-    looked = sum(len(part.stopping) * result["epochs"] for part, result in zip(parts, results, strict=True)) + size
+    looked = sum(result["holdout_forward_passes"] for result in results) + size
     return RunRecord(
         dataset=config.data.dataset,
         noise=results[0]["noise"],
@@ -234,8 +198,8 @@ def _record(
         epochs=epochs,
         train_size=size,
         evaluated_on=results[0]["evaluated_on"],
-        accuracy=sum(outcome.accuracy for outcome in outcomes) / len(outcomes),
-        test_loss=sum(outcome.test_loss for outcome in outcomes) / len(outcomes),
+        accuracy=sum(result["accuracy"] for result in results) / len(results),
+        test_loss=sum(result["test_loss"] for result in results) / len(results),
         forward_passes=trained + looked,
         forward_fraction=(trained + looked) / full,
         trained_fraction=trained / full,

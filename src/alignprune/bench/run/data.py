@@ -77,7 +77,9 @@ def unembedded(config: TrainConfig, progress: Progress | None = None) -> Classif
         data = datasets.limit(data, config.data.limit, config.seed)
     if config.data.holdout is not None:
         data = _held_out(data, config.data.holdout, config.seed)
-    # The report of a run with a holdout is on the samples that are left, and so are the decisions.
+    if config.kept.stop_on_holdout is not None:
+        data = _with_stopping(data, config.kept.stop_on_holdout, config.seed)
+    # The report of a run that holds samples out is on those that are left, and so are the decisions.
     return data if decided is None else _decided(config, data, decided, heard)
 
 
@@ -138,12 +140,30 @@ def _refuse_unfit(config: TrainConfig, data: ClassificationData) -> None:
 def _held_out(data: ClassificationData, share: float, seed: int) -> ClassificationData:
     """Take a random share of the training samples for the test set, as they are without augmentation."""
     total = len(data.labels)
-    size = floor(share * total)
-    if not 1 <= size < total:
-        raise ValueMistake(
-            f"holdout={share:g} holds out {size} of the {total} training samples, expected one at least, and one at "
-            f"least to be left: choose another share"
-        )
+    size = _held_size("holdout", share, total)
     order = torch.randperm(total, generator=keyed_generator(seed, 0, "holdout"))
     held, rest = order[:size].sort().values, order[size:].sort().values
     return replace(datasets.subset(data, rest), test=Subset(data.train_eval, held.tolist()))
+
+
+def _with_stopping(data: ClassificationData, share: float, seed: int) -> ClassificationData:
+    """Hold out a share of the training samples, of every given class the same, to choose the epoch by."""
+    total = len(data.labels)
+    size = _held_size("stop_on_holdout", share, total)
+    shuffled = torch.randperm(total, generator=keyed_generator(seed, 0, "stop on holdout"))
+    by_class = shuffled[data.labels[shuffled].argsort(stable=True)]
+    is_held = torch.zeros(total, dtype=torch.bool)
+    is_held[by_class[(2 * torch.arange(size) + 1) * total // (2 * size)]] = True  # evenly spaced
+    held, rest = is_held.nonzero().squeeze(1), (~is_held).nonzero().squeeze(1)
+    return replace(datasets.subset(data, rest), stopping=Subset(data.train_eval, held.tolist()))
+
+
+def _held_size(name: str, share: float, total: int) -> int:
+    """How many samples a share holds out, of a training set of so many."""
+    size = floor(share * total)
+    if not 1 <= size < total:
+        raise ValueMistake(
+            f"{name}={share:g} holds out {size} of the {total} training samples, expected one at least, and one at "
+            f"least to be left: choose another share"
+        )
+    return size

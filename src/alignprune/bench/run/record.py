@@ -47,6 +47,7 @@ class EpochRecord:
         threshold_low, threshold_high: the two scores that the epoch lies between; None where there are none.
         nonfinite: losses that were not finite, since the start.
         overhead_seconds: of choosing the next samples, part of `seconds`.
+        holdout_accuracy: share of the samples held out, to choose the epoch by, whose given label is met; None without.
     """
 
     epoch: int
@@ -73,6 +74,7 @@ class EpochRecord:
     threshold_high: float | None = None
     nonfinite: int | None = None
     overhead_seconds: float | None = None
+    holdout_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,19 @@ class RunRecord:
         noise_rate: measured share of wrong labels; None where no noise is known.
         model: name of the network.
         epochs: that it took.
-        train_size: samples that it chose among.
+        train_size: samples that it chose among; without those held out.
         evaluated_on: "test" or "holdout".
-        accuracy, test_loss, estimated_noise_rate: of the last epoch.
+        accuracy, test_loss: of the trained model: of the last epoch, or the one that samples held out have chosen.
+        estimated_noise_rate: of the last epoch.
+        chosen_epoch: which it is, from 1; None where the last one is taken.
+        holdout_accuracy: share of the samples held out whose given label it meets; None without.
         forward_passes: of training samples.
         forward_fraction: the same as a fraction.
         trained_fraction: samples that were learned from, as a fraction.
         reference_forward_passes: of the reference.
         proxy_forward_passes: of the proxy run that the samples or the reference were chosen by.
         collect_forward_passes: of the looks at all samples that a proxy run takes.
+        holdout_forward_passes: of the samples held out to choose the epoch by.
         pruned_share: mean over the epochs.
         kept_noise, score_auroc: mean over the epochs that rank; None where the truth is not known.
         images_per_second: mean over the epochs.
@@ -140,6 +146,9 @@ class RunRecord:
     reference_forward_passes: int
     proxy_forward_passes: int
     collect_forward_passes: int = 0
+    holdout_forward_passes: int = 0
+    chosen_epoch: int | None = None
+    holdout_accuracy: float | None = None
     pruned_share: float
     kept_noise: float | None
     score_auroc: float | None

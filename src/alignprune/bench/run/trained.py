@@ -1,4 +1,4 @@
-"""What a finished run leaves to be used: the weights of its last epoch, and all that reading a new sample takes.
+"""What a finished run leaves to be used: the weights of its last or best epoch, and all that a new sample is read with.
 
 model.safetensors  the weights, by the names of the network's state dict
 model.json         the record `TrainedModel`: network, input shape, class names, precision, preparation

@@ -23,7 +23,7 @@ from alignprune.bench import data as datasets
 from alignprune.bench import models, recipes
 from alignprune.bench.data import ClassificationData
 from alignprune.bench.files import plain
-from alignprune.bench.run import checkpoint, data, proxy, ranks, references, static, trackers, trained
+from alignprune.bench.run import checkpoint, data, proxy, ranks, references, static, stopping, trackers, trained
 from alignprune.bench.run.augmentation import Augmentation
 from alignprune.bench.run.batches import Batch, KeyedDraws, TwoViews, batches, draws
 from alignprune.bench.run.budget import Spending
@@ -145,7 +145,8 @@ class _Run:
     ) -> None:
         self.config, self.fabric, self.progress = config, fabric, progress
         device, whole = fabric.device, inputs.data
-        self.whole_size = len(whole.labels)
+        self.stopping = _stopping(config, whole, device)
+        self.whole_size = len(whole.labels) + len(self.stopping)
         self.data = static.subset(config, whole, chosen_by)
         self.pruner = _pruner(
             config, self.data, config.epochs(inputs.base_share, len(self.data.labels) / self.whole_size)
@@ -231,7 +232,8 @@ class _Run:
 
     def _end(self) -> dict[str, Any]:
         """Leave what a finished run leaves."""
-        result = asdict(self._result())
+        chosen = self._choose_epoch()
+        result = asdict(self._result(chosen))
         if self.folder is not None:
             trained.save(self.folder.path, self._trained(), self._network)
             for observer in self.observers:
@@ -239,6 +241,20 @@ class _Run:
             self.folder.save_metrics(self._metrics())  # a run that goes on from its last epoch has not written them
             self.folder.save_result(result)
         return result
+
+    def _choose_epoch(self) -> dict[str, Any]:
+        """Take the weights of the best epoch, where samples held out have chosen one.
+
+        Returns:
+            the fields of the `RunRecord` that follow from it.
+        """
+        if isinstance(self.stopping, stopping.LastEpoch):
+            return {}
+        self.stopping.restore(self._network)
+        stopper, done = self.stopping.stopper, len(self.epochs)
+        self.progress.note(f"epoch {stopper.epoch} of {done} is taken: it meets {stopper.accuracy:.2%} of the hold-out")
+        accuracy, test_loss = evaluate(self.model, self.test_loader, self.fabric.device)
+        return {"accuracy": accuracy, "test_loss": test_loss, **self.stopping.result()}
 
     def _note_batch(self) -> None:
         """Say where the ranks cannot share the batch evenly."""
@@ -262,7 +278,7 @@ class _Run:
 
     @property
     def _is_over(self) -> bool:
-        return self.pruner.epoch == self.pruner.epochs or self.spending.exhausted
+        return self.pruner.epoch == self.pruner.epochs or self.spending.exhausted or self.stopping.should_stop
 
     # ------------------------------------------------------------------ an epoch
 
@@ -279,6 +295,7 @@ class _Run:
         self.objective.end_epoch()
         reference_loss = self.reference.loss(self.model)
         pruner.end_epoch(reference_loss, partial=self.spending.exhausted)
+        holdout_accuracy = self.stopping.look(self.model)
         end = EndOfEpoch(epoch, self._is_over, selection, reference_loss, self.model, pruner)
         observed = _merged(observer.end_epoch(end) for observer in self.observers)
         accuracy = test_loss = None
@@ -302,6 +319,7 @@ class _Run:
             suspects=None if selection.suspects is None else len(selection.suspects),
             nonfinite=pruner.nonfinite,
             overhead_seconds=pruner.metrics()["overhead_seconds"] - overhead,
+            holdout_accuracy=holdout_accuracy,
             **_thresholds(selection),
             **observed,
         )
@@ -428,6 +446,7 @@ class _Run:
             "spending": self.spending,
             "objective": self.objective,
             "within": self.within,
+            "stopping": self.stopping,
             **{observer.name: observer for observer in self.observers},
         }
 
@@ -480,7 +499,7 @@ class _Run:
             preparation=self.data.preparation,
         )
 
-    def _result(self) -> RunRecord:
+    def _result(self, chosen: dict[str, Any]) -> RunRecord:
         config, pruner, noise = self.config, self.pruner, self.data.noise
         full = self.whole_size * config.recipe.epochs
         return RunRecord(
@@ -498,7 +517,7 @@ class _Run:
             reference_forward_passes=len(self.epochs) * len(self.reference),
             proxy_forward_passes=self.proxy_cost,
             device=device_name(self.fabric.device),
-            **summary(self.epochs, pruner.annealing_start),
+            **(summary(self.epochs, pruner.annealing_start) | chosen),
             **_merged(observer.result() for observer in self.observers),
         )
 
@@ -546,6 +565,14 @@ def _objective(
     if chosen is None:
         return CrossEntropy(model, config.recipe.label_smoothing, config.recorded_smoothing)
     return ChosenLoss(model, chosen.make(len(samples.labels), samples.num_classes, seed=config.seed).to(device))
+
+
+def _stopping(
+    config: TrainConfig, samples: ClassificationData, device: torch.device
+) -> stopping.LastEpoch | stopping.BestEpoch:
+    if samples.stopping is None:
+        return stopping.LastEpoch()
+    return stopping.BestEpoch(samples.stopping, config.kept.patience, device, config.machine.workers)
 
 
 def _observers(config: TrainConfig, samples: ClassificationData, epochs: int, device: torch.device) -> list[Observer]:

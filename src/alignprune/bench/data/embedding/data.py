@@ -127,7 +127,7 @@ def embedded(
     train = TensorData(inputs, data.labels)
     others = {
         name: None if part is None else TensorData(known.embed(part, progress), labels_of(part))
-        for name, part in (("test", data.test), ("reference", data.reference))
+        for name, part in (("test", data.test), ("reference", data.reference), ("stopping", data.stopping))
     }
     views: dict[str, Any] = {
         "train": train,
