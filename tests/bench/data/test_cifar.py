@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from alignprune.bench.data import ClassificationData, cifar10n, cifar100n, load
+from alignprune.bench.data import ClassificationData, check, cifar, cifar10n, cifar100n, load
 from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD
 
 Items = Callable[[Dataset], tuple[torch.Tensor, list[int]]]
@@ -177,6 +177,88 @@ def test_noise_that_does_not_fit_is_refused_before_files_are_read() -> None:
         cifar100n("nowhere", "pairflip")
     with pytest.raises(ValueError, match=r"noise_rate=0.2 is given with the noise 'worse', .* expected None"):
         cifar10n("nowhere", "worse", 0.2)
+
+
+def as_arrays(root: Path) -> dict[str, np.ndarray]:
+    """The images of the official files in the layout of numpy, and their labels."""
+    folder = root / "cifar-10-batches-py"
+    files = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+    found = {}
+    for split, names in files.items():
+        parts = [pickle.loads((folder / name).read_bytes()) for name in names]
+        rows = np.concatenate([part["data"] for part in parts])
+        found[f"{split}_images"] = np.stack([row.reshape(3, 32, 32).transpose(1, 2, 0) for row in rows])
+        found[f"{split}_labels"] = np.concatenate([part["labels"] for part in parts])
+    return found
+
+
+@pytest.fixture
+def arrays_root(cifar10_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same images as arrays, in the place of the official files."""
+    monkeypatch.setattr(cifar, "_REBUILT_SIZES", {"train": 100, "test": 20})
+    np.savez(cifar10_root / "cifar-10.npz", **as_arrays(cifar10_root))  # type: ignore[arg-type]
+    (cifar10_root / "cifar-10-batches-py").rename(cifar10_root / "official")
+    return cifar10_root
+
+
+def test_images_as_arrays_are_the_official_ones(arrays_root: Path, items: Items, check_consistent: Check) -> None:
+    data = cifar10n(arrays_root)
+    check_consistent(data)
+    (arrays_root / "official").rename(arrays_root / "cifar-10-batches-py")
+    official = cifar10n(arrays_root)
+    for here, there in ((data.train_eval, official.train_eval), (data.test, official.test)):
+        assert here is not None
+        assert there is not None
+        assert torch.equal(items(here)[0], items(there)[0])
+        assert items(here)[1] == items(there)[1]
+
+
+def test_arrays_are_reported_as_there(arrays_root: Path) -> None:
+    (found,) = [status for status in check(arrays_root) if status.name == "cifar10n"]
+    assert found.complete
+    (arrays_root / "cifar-10.npz").write_bytes(b"")
+    (found,) = [status for status in check(arrays_root) if status.name == "cifar10n"]
+    assert not found.complete
+
+
+@pytest.mark.parametrize("noise", ["worse", "clean"])
+def test_arrays_in_another_order_than_the_labels_of_people_are_refused(arrays_root: Path, noise: str) -> None:
+    with np.load(arrays_root / "cifar-10.npz") as stored:
+        found = {name: stored[name][::-1] for name in stored.files}
+    np.savez(arrays_root / "cifar-10.npz", **found)
+    with pytest.raises(ValueError, match="clean_label that differs from the labels of the images"):
+        cifar10n(arrays_root, noise)
+    (arrays_root / "CIFAR-10_human.pt").unlink()
+    assert cifar10n(arrays_root, "clean").noise is None  # nobody can tell
+
+
+@pytest.mark.parametrize(
+    "name, change, match",
+    [
+        (
+            "train_images",
+            lambda a: a[:-1],
+            r"train_images of uint8 and shape \(99, 32, 32, 3\), expected uint8 \[100, ",
+        ),
+        ("test_images", lambda a: a / 255, r"test_images of float64"),
+        ("train_images", lambda a: a.transpose(0, 3, 1, 2), r"train_images of uint8 and shape \(100, 3, 32, 32\)"),
+        ("test_labels", lambda a: a + 1, "test_labels of .* expected 20 class ids from 0 to 9"),
+        ("train_labels", lambda a: a * 1.0, r"train_labels is float64 and no integers"),
+        (
+            "test_labels",
+            None,
+            "holds train_images, train_labels, test_images, expected train_images, .* test_labels: make",
+        ),
+    ],
+)
+def test_arrays_that_are_not_cifar10_are_refused(arrays_root: Path, name: str, change: Any, match: str) -> None:
+    with np.load(arrays_root / "cifar-10.npz") as stored:
+        found = {key: stored[key] for key in stored.files}
+    changed = None if change is None else change(found.pop(name))
+    found.pop(name, None)
+    np.savez(arrays_root / "cifar-10.npz", **found, **({} if changed is None else {name: changed}))
+    with pytest.raises(ValueError, match=match):
+        cifar10n(arrays_root)
 
 
 @needs_cifar

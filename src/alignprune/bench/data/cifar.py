@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +26,18 @@ from alignprune.bench.data.records import (
     problem,
 )
 from alignprune.bench.data.views import ClassificationData, PathLike, TensorData, assemble, channels_first
-from alignprune.bench.reading import reading, saved_in
+from alignprune.bench.reading import arrays_in, reading, saved_in
 from alignprune.errors import ValueMistake
 from alignprune.noise import CIFAR10_FLIPS, CIFAR100_FLIPS, NoisyLabels
 
 if TYPE_CHECKING:
     from torchvision import datasets
+
+REBUILT = "cifar-10.npz"
+"""CIFAR-10 as arrays, in the place of the official files: train_images, train_labels, test_images, test_labels."""
+
+_REBUILT_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_REBUILT_SIZES = {"train": 50_000, "test": 10_000}
 
 _TORONTO = "the CIFAR page of the University of Toronto"
 _CIFAR_N = "repository UCSC-REAL/cifar-10-100n"
@@ -45,12 +52,19 @@ def _class(name: str) -> type[datasets.CIFAR10]:
 
 
 def _inspect(name: str, root: Path, file: str) -> str | None:
-    """The usual look, and the MD5 sums of the images."""
+    """The usual look, and the MD5 sums of the images, where they are not arrays."""
+    if _is_rebuilt(name, root) and file.endswith("/"):
+        return problem(root, REBUILT)
     found = problem(root, file)
     if found is not None or not file.endswith("/"):
         return found
     damaged = _damaged(_class(name), root)
     return f"{', '.join(damaged)} missing or not the official file (MD5)" if damaged else None
+
+
+def _is_rebuilt(name: str, root: Path) -> bool:
+    """Whether the images are there as arrays, and the official files are not."""
+    return name == "CIFAR10" and (root / REBUILT).exists() and not (root / _class(name).base_folder).exists()
 
 
 def _damaged(source: type[datasets.CIFAR10], root: Path) -> list[str]:
@@ -90,7 +104,8 @@ CIFAR10N = DatasetRecord(
     source=f"images: {_TORONTO}; labels: {_CIFAR_N}",
     noises=("aggre", "worse", "random1", "random2", "random3", "clean", *ANY_CLASSES, "asymmetric"),
     default_noise="worse",
-    note="CIFAR-10_human.pt is needed for the noises aggre, worse and random1-3 only",
+    note="CIFAR-10_human.pt is needed for the noises aggre, worse and random1-3 only; "
+    f"{REBUILT} may take the place of the folder",
     flips=CIFAR10_FLIPS,
     inspect=partial(_inspect, "CIFAR10"),
     only_for={"CIFAR-10_human.pt": ("aggre", "worse", "random1", "random2", "random3")},
@@ -127,8 +142,8 @@ def cifar10n(
     """CIFAR-10 with the labels of CIFAR-10N, clean labels or synthetic noise.
 
     Args:
-        root: data root with cifar-10-batches-py/ and, for the labels of people, CIFAR-10_human.pt; None for
-            ALIGNPRUNE_DATA.
+        root: data root with cifar-10-batches-py/ or cifar-10.npz and, for the labels of people, CIFAR-10_human.pt;
+            None for ALIGNPRUNE_DATA.
         noise: "aggre", "worse", "random1", "random2", "random3" (CIFAR-10N), "clean", or a kind of
             `alignprune.noise`.
         noise_rate: nominal rate of synthetic noise in [0, 1]; None for the other kinds.
@@ -162,10 +177,12 @@ def _cifar(
     from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD, tensor_transforms
 
     check_noise(record, noise, noise_rate)
-    source = _class(name)
     folder = data_root(root)
-    train, test = (_torchvision(source, folder, part) for part in (True, False))
-    clean = as_labels(train.targets)
+    if _is_rebuilt(name, folder):
+        train, test = _rebuilt(folder)
+    else:
+        train, test = (_torchvision(_class(name), folder, part) for part in (True, False))
+    clean = train.labels
     num_classes = len(train.classes)
     if noise in keys:
         human = _human_labels(folder / label_file, keys[noise], clean, num_classes)
@@ -173,7 +190,7 @@ def _cifar(
     else:
         noisy = draw(record, clean, noise, noise_rate, num_classes, seed)
 
-    images = channels_first(train.data)
+    images = channels_first(train.images)
     transforms, finish = tensor_transforms(32, 32, 4, CIFAR_MEAN, CIFAR_STD)
 
     def view(labels: Tensor, augment: nn.Module | None) -> TensorData:
@@ -186,7 +203,7 @@ def _cifar(
         given=clean,
         noise=noisy,
         truth=clean,
-        test=TensorData(channels_first(test.data), as_labels(test.targets), None, finish),
+        test=TensorData(channels_first(test.images), test.labels, None, finish),
         reference=None,
         num_classes=num_classes,
         input_shape=(3, 32, 32),
@@ -194,34 +211,79 @@ def _cifar(
     )
 
 
-def _torchvision(source: type[datasets.CIFAR10], root: Path, train: bool) -> datasets.CIFAR10:
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Training or test images, uint8 [N, 32, 32, 3], with their labels, int64 [N], and the names of the classes."""
+
+    images: np.ndarray
+    labels: Tensor
+    classes: Sequence[str]
+
+
+def _rebuilt(root: Path) -> tuple[_Part, _Part]:
+    """The training and the test images of a file of arrays, in the order of the labels of people where these are."""
+    file, human = root / REBUILT, root / "CIFAR-10_human.pt"
+    place, remedy = f"file={str(file)!r}", f"make it again, or take the official files from {_TORONTO}"
+    names = [f"{split}_{what}" for split in _REBUILT_SIZES for what in ("images", "labels")]
+    with reading(place, file, f"the arrays {', '.join(names)}", remedy):
+        held, found = arrays_in(file, names)
+        if set(names) - found.keys():
+            raise ValueMistake(f"{place} holds {listed(held) or 'nothing'}, expected {', '.join(names)}: {remedy}")
+        parts = []
+        for split, size in _REBUILT_SIZES.items():
+            images, labels = found[f"{split}_images"], found[f"{split}_labels"]
+            if images.dtype != np.uint8 or images.shape != (size, 32, 32, 3):
+                raise ValueMistake(
+                    f"{place} has {split}_images of {images.dtype} and shape {images.shape}, expected uint8 "
+                    f"[{size}, 32, 32, 3]: {remedy}"
+                )
+            ids = _class_ids(f"{split}_labels", labels)
+            if ids.shape != (size,) or int(ids.min()) < 0 or int(ids.max()) >= len(_REBUILT_CLASSES):
+                raise ValueMistake(
+                    f"{place} has {split}_labels of shape {labels.shape}, expected {size} class ids from 0 to "
+                    f"{len(_REBUILT_CLASSES) - 1}: {remedy}"
+                )
+            parts.append(_Part(images, ids, _REBUILT_CLASSES))
+    if human.exists():
+        _check_order(human, _read_labels(human, ("clean_label",))[0], parts[0].labels)
+    return parts[0], parts[1]
+
+
+def _torchvision(source: type[datasets.CIFAR10], root: Path, train: bool) -> _Part:
     """Read the official files; torchvision compares their MD5 sums before it unpickles them."""
     for file, _ in _listed(source):
         check_exists(root, root / source.base_folder / file, f"{_TORONTO} (archive {source.filename})")
     try:
-        return source(str(root), train=train, download=False)
+        found = source(str(root), train=train, download=False)
     except RuntimeError as error:
         raise ValueMistake(
             f"folder={str(root / source.base_folder)!r} holds {', '.join(_damaged(source, root))} with other MD5 sums, "
             f"expected the official files: unpack {source.filename} from {_TORONTO} again"
         ) from error
+    return _Part(found.data, as_labels(found.targets), found.classes)
 
 
 def _human_labels(file: Path, key: str, clean: Tensor, num_classes: int) -> Tensor:
     """Labels of CIFAR-N, after a check that they list the same images in the same order."""
     check_exists(file.parent, file, f"{_CIFAR_N} (folder data)")
     truth, labels = _read_labels(file, ("clean_label", key))
-    if not torch.equal(truth, clean):
-        raise ValueMistake(
-            f"file={str(file)!r} has a clean_label that differs from the labels of the images, expected the same "
-            "order: use the .pt file, not the _ordered.npy file, and the python version of the images"
-        )
+    _check_order(file, truth, clean)
     if labels.shape != clean.shape or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise ValueMistake(
             f"file={str(file)!r} has {key} of shape {tuple(labels.shape)}, expected {len(clean)} class ids from 0 to "
             f"{num_classes - 1}: copy the file from {_CIFAR_N} again"
         )
     return labels
+
+
+def _check_order(file: Path, truth: Tensor, clean: Tensor) -> None:
+    """Refuse images in another order than that of the labels of CIFAR-N."""
+    if not torch.equal(truth, clean):
+        raise ValueMistake(
+            f"file={str(file)!r} has a clean_label that differs from the labels of the images, expected the same "
+            "order: use the .pt file, not the _ordered.npy file, and the python version of the images, or arrays in "
+            "its order"
+        )
 
 
 def _read_labels(file: Path, names: Sequence[str]) -> list[Tensor]:
