@@ -62,7 +62,7 @@ def jobs(
             needs.append(add(_base(settings, config.pruning.base), seeds[0]))
             whole["base_run"] = str(needs[-1])
         if config.pruning.needs_proxy:
-            needs.append(add(full_training(_to_the_end(settings)), seed))
+            needs.append(add(full_training(_to_its_end(settings)), seed))
             whole["proxy"] = str(needs[-1])
         name = f"{folder.parent.name.rsplit('-', 1)[0]} seed {seed}"
         found[folder] = Job(name, folder, key_of(settings), protocol.name, seed, whole, tuple(needs))
@@ -117,6 +117,7 @@ def proxy_of(config: TrainConfig) -> TrainConfig | None:
         prune_ratio=None,
         budget="calibrated",
         patience=None,
+        ema=None,
         base_run=None,
         proxy=None,
         collect=True,
@@ -143,14 +144,14 @@ def work(job: Job) -> None:
     kinds.run(resumed(configure(job.settings)), Lines())
 
 
-def _to_the_end(settings: Settings) -> Settings:
-    """The run that trains all of its epochs."""
-    return {name: value for name, value in settings.items() if name != "patience"}
+def _to_its_end(settings: Settings) -> Settings:
+    """The training to its end: which of its weights are the trained model's is nothing that a later run asks."""
+    return {name: value for name, value in settings.items() if name not in ("patience", "ema")}
 
 
 def _base(settings: Settings, base: str) -> Settings:
     """The run of the base method whose pruned share calibrates the epochs of this one."""
-    rest = {name: value for name, value in _to_the_end(settings).items() if name not in ("prune_ratio", "budget")}
+    rest = {name: value for name, value in _to_its_end(settings).items() if name not in ("prune_ratio", "budget")}
     if base == settings["method"]:
         return rest
     # The base ranks by other scores: it keeps the policy's settings and drops the score's and the reference's.

@@ -244,10 +244,14 @@ class KeptWeights:
             epoch in which most of them are met is the trained model, and the one that the result judges. None takes
             the last epoch.
         patience: epochs after the best one that end the training; None trains to the end.
+        ema: decay, in [0, 1), of an exponential moving average of the weights over the steps, which is judged and is
+            the trained model; it rises to that, so that the average looks back over a ninth of the steps at most. The
+            method goes on to see the losses of the network itself. None takes the weights as they are.
     """
 
     stop_on_holdout: float | None = None
     patience: int | None = None
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         if self.stop_on_holdout is not None and not 0 < self.stop_on_holdout < 1:
@@ -255,6 +259,9 @@ class KeptWeights:
                 f"stop_on_holdout={self.stop_on_holdout!r} is out of range, expected a number in (0, 1): 0.1 holds "
                 f"out a tenth"
             )
+        if self.ema is not None:
+            remedy = "0.999 averages about the last thousand steps, and fewer in a short run"
+            number("ema", self.ema, low=0, high=1, open_high=True, remedy=remedy)
         if self.patience is not None:
             integer("patience", self.patience, at_least=1, remedy="5 ends the training five epochs after the best")
             if self.stop_on_holdout is None:
@@ -432,10 +439,11 @@ class TrainConfig:
                 f"one device, without prune ratio, oracle, collect and trace, since no network of a cross-validation "
                 f"sees every sample: leave the others out"
             )
-        if pruning.folds is not None and self.kept.stop_on_holdout is not None:
+        if pruning.folds is not None and self.kept != KeptWeights():
+            name = "ema" if self.kept.stop_on_holdout is None else "stop_on_holdout"
             raise ValueMistake(
-                f"stop_on_holdout={self.kept.stop_on_holdout:g} is given with folds={pruning.folds}, each of which "
-                f"chooses its epoch by a hold-out of its own, expected one of the two: leave the other out"
+                f"{name}={getattr(self.kept, name):g} is given with folds={pruning.folds}, each of which takes the "
+                f"weights of its best epoch by a hold-out of its own, expected one of the two: leave the other out"
             )
         if self.outputs.collect and self.kept.patience is not None:
             raise ValueMistake(

@@ -23,7 +23,18 @@ from alignprune.bench import data as datasets
 from alignprune.bench import models, recipes
 from alignprune.bench.data import ClassificationData
 from alignprune.bench.files import plain
-from alignprune.bench.run import checkpoint, data, proxy, ranks, references, static, stopping, trackers, trained
+from alignprune.bench.run import (
+    averaging,
+    checkpoint,
+    data,
+    proxy,
+    ranks,
+    references,
+    static,
+    stopping,
+    trackers,
+    trained,
+)
 from alignprune.bench.run.augmentation import Augmentation
 from alignprune.bench.run.batches import Batch, KeyedDraws, TwoViews, batches, draws
 from alignprune.bench.run.budget import Spending
@@ -156,6 +167,7 @@ class _Run:
         model, optimizer = fabric.setup(network, recipes.make_optimizer(config.recipe, network))
         self.model: nn.Module = model
         self.optimizer: torch.optim.Optimizer = optimizer
+        self.averaging = _averaging(config, self._network)
         self.objective = _objective(config, self.data, self.model, device)
         self.observers = [*_observers(config, self.data, self.pruner.epochs, device), *watching]
         self.spending = Spending(config.training_samples(self.whole_size), config.machine.devices)
@@ -235,7 +247,7 @@ class _Run:
         chosen = self._choose_epoch()
         result = asdict(self._result(chosen))
         if self.folder is not None:
-            trained.save(self.folder.path, self._trained(), self._network)
+            trained.save(self.folder.path, self._trained(), self.averaging.network)
             for observer in self.observers:
                 observer.save(self.folder.path)
             self.folder.save_metrics(self._metrics())  # a run that goes on from its last epoch has not written them
@@ -250,10 +262,10 @@ class _Run:
         """
         if isinstance(self.stopping, stopping.LastEpoch):
             return {}
-        self.stopping.restore(self._network)
+        self.stopping.restore(self.averaging.network)
         stopper, done = self.stopping.stopper, len(self.epochs)
         self.progress.note(f"epoch {stopper.epoch} of {done} is taken: it meets {stopper.accuracy:.2%} of the hold-out")
-        accuracy, test_loss = evaluate(self.model, self.test_loader, self.fabric.device)
+        accuracy, test_loss = self._judge()
         return {"accuracy": accuracy, "test_loss": test_loss, **self.stopping.result()}
 
     def _note_batch(self) -> None:
@@ -295,12 +307,13 @@ class _Run:
         self.objective.end_epoch()
         reference_loss = self.reference.loss(self.model)
         pruner.end_epoch(reference_loss, partial=self.spending.exhausted)
-        holdout_accuracy = self.stopping.look(self.model)
+        with self.fabric.autocast():
+            holdout_accuracy = self.stopping.look(self.averaging.network)
         end = EndOfEpoch(epoch, self._is_over, selection, reference_loss, self.model, pruner)
         observed = _merged(observer.end_epoch(end) for observer in self.observers)
         accuracy = test_loss = None
         if end.is_last or (epoch + 1) % self.config.outputs.evaluate_every == 0:
-            accuracy, test_loss = evaluate(self.model, self.test_loader, self.fabric.device)
+            accuracy, test_loss = self._judge()
         return EpochRecord(
             epoch=epoch + 1,
             accuracy=accuracy,
@@ -323,6 +336,11 @@ class _Run:
             **_thresholds(selection),
             **observed,
         )
+
+    def _judge(self) -> tuple[float, float]:
+        """Accuracy and mean cross-entropy of what would be the trained model now, on the test set."""
+        with self.fabric.autocast():
+            return evaluate(self.averaging.network, self.test_loader, self.fabric.device)
 
     def _train_epoch(self, epoch: int, started: float) -> None:
         """Train on what is left of the epoch's samples, as far as the budget goes.
@@ -412,6 +430,7 @@ class _Run:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.config.recipe.clip)
         self.optimizer.step()
         self.objective.step()
+        self.averaging.step()
         return loss.detach()
 
     def _reduce(self, index: Tensor, out: Outcome) -> Tensor:
@@ -447,6 +466,7 @@ class _Run:
             "objective": self.objective,
             "within": self.within,
             "stopping": self.stopping,
+            "averaging": self.averaging,
             **{observer.name: observer for observer in self.observers},
         }
 
@@ -565,6 +585,12 @@ def _objective(
     if chosen is None:
         return CrossEntropy(model, config.recipe.label_smoothing, config.recorded_smoothing)
     return ChosenLoss(model, chosen.make(len(samples.labels), samples.num_classes, seed=config.seed).to(device))
+
+
+def _averaging(config: TrainConfig, network: nn.Module) -> averaging.LatestWeights | averaging.AveragedWeights:
+    if config.kept.ema is None:
+        return averaging.LatestWeights(network)
+    return averaging.AveragedWeights(network, config.kept.ema)
 
 
 def _stopping(
