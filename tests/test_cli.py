@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignprune import coresets, presets
+from alignprune import coresets, losses, presets
 from alignprune.cli import main, parse_train
 from alignprune.errors import ValueMistake
 from alignprune.policies import InfoBatch
@@ -133,7 +134,7 @@ def test_a_mistyped_command_names_the_nearest(words: list[str], capsys: pytest.C
         (["train", "--method", "full", "--even-batches", "--seed", "1"], "DATASET is missing"),
         (["train", "cifar100n", "--recipe"], "--recipe is the last word"),
         (["train", "cifar100n", "--method", "infobach"], "did you mean 'infobatch'"),
-        (["train", "cifar100n", "--relabel", "cifar100"], "did you mean 'cifar100n'"),
+        (["train", "cifar100n", "--loss", "elr-cifar1000"], "did you mean 'elr-cifar100'"),
         (["train", "cifar100"], "did you mean 'cifar100n'"),
         (["train", "cifar100n", "--recipe", "sdg"], "did you mean 'sgd'"),
         (["train", "nowhere.npz"], "nowhere.npz"),
@@ -413,15 +414,17 @@ def test_every_setting_of_score_policy_and_recipe_is_an_option() -> None:
     assert (config.recipe.name, config.recipe.epochs, config.recipe.lr, config.pruning.delta) == ("sgd", 9, 0.2, 0.5)
 
 
-def test_settings_of_a_static_method_and_of_relabelling_are_options() -> None:
+def test_settings_of_a_static_method_and_of_a_loss_are_options() -> None:
     words = ["cifar100n", "--method", "dual", "--prune-ratio", "0.7", "--coreset.c-d", "5.5"]
-    config = parse_train([*words, "--relabel", "cifar100n", "--relabel.balance", "0.3"])
+    config = parse_train([*words, "--loss", "sop-cifar100n", "--loss.balance", "0.3"])
     assert config.pruning.coreset == coresets.DUAL(c_d=5.5)
     assert config.pruning.prune_ratio == 0.7
-    assert config.pruning.relabel is not None
-    assert (config.pruning.relabel.consistency, config.pruning.relabel.balance) == (0.9, 0.3)
+    assert config.pruning.loss == replace(losses.get("sop-cifar100n").settings, balance=0.3)  # type: ignore[call-arg]
+    elr = parse_train(["cifar100n", "--loss", "elr-cifar10", "--loss.targets", "float16", "--loss.beta", "0.8"])
+    changed: dict[str, Any] = {"targets": "float16", "beta": 0.8}
+    assert elr.pruning.loss == replace(losses.get("elr-cifar10").settings, **changed)
     plain = parse_train(["cifar100n", "--method", "infobatch"])
-    assert (plain.pruning.coreset, plain.pruning.relabel, plain.pruning.prune_ratio) == (None, None, None)
+    assert (plain.pruning.coreset, plain.pruning.loss, plain.pruning.prune_ratio) == (None, None, None)
 
 
 def test_the_recipe_follows_the_data_set() -> None:

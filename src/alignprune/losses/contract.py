@@ -28,7 +28,7 @@ class LossSettings(ABC):
         source: where the values come from.
     """
 
-    source: str = field(default="own", kw_only=True)
+    source: str = field(default="own", kw_only=True, repr=False)  # messages are about the values
 
     @property
     def needs_strong(self) -> bool:

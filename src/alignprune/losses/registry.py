@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from alignprune._checks import choice
@@ -166,11 +166,7 @@ def table() -> list[dict[str, str]]:
             "what it does": loss.summary,
             "when": loss.use,
             "cost": loss.cost,
-            "settings": ", ".join(
-                f"{field.name}={getattr(loss.settings, field.name)!r}"
-                for field in fields(loss.settings)
-                if field.name != "source"
-            ),
+            "settings": repr(loss.settings),
             "source": loss.source,
         }
         for loss in _REGISTRY

@@ -285,7 +285,7 @@ def test_a_run_from_before_the_journal_is_ranked_by_the_rest(tmp_path: Path) -> 
         reference=np.full(4, np.nan),
         is_noisy=np.arange(30) < 9,
     )
-    config = {"dataset": "digits", "method": "full", "relabel": None, "recipe": {"label_smoothing": 0.0}}
+    config = {"dataset": "digits", "method": "full", "loss": None, "recipe": {"label_smoothing": 0.0}}
     write_record(tmp_path / "config.json", CONFIGURATION_KIND, config)
     assert {record.ranking for record in rankings.judged(tmp_path)} == {
         name for name, ranker in RANKERS.items() if ranker.reads in ("trace", "plain losses")

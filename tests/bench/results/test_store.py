@@ -101,7 +101,7 @@ def trace(folder: Path, **truth: np.ndarray) -> None:
 
 
 def test_the_labels_of_a_traced_run_are_ranked_where_the_truth_is_known(tmp_path: Path) -> None:
-    config = {"relabel": None, "recipe": {"label_smoothing": 0.0}}
+    config = {"loss": None, "recipe": {"label_smoothing": 0.0}}
     known, unknown, bare = (write_run(tmp_path, "aaa", seed, config=config) for seed in range(3))
     trace(known, is_noisy=np.array([False, False, True]))
     trace(unknown)

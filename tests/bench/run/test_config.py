@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from alignprune import coresets, presets
+from alignprune import coresets, losses, presets
 from alignprune.bench.files import write_record
 from alignprune.bench.recipes import RECIPES
 from alignprune.bench.run.config import TrainConfig, configure, default_config
@@ -35,8 +36,8 @@ def test_flat_settings_reach_every_record() -> None:
             "recipe.epochs": 7,
             "score.window": 10,
             "policy.prune_prob": 0.75,
-            "relabel": "cifar100n",
-            "relabel.balance": 0.2,
+            "loss": "sop-cifar100n",
+            "loss.balance": 0.2,
             "limit": 500,
             "out": "somewhere",
         }
@@ -44,8 +45,7 @@ def test_flat_settings_reach_every_record() -> None:
     assert config.recipe.name == "sop"
     assert config.recipe.epochs == 7
     assert (config.pruning.score.window, config.pruning.policy.prune_prob) == (10, 0.75)  # type: ignore[attr-defined]
-    assert config.pruning.relabel is not None
-    assert (config.pruning.relabel.consistency, config.pruning.relabel.balance) == (0.9, 0.2)
+    assert config.pruning.loss == replace(losses.get("sop-cifar100n").settings, balance=0.2)  # type: ignore[call-arg]
     assert config.data.limit == 500
     assert config.folder == Path("somewhere")
 
@@ -88,7 +88,9 @@ def test_every_data_set_has_its_recipe(dataset: str) -> None:
         ({"policy.prune_prop": 0.3}, "prune_prob"),
         ({"score.window": 3}, "no score settings"),
         ({"coreset.window": 3}, "no coreset settings"),
-        ({"relabel": "cifar100m"}, "cifar100n"),
+        ({"loss": "sop-cifar100m"}, "sop-cifar100n"),
+        ({"loss": "gce", "loss.k": 0.5}, "q"),
+        ({"loss.q": 0.5}, "no loss settings.*or name a loss"),
         ({"recipe": "cifar11"}, "cifar10"),
     ],
 )
@@ -144,7 +146,7 @@ def test_impossible_combinations_are_refused() -> None:
     with pytest.raises(ValueError, match="expected method full on one device"):
         configure({"dataset": "cifar100n", "method": "infobatch", "collect": True})
     with pytest.raises(ValueError, match="chooses inside each batch"):
-        configure({"dataset": "cifar100n", "method": "divbs", "relabel": "cifar100n"})
+        configure({"dataset": "cifar100n", "method": "divbs", "loss": "gce"})
     with pytest.raises(ValueError, match="trace=True is given on 2 devices"):
         configure({"dataset": "cifar100n", "method": "full", "trace": True, "devices": 2})
     for share in (0.0, 1.0, -0.1, float("nan")):

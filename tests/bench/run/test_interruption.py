@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from alignprune import losses
 from alignprune.bench.run.config import TrainConfig, default_config
 from alignprune.bench.run.folder import read_checkpoint, read_metrics
 from alignprune.bench.run.interruption import CheckpointEvery, Interrupted
@@ -34,7 +35,8 @@ CASES: dict[str, dict[str, Any]] = {
     "ies": {},
     "divbs": {},
     "robust": {"trace": True},
-    "dynamic-random": {"relabel": "cifar10n"},
+    "dynamic-random": {"loss": "sop-cifar10n"},
+    "infobatch": {"loss": "elr-cifar10"},
 }
 
 
@@ -53,12 +55,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def config(dataset: str, method: str, out: Path, **changes: Any) -> TrainConfig:
-    from alignprune.losses import SETTINGS
-
     base = default_config(dataset, method)
     recipe = replace(base.recipe, epochs=4, batch_size=16, lr=0.02)
-    if "relabel" in changes:
-        changes["relabel"] = SETTINGS[changes["relabel"]]
+    if "loss" in changes:
+        changes["loss"] = losses.get(changes["loss"]).settings
     small = {"model": "resnet-small", "device": "cpu", "noise": "symmetric", "noise_rate": 0.3}
     return base.with_settings(recipe=recipe, out=out, **small, **changes)
 

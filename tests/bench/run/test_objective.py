@@ -1,14 +1,16 @@
-"""What a run learns from: plain cross-entropy and re-labelling, on one batch."""
+"""What a run learns from: plain cross-entropy and other losses, on one batch."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from alignprune.bench.run.batches import Batch
-from alignprune.bench.run.objective import CrossEntropy, Relabelling
-from alignprune.losses import SETTINGS, SOP
+from alignprune.bench.run.objective import ChosenLoss, CrossEntropy
+from alignprune.losses import LOSSES, SOP
 
 
 @pytest.fixture
@@ -42,18 +44,41 @@ def test_plain_losses_can_be_recorded_beside_the_smoothed_ones_that_are_learned_
     torch.testing.assert_close(objective.look(batch)[0].detach(), out.recorded)
 
 
-def test_relabelling_records_plain_cross_entropy_and_learns_beside_the_network(batch: Batch) -> None:
-    model = nn.Linear(3, 4)
-    objective = Relabelling(model, SOP(6, 4, SETTINGS["cifar10n"], seed=0))
-    before = objective.sop.v.detach().clone()
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_records_plain_cross_entropy_of_the_first_view(name: str, batch: Batch) -> None:
+    model, settings = nn.Linear(3, 4), LOSSES[name].settings
+    if not settings.needs_strong:
+        batch = replace(batch, strong=None)
+    objective = ChosenLoss(model, settings.make(6, 4))
     out = objective(torch.arange(6), batch)
     assert out.recorded.tolist() == pytest.approx(cross_entropy(model(batch.x).detach(), batch.y, 0.0), abs=1e-6)
     objective.zero_grad()
     (out.losses.mean() + out.extra).backward()
     objective.step()
-    assert not torch.equal(objective.sop.v, before)
+    objective.end_epoch()
+    assert model.weight.grad is not None
     losses, _ = objective.look(batch)  # of samples that are only looked at
     torch.testing.assert_close(losses, out.recorded)
+
+
+def test_what_is_learned_beside_the_network_moves_with_it(batch: Batch) -> None:
+    objective = ChosenLoss(nn.Linear(3, 4), LOSSES["sop-cifar10n"].settings.make(6, 4))
+    assert isinstance(objective.loss, SOP)
+    before = objective.loss.v.detach().clone()
+    out = objective(torch.arange(6), batch)
+    objective.zero_grad()
+    (out.losses.mean() + out.extra).backward()
+    objective.step()
+    assert not torch.equal(objective.loss.v, before)
+
+
+def test_what_is_kept_of_the_samples_is_stored_and_read(batch: Batch) -> None:
+    first, second = (ChosenLoss(nn.Linear(3, 4), LOSSES["elr-cifar10"].settings.make(6, 4)) for _ in range(2))
+    first(torch.arange(6), replace(batch, strong=None))
+    state = first.state_dict()
+    assert state["targets"].sum(1).tolist() == pytest.approx([0.3] * 6)  # 1 - beta of a distribution each
+    second.load_state_dict(state)
+    assert torch.equal(second.state_dict()["targets"], state["targets"])
 
 
 def test_a_part_of_a_batch_keeps_samples_and_labels_together(batch: Batch) -> None:

@@ -68,7 +68,7 @@ EVERY_METHOD = [*presets.PRESETS, *coresets.CORESETS]
 @pytest.mark.parametrize("method", EVERY_METHOD)
 def test_every_method_is_the_same_after_a_config(method: str, tmp_path: Path) -> None:
     config = configure(
-        {"dataset": "cifar100n", "method": method, "relabel": None if method == "divbs" else "cifar100n"}
+        {"dataset": "cifar100n", "method": method, "loss": None if method == "divbs" else "sop-cifar100n"}
     )
     text = json.dumps(config.stored(None))
     found = {name: value for name, value in json.loads(text).items() if name != "version"}
@@ -127,7 +127,7 @@ def test_the_share_that_a_base_run_measured_is_in_the_config(tmp_path: Path) -> 
         ({"limits": 3}, "did you mean 'limit'?"),
         ({"score__windw": 3}, "key='score.windw' is unknown.*did you mean 'score.window'"),
         ({"recipe__lrr": 3}, "key='recipe.lrr' is unknown.*did you mean 'recipe.lr'"),
-        ({"version": 2}, "has version=2, expected 1"),
+        ({"version": 1}, "has version=1, expected 2"),
         ({"seed": "3"}, "seed='3' is str, expected int"),
         ({"seed": True}, "seed=True is bool, expected int"),
         ({"limit": 2.5}, "limit=2.5 is float, expected int or null"),
@@ -141,7 +141,10 @@ def test_the_share_that_a_base_run_measured_is_in_the_config(tmp_path: Path) -> 
         ({"recipe__name": "sdg"}, "recipe.name='sdg' is unknown.*did you mean 'sgd'"),
         ({"budget": "most"}, "budget='most' is str, expected 'calibrated', 'equal'"),
         ({"coreset": {"kind": "DUAL"}}, "coreset=.* is given, expected None with this method"),
-        ({"relabel": {"kind": "SOPSettings"}}, "relabel.lr_u is missing"),
+        ({"loss": {"kind": "SOPSettings"}}, "loss.lr_u is missing"),
+        ({"loss": {"kind": "SOPsettings"}}, "loss.kind='SOPsettings' is unknown.*did you mean 'SOPSettings'"),
+        ({"loss": {"kind": "GCESettings", "q": 2}}, "q=2.0 is out of range"),
+        ({"loss": {"kind": "ELRSettings", "beta": 0, "weight": 1, "targets": "half"}}, "targets='half' is str"),
         ({"policy__prune_prob": 1.5}, "prune_prob=1.5 is out of range"),
         ({"method": "infobach"}, "did you mean 'infobatch'"),
     ],
@@ -167,10 +170,10 @@ def test_what_is_no_config_is_refused(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(ValueError, match=said):
             parse_train(["--config", str(file)])
-    file.write_text('{"version": 1, "method": "full"}')
+    file.write_text('{"version": 2, "method": "full"}')
     with pytest.raises(ValueError, match="dataset is missing"):
         parse_train(["--config", str(file)])
-    file.write_text('{"version": 1, "method": "full", "dataset": "digits"}')
+    file.write_text('{"version": 2, "method": "full", "dataset": "digits"}')
     assert parse_train(["--config", str(file)]) == parse_train(["digits", "--method", "full"])
 
 

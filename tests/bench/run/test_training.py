@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignprune import coresets, presets
+from alignprune import coresets, losses, presets
 from alignprune.bench import commands
 from alignprune.bench import data as datasets
 from alignprune.bench.run import trace
@@ -20,7 +20,6 @@ from alignprune.bench.run.config import TrainConfig, configure, default_config
 from alignprune.bench.run.folder import RunFolder, read_checkpoint
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.training import train
-from alignprune.losses import SETTINGS
 from alignprune.policies import Full, InfoBatch
 
 
@@ -252,12 +251,22 @@ def test_a_calibrated_run_is_shorter_and_takes_its_epochs_from_the_base(images: 
     assert short["epochs"] == round(10 * 0.5 / (1 - base["pruned_share"]))
 
 
-@pytest.mark.parametrize("method", ["full", "infobatch+das", "prune4rel"])
-def test_relabelling_composes_with_every_kind_of_method(method: str, proxy: tuple[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "method, name",
+    [
+        ("full", "sop-cifar10n"),
+        ("infobatch+das", "elr-cifar10"),
+        ("prune4rel", "sop-cifar10n"),
+        ("infobatch+bls", "elr-cifar10"),
+        ("ies", "gce"),
+    ],
+)
+def test_losses_compose_with_every_kind_of_method(
+    method: str, name: str, proxy: tuple[str, Path], tmp_path: Path
+) -> None:
     dataset, folder = proxy
     extra: dict[str, Any] = {"prune_ratio": 0.3, "proxy": folder} if method == "prune4rel" else {}
-    settings = SETTINGS["cifar10n"]
-    whole = config(dataset, method, tmp_path / "whole", epochs=4, relabel=settings, **extra)
+    whole = config(dataset, method, tmp_path / "whole", epochs=4, loss=losses.get(name).settings, **extra)
     result = train(whole)
     assert np.isfinite(result["test_loss"])
     with pytest.raises(Stop):
@@ -269,8 +278,8 @@ def test_two_views_of_features_are_refused_before_training(tmp_path: Path) -> No
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 5)).astype(np.float32), rng.integers(0, 2, 60)
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
-    wrong = default_config(str(tmp_path / "x.npz"), "full", relabel="cifar10n")
-    with pytest.raises(ValueError, match="has no second view"):
+    wrong = default_config(str(tmp_path / "x.npz"), "full", loss="sop-cifar10n")
+    with pytest.raises(ValueError, match=r"loss=SOPSettings\(lr_u=10, .* which has one, expected a loss of one view"):
         train(wrong.with_settings(out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -379,7 +388,7 @@ def test_a_reference_whose_file_is_damaged_is_refused_before_training(suffix: st
         ({"seed": 1, "holdout": 0.2}, "(holdout: None there, 0.2 now; seed: 0 there, 1 now)"),
         ({"policy": InfoBatch(prune_prob=0.25)}, "(policy.prune_prob: 0.5 there, 0.25 now)"),
         ({"policy": Full()}, "(policy.kind: 'InfoBatch' there, 'Full' now)"),
-        ({"relabel": SETTINGS["cifar100n"]}, "(relabel.kind: None there, 'SOPSettings' now)"),
+        ({"loss": losses.get("gce").settings}, "(loss.kind: None there, 'GCESettings' now)"),
     ],
 )
 def test_a_resumed_run_with_other_settings_is_told_those_that_differ_alone(
@@ -477,21 +486,22 @@ def test_methods_that_estimate_no_noise_rate_store_none(tmp_path: Path) -> None:
     assert all(row["memorisation"] is row["estimated_noise_rate"] is None for row in metrics_of(tmp_path / "run"))
 
 
-def test_robust_judges_relabelled_samples_by_plain_cross_entropy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["sop-cifar10n", "elr-cifar10"])
+def test_robust_judges_samples_by_plain_cross_entropy_under_another_loss(name: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 160)
     x = (rng.normal(size=(160, 6)) + np.eye(2, 6)[y]).astype(np.float32)
     np.savez(tmp_path / "two.npz", x_train=x[:120], y_train=y[:120], x_test=x[120:], y_test=y[120:])
     settings = {"dataset": str(tmp_path / "two.npz"), "limit": None, "trace": True, "policy.noise_rate": 0.4}
     settings |= {"recipe": "features", "recipe.epochs": 12, "recipe.batch_size": 8, "recipe.lr": 1e-2}
-    sop = {"relabel": "cifar10n", "relabel.consistency": 0.0, "relabel.balance": 0.0}
-    train(digits("robust", tmp_path / "run", **settings, **sop))
+    one_view = {"loss.consistency": 0.0, "loss.balance": 0.0} if name == "sop-cifar10n" else {}
+    train(digits("robust", tmp_path / "run", **settings, loss=name, **one_view))
     # with two classes the margin says all: -log p = log(1 + exp(-margin)), and NaN where a sample was left out
     traced, stored = trace.load(tmp_path / "run/trace.npz"), np.load(tmp_path / "run/losses.npz")
     expected = torch.nn.functional.softplus(-traced.margins.float())
     torch.testing.assert_close(traced.losses.float(), expected, rtol=2e-3, atol=2e-3, equal_nan=True)
-    for epoch, losses in zip(stored["epochs"], stored["losses"], strict=True):
-        for sample, loss in enumerate(losses):
+    for epoch, row in zip(stored["epochs"], stored["losses"], strict=True):
+        for sample, loss in enumerate(row):
             seen = expected[:epoch, sample]
             assert loss == pytest.approx(float(seen[~seen.isnan()][-1]), rel=2e-3, abs=2e-3)
     assert traced.losses.isfinite().float().mean(1).tolist() == pytest.approx([0.5] * 12)

@@ -715,9 +715,10 @@ def _changed(config: TrainConfig, head: str, changes: Mapping[str, Any]) -> Any:
     known = [field.name for field in fields(record)] if is_dataclass(record) else []
     if not known:
         name, value = next(iter(changes.items()))
+        other = "name a loss" if head == "loss" else "choose another method"
         raise ValueMistake(
             f"{head}.{name}={value!r} is given, but {config.pruning.method} has no {head} settings, expected none: "
-            f"leave it out, or choose another method"
+            f"leave it out, or {other}"
         )
     for name in changes:
         choice("setting", name, known)
