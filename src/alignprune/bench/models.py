@@ -84,6 +84,20 @@ class Mlp(FeatureNetwork):
         super().__init__(body, width, num_classes)
 
 
+class Head(FeatureNetwork):
+    """One hidden layer with batch normalisation and ReLU, and a linear classifier: a head on a pretrained network.
+
+    Args:
+        num_classes: number of classes.
+        num_inputs: number of features D of a sample.
+        width: units of the hidden layer.
+    """
+
+    def __init__(self, num_classes: int, num_inputs: int, width: int = 512) -> None:
+        body = nn.Sequential(nn.Linear(num_inputs, width), nn.BatchNorm1d(width), nn.ReLU())
+        super().__init__(body, width, num_classes)
+
+
 class NewsNet(FeatureNetwork):
     """Three linear layers with batch normalisation and softsign between them: the network for NEWS.
 
@@ -433,6 +447,13 @@ MODELS: dict[str, ModelRecord] = {
             description="Three linear layers, 256 wide, ReLU; for features",
             inputs="features",
             build=partial(_features, Mlp),
+        ),
+        ModelRecord(
+            name="head",
+            description="One hidden layer of 512 units with batch normalisation, ReLU; for features of a pretrained "
+            "network",
+            inputs="features",
+            build=partial(_features, Head),
         ),
         ModelRecord(
             name="newsnet",

@@ -336,6 +336,16 @@ RECIPES: dict[str, Recipe] = {
             schedule="cosine",
         ),
         Recipe(
+            name="head",
+            source="Adam at its usual learning rate with a cosine, as for features, in 20 epochs",
+            model="head",
+            epochs=20,
+            optimizer="adam",
+            lr=1e-3,
+            weight_decay=0.0,
+            schedule="cosine",
+        ),
+        Recipe(
             name="scratch",
             source="airbench94 (arXiv 2404.00498): its learning rate 11.5 and weight decay 0.0153 are those of torch's "
             "SGD at 11.5 / (1 + 1 / (1 - 0.85)) and 0.0153 / 11.5. More epochs, smaller batches, no Lookahead",

@@ -13,7 +13,7 @@ from typing import Any
 from alignprune import coresets, presets
 from alignprune._checks import choice
 from alignprune.bench import paper
-from alignprune.bench.grid import beyond, label_issues
+from alignprune.bench.grid import beyond, evidence, label_issues
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol, Settings, title_of
 from alignprune.errors import ValueMistake
 
@@ -73,6 +73,27 @@ PROTOCOLS: dict[str, Protocol] = {
             name="document",
             summary="NEWS with the mean word vector of each document, on a CPU, 20 epochs of the small network",
             settings={"news": _NEWS_CPU | {"dataset": "news-document"}},
+        ),
+        Protocol(
+            name="pretrained",
+            summary="a head of 512 units on the features of a pretrained network, 20 epochs: two minutes a run on a "
+            "CPU",
+            settings={"cifar100n": {"dataset": "cifar100n-pretrained", "recipe": "head"}},
+            seeds=5,
+        ),
+        Protocol(
+            name="scratch",
+            summary="airbench's network at half width from scratch, all 50,000 images of CIFAR, 20 epochs: half an "
+            "hour a run on two cores",
+            settings={"cifar100n": {"recipe": "scratch"}, "cifar10n": {"recipe": "scratch"}},
+        ),
+        Protocol(
+            name="scratch-40",
+            summary="the same in 40 epochs",
+            settings={
+                "cifar100n": {"recipe": "scratch", "recipe.epochs": 40},
+                "cifar10n": {"recipe": "scratch", "recipe.epochs": 40},
+            },
         ),
     )
 }
@@ -507,6 +528,13 @@ _REGISTRY = (
     Experiment(
         "beyond-traces", "How statistics of the losses find wrong labels", beyond.traces, "suspicion", row_title="data"
     ),
+    Experiment(
+        "evidence",
+        "Networks that people use: robust, the paper's method, and what people would pick instead",
+        evidence.comparison,
+        block_title="data",
+    ),
+    Experiment("evidence-rivals", "The same, with the other rivals", evidence.rivals, block_title="data"),
     Experiment(
         "label-issues",
         "How well, and at which cost, the wrong labels are found",

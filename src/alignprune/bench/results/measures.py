@@ -62,6 +62,9 @@ MEASURES: dict[str, Measure] = {
     for measure in (
         _measure("accuracy", "accuracy", "%", 100),
         Measure("accuracy_std", "standard deviation of the accuracy", "%", 100, 2, column="accuracy", spread=True),
+        _measure("best_accuracy", "accuracy of the best epoch on the test set", "%", 100),
+        _measure("train_accuracy", "given labels met in training", "%", 100),
+        _measure("memorisation", "memorisation", digits=2),
         _measure("test_loss", "test loss", digits=3),
         _measure("forward_fraction", "forward passes", "% of full training", 100),
         _measure("trained_fraction", "samples trained on", "% of full training", 100),

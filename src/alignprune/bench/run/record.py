@@ -110,6 +110,9 @@ class RunRecord:
         train_size: samples that it chose among; without those held out.
         evaluated_on: "test" or "holdout".
         accuracy, test_loss: of the trained model: of the last epoch, or the one that samples held out have chosen.
+        best_accuracy: the highest of all epochs that were judged, as nobody can choose who has no test set.
+        train_accuracy: share of the samples read in the last epoch whose given label was met.
+        memorisation: as it was last measured; None where it was not.
         estimated_noise_rate: of the last epoch.
         chosen_epoch: which it is, from 1; None where the last one is taken.
         holdout_accuracy: share of the samples held out whose given label it meets; None without.
@@ -140,6 +143,9 @@ class RunRecord:
     evaluated_on: str
     accuracy: float
     test_loss: float
+    best_accuracy: float | None = None
+    train_accuracy: float | None = None
+    memorisation: float | None = None
     forward_passes: int
     forward_fraction: float
     trained_fraction: float
@@ -172,6 +178,9 @@ def summary(epochs: Sequence[EpochRecord], annealing_start: int) -> dict[str, An
         "epochs": len(epochs),
         "accuracy": last.accuracy,
         "test_loss": last.test_loss,
+        "best_accuracy": max((row.accuracy for row in epochs if row.accuracy is not None), default=None),
+        "train_accuracy": last.train_accuracy,
+        "memorisation": next((row.memorisation for row in reversed(epochs) if row.memorisation is not None), None),
         "estimated_noise_rate": last.estimated_noise_rate,
         "forward_passes": last.forward_passes,
         "pruned_share": sum(row.pruned_share for row in epochs) / len(epochs),

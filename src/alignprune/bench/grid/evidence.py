@@ -1,0 +1,119 @@
+"""Evidence: networks that people use, and what they would pick instead of pruning.
+
+A head on the features of a pretrained network, and a small fast network from scratch. Every method is there at half of
+the forward passes of a full training; what people pick instead is there at its own cost. The gap that counts lies
+between stopping by a noisy hold-out, which is free, and the oracle, which trains on the right labels alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from alignprune.bench.grid.cells import Cell, Protocol, Settings, title_of
+
+_HALF = {"prune_ratio": 0.5, "budget": "equal"}
+_HOLDOUT = {"stop_on_holdout": 0.1}
+_ELR, _GCE = {"loss": "elr-cifar10"}, {"loss": "gce"}
+
+_HEAD = {"recipe": "head"}
+_SCRATCH = {"recipe": "scratch", "dataset": "cifar100n"}
+_NOISES: dict[str, Settings] = {
+    "clean": {"noise": "clean"},
+    "real": {"noise": "real"},
+    **{f"sym_{rate:g}": {"noise": "symmetric", "noise_rate": rate} for rate in (0.05, 0.1, 0.2, 0.5)},
+    "pairflip_0.2": {"noise": "pairflip", "noise_rate": 0.2},
+}
+
+
+@dataclass(frozen=True)
+class _Data:
+    """A data set of the comparison.
+
+    Attributes:
+        block: what the table calls it.
+        columns: noises that all methods are compared under.
+        wide: of these, those that the other rivals are compared under, too.
+        settings: by protocol; a protocol that is absent leaves it out.
+    """
+
+    block: str
+    columns: tuple[str, ...]
+    wide: tuple[str, ...]
+    settings: Mapping[str, Settings]
+
+
+_DATA = (
+    _Data(
+        "CIFAR-100N, a head on EfficientNet-Lite0",
+        ("clean", "sym_0.05", "sym_0.1", "real"),
+        ("clean", "real"),
+        {"pretrained": {**_HEAD, "dataset": "cifar100n-pretrained"}},
+    ),
+    _Data(
+        "NEWS, 20 groups, a head on MiniLM",
+        ("clean", "sym_0.2", "sym_0.5", "pairflip_0.2"),
+        ("clean", "sym_0.5"),
+        {"pretrained": {**_HEAD, "dataset": "news20-sentences"}},
+    ),
+    _Data(
+        "CIFAR-100N, images from scratch",
+        ("clean", "real"),
+        ("real",),
+        {"scratch": _SCRATCH, "scratch-40": {**_SCRATCH, "recipe.epochs": 40}},
+    ),
+)
+
+FULL, STOPPED, HOLDOUT, ORACLE = (
+    title_of("full"),
+    f"{title_of('full')}, stopped at half",
+    "stopped by a noisy hold-out",
+    "Oracle",
+)
+
+_ROWS: dict[str, Settings] = {
+    FULL: {"method": "full"},
+    STOPPED: {"method": "full", **_HALF},
+    HOLDOUT: {"method": "full", **_HOLDOUT},
+    "GCE, stopped at half": {"method": "full", **_HALF, **_GCE},
+    "ELR": {"method": "full", **_ELR},
+    "ELR, stopped at half": {"method": "full", **_HALF, **_ELR},
+    title_of("infobatch"): {"method": "infobatch", **_HALF},
+    title_of("infobatch+das"): {"method": "infobatch+das", **_HALF},
+    title_of("robust"): {"method": "robust", **_HALF},
+    f"{title_of('robust')}, GCE": {"method": "robust", **_HALF, **_GCE},
+    f"{title_of('robust')}, ELR": {"method": "robust", **_HALF, **_ELR},
+    ORACLE: {"method": "full", "oracle": True, **_HALF},
+}
+
+_RIVALS: dict[str, Settings] = {
+    **{title_of(name): {"method": name, **_HALF} for name in ("rs2", "seta", "seta+das", "infobatch+bls")},
+    **{title_of(name): {"method": name, **_HALF} for name in ("repb", "orderdp", "orderdp+das", "rcap")},
+    "Label smoothing, stopped at half": {"method": "full", **_HALF, "loss": "smoothing"},
+    "SCE, stopped at half": {"method": "full", **_HALF, "loss": "sce-cifar100"},
+    "EMA of the weights, stopped at half": {"method": "full", **_HALF, "ema": 0.99},
+    "stopped by a noisy hold-out, patience 5": {"method": "full", **_HOLDOUT, "patience": 5},
+    "ELR, stopped by a noisy hold-out": {"method": "full", **_HOLDOUT, **_ELR},
+    f"{title_of('infobatch+das')}, ELR": {"method": "infobatch+das", **_HALF, **_ELR},
+}
+
+
+def comparison(protocol: Protocol) -> tuple[Cell, ...]:
+    """The methods, and what people would pick first instead of them."""
+    return _cells(protocol, _ROWS, wide=False)
+
+
+def rivals(protocol: Protocol) -> tuple[Cell, ...]:
+    """What else there is, under fewer noises."""
+    return _cells(protocol, _RIVALS, wide=True)
+
+
+def _cells(protocol: Protocol, rows: Mapping[str, Settings], *, wide: bool) -> tuple[Cell, ...]:
+    return tuple(
+        Cell(data.block, row, column, {**data.settings[protocol.name], **_NOISES[column], **settings})
+        for data in _DATA
+        if protocol.name in data.settings
+        for row, settings in rows.items()
+        for column in (data.wide if wide else data.columns)
+        if row != ORACLE or column != "clean"
+    )
