@@ -15,7 +15,7 @@ import re
 import sys
 from pathlib import Path
 
-from alignprune import coresets, presets
+from alignprune import coresets, losses, presets
 from alignprune.bench import recipes
 from alignprune.cli import markdown_table
 
@@ -31,6 +31,7 @@ def generated() -> dict[Path, str]:
         "README.md": ("methods", short),
         "docs/methods.md": ("methods", full),
         "docs/coresets.md": ("coresets", coresets.table()),
+        "docs/losses.md": ("losses", losses.table()),
         "docs/recipes.md": ("recipes", recipes.table()),
     }
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
