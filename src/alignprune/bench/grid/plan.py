@@ -62,7 +62,7 @@ def jobs(
             needs.append(add(_base(settings, config.pruning.base), seeds[0]))
             whole["base_run"] = str(needs[-1])
         if config.pruning.needs_proxy:
-            needs.append(add(full_training(_to_its_end(settings)), seed))
+            needs.append(add(full_training(_without(settings, "patience", "ema", "co_teaching")), seed))
             whole["proxy"] = str(needs[-1])
         name = f"{folder.parent.name.rsplit('-', 1)[0]} seed {seed}"
         found[folder] = Job(name, folder, key_of(settings), protocol.name, seed, whole, tuple(needs))
@@ -116,6 +116,7 @@ def proxy_of(config: TrainConfig) -> TrainConfig | None:
         coreset=None,
         prune_ratio=None,
         budget="calibrated",
+        co_teaching=None,
         patience=None,
         ema=None,
         base_run=None,
@@ -144,14 +145,13 @@ def work(job: Job) -> None:
     kinds.run(resumed(configure(job.settings)), Lines())
 
 
-def _to_its_end(settings: Settings) -> Settings:
-    """The training to its end: which of its weights are the trained model's is nothing that a later run asks."""
-    return {name: value for name, value in settings.items() if name not in ("patience", "ema")}
+def _without(settings: Settings, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
 
 
 def _base(settings: Settings, base: str) -> Settings:
     """The run of the base method whose pruned share calibrates the epochs of this one."""
-    rest = {name: value for name, value in _to_its_end(settings).items() if name not in ("prune_ratio", "budget")}
+    rest = _without(settings, "prune_ratio", "budget", "patience", "ema")
     if base == settings["method"]:
         return rest
     # The base ranks by other scores: it keeps the policy's settings and drops the score's and the reference's.

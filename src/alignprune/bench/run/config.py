@@ -132,6 +132,8 @@ class PruningSettings:
         coreset: settings of the coreset method; None for a dynamic method.
         loss: settings of a loss that resists wrong labels; None is cross-entropy with the label smoothing of the
             recipe, which no other loss takes. On the command line: --loss NAME.
+        co_teaching: share of wrong labels, in [0, 1): two networks are trained by co-teaching, each of which leaves
+            so many samples of a batch out for the other. The first is the trained model. None trains one network.
         prune_ratio: share P of the forward passes of a full training to save, in [0, 1); None leaves a dynamic method
             its own share. Methods without a share of their own run fewer epochs: see base_run.
         budget: "calibrated" takes the epochs from the base method's pruned share, "equal" stops every method at the
@@ -154,6 +156,7 @@ class PruningSettings:
     delta: float
     coreset: coresets.Settings | None = None
     loss: LossSettings | None = None
+    co_teaching: float | None = None
     prune_ratio: float | None = None
     budget: Budget = "calibrated"
     reference: str = "auto"
@@ -166,6 +169,14 @@ class PruningSettings:
         if self.folds is not None:
             integer("folds", self.folds, at_least=2, remedy="5 trains on four fifths at a time")
         integer("reference_size", self.reference_size, at_least=10, remedy="a smaller mean would be noise")
+        if self.co_teaching is not None:
+            remedy = "0.4 where two of five labels are wrong"
+            number("co_teaching", self.co_teaching, low=0, high=1, open_high=True, remedy=remedy)
+            if self.loss is not None:
+                raise ValueMistake(
+                    f"loss={self.loss!r} is given with co_teaching={self.co_teaching:g}, each of which says what "
+                    f"is learned from a batch, expected one of the two: leave the other out"
+                )
         if self.prune_ratio is not None:
             number("prune_ratio", self.prune_ratio, low=0, high=1, open_high=True, remedy="0.5 saves half")
         if self.coreset is not None and self.prune_ratio is None:
@@ -449,6 +460,11 @@ class TrainConfig:
             raise ValueMistake(
                 f"patience={self.kept.patience} is given with collect=True, expected None, since the proxy run "
                 f"collects to its last epoch: leave one of them out"
+            )
+        if pruning.co_teaching is not None and self.machine.precision == "16":
+            raise ValueMistake(
+                "precision='16' is given with co_teaching, whose two optimisers would share one scale of gradients, "
+                "expected another precision: choose bf16 or 32"
             )
         if pruning.loss is not None and pruning.loss.learns and self.machine.precision == "16":
             raise ValueMistake(

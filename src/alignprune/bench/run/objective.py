@@ -45,7 +45,12 @@ class CrossEntropy:
         model: the network.
         smoothing: label smoothing of the losses to learn from.
         recorded: label smoothing of the recorded losses; None = the same.
+
+    Attributes:
+        peers: networks that learn beside this one, whose forward passes count, too.
     """
+
+    peers = 0
 
     def __init__(self, model: nn.Module, smoothing: float, recorded: float | None = None) -> None:
         self.model, self.smoothing = model, smoothing
@@ -59,6 +64,9 @@ class CrossEntropy:
         if self.recorded != self.smoothing:
             record = self._losses(logits.detach(), batch, self.recorded)
         return Outcome(losses, record, 0.0, logits)
+
+    def begin_step(self, position: float) -> None:
+        """A step begins at this position of the run, in [0, 1)."""
 
     def look(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The recorded losses, [B], and logits, [B, C], of samples that are not learned from."""

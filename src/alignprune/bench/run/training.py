@@ -38,6 +38,7 @@ from alignprune.bench.run import (
 from alignprune.bench.run.augmentation import Augmentation
 from alignprune.bench.run.batches import Batch, KeyedDraws, TwoViews, batches, draws
 from alignprune.bench.run.budget import Spending
+from alignprune.bench.run.co_teaching import CoTeaching
 from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.diagnosis import Diagnosis, memorisation
 from alignprune.bench.run.evaluation import BATCH_SIZE, evaluate
@@ -168,7 +169,7 @@ class _Run:
         self.model: nn.Module = model
         self.optimizer: torch.optim.Optimizer = optimizer
         self.averaging = _averaging(config, self._network)
-        self.objective = _objective(config, self.data, self.model, device)
+        self.objective = _objective(config, self.data, self.model, self.pruner.epochs, fabric)
         self.observers = [*_observers(config, self.data, self.pruner.epochs, device), *watching]
         self.spending = Spending(config.training_samples(self.whole_size), config.machine.devices)
         self.interruption = Interruption(CheckpointEvery.parse(config.outputs.checkpoint_every), device)
@@ -292,6 +293,11 @@ class _Run:
     def _is_over(self) -> bool:
         return self.pruner.epoch == self.pruner.epochs or self.spending.exhausted or self.stopping.should_stop
 
+    @property
+    def _forward_passes(self) -> int:
+        """Of training samples, by all networks that are trained."""
+        return self.pruner.forward_passes + self.objective.peers * self.spending.trained
+
     # ------------------------------------------------------------------ an epoch
 
     def _epoch(self) -> EpochRecord:
@@ -322,7 +328,7 @@ class _Run:
             reference_loss=reference_loss,
             pruned_share=selection.pruned_share,
             annealing=annealing,
-            forward_passes=pruner.forward_passes,
+            forward_passes=self._forward_passes,
             images_per_second=seen / train_seconds,
             train_seconds=train_seconds,
             seconds=time.perf_counter() - started,
@@ -360,6 +366,7 @@ class _Run:
             recipes.set_schedule(self.optimizer, self.config.recipe, at)
             index, batch = self._learned(index, batch)
             self.model.train(len(index) > 1)  # one sample has no batch statistics: the running ones stand in
+            self.objective.begin_step(at)
             within.add(self._step(index, batch))
             self.spending.add(len(index))
             self.progress.step(epoch, step, steps)
@@ -532,7 +539,7 @@ class _Run:
             model=config.model_for(self.data.input_shape),
             train_size=pruner.num_samples,
             evaluated_on="test" if config.data.holdout is None else "holdout",
-            forward_fraction=pruner.forward_passes / full,
+            forward_fraction=self._forward_passes / full,
             trained_fraction=self.spending.trained / full,
             reference_forward_passes=len(self.epochs) * len(self.reference),
             proxy_forward_passes=self.proxy_cost,
@@ -579,12 +586,17 @@ def _augmentation(config: TrainConfig) -> Augmentation | None:
 
 
 def _objective(
-    config: TrainConfig, samples: ClassificationData, model: nn.Module, device: torch.device
+    config: TrainConfig, samples: ClassificationData, model: nn.Module, epochs: int, fabric: Fabric
 ) -> CrossEntropy:
+    if config.pruning.co_teaching is not None:
+        network = make_network(config, samples)
+        peer, optimizer = fabric.setup(network, recipes.make_optimizer(config.recipe, network))
+        rate, recorded = config.pruning.co_teaching, config.recorded_smoothing
+        return CoTeaching(model, peer, optimizer, config.recipe, epochs, rate, recorded)
     chosen = config.pruning.loss
     if chosen is None:
         return CrossEntropy(model, config.recipe.label_smoothing, config.recorded_smoothing)
-    return ChosenLoss(model, chosen.make(len(samples.labels), samples.num_classes, seed=config.seed).to(device))
+    return ChosenLoss(model, chosen.make(len(samples.labels), samples.num_classes, seed=config.seed).to(fabric.device))
 
 
 def _averaging(config: TrainConfig, network: nn.Module) -> averaging.LatestWeights | averaging.AveragedWeights:
