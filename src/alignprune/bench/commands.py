@@ -303,9 +303,9 @@ def _refuse_in_vain(config: SweepConfig, jobs: list[Job]) -> None:
         for device in {job.settings.get("device", "auto") for job in jobs}:
             torch_device(device)
     if any("folds" in job.settings for job in jobs):
-        from alignprune.bench.results import rankings
+        from alignprune.bench.run import confident_learning
 
-        rankings.refuse_without_cleanlab()
+        confident_learning.refuse_without_cleanlab()
 
 
 def _archive_complete(folder: Path) -> None:

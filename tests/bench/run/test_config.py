@@ -168,7 +168,7 @@ def test_the_oracle_goes_with_dynamic_methods_and_the_equal_budget_only() -> Non
         configure({**settings, "method": "dual"})
     with pytest.raises(ValueError, match="oracle=True .* calibrated budget.* --budget equal"):
         configure({**settings, "method": "dynamic-random", "prune_ratio": 0.5})
-    with pytest.raises(ValueError, match="without prune ratio and oracle"):
+    with pytest.raises(ValueError, match="without prune ratio, oracle and without_issues"):
         configure({**settings, "method": "full", "collect": True})
 
 

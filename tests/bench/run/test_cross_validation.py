@@ -188,7 +188,7 @@ def test_a_complete_one_is_left_as_it_is(done: Path) -> None:
     [
         ({"folds": 1}, "folds=1"),
         ({"method": "infobatch"}, "folds=3 is given with infobatch on 1 devices, expected method full"),
-        ({"trace": True}, "without prune ratio, oracle, collect and trace"),
+        ({"trace": True}, "without prune ratio, oracle, without_issues, collect and trace"),
         ({"oracle": True}, "expected method full on one device"),
     ],
 )

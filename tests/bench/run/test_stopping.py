@@ -258,7 +258,6 @@ def test_in_a_sweep_the_runs_that_it_needs_train_to_their_end(tmp_path: Path) ->
         ({"stop_on_holdout": float("nan")}, "stop_on_holdout=nan is out of range"),
         ({"patience": 0}, "patience=0 is out of range, expected an integer >= 1"),
         ({"patience": 3, "stop_on_holdout": None}, "patience=3 is given without stop_on_holdout.*--stop-on-holdout"),
-        ({"folds": 3}, "stop_on_holdout=0.2 is given with folds=3"),
         ({"collect": True, "patience": 3}, "patience=3 is given with collect=True"),
     ],
 )

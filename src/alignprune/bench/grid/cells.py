@@ -23,7 +23,7 @@ JOB, JOB_KIND = "job.json", Kind("job", 1, "remove the run's folder and run it a
 
 
 # Settings that make another training of the full one, for comparison with it.
-_OF_ANOTHER_TRAINING = frozenset({"prune_ratio", "folds", "stop_on_holdout", "ema", "co_teaching"})
+_OF_ANOTHER_TRAINING = frozenset({"prune_ratio", "folds", "stop_on_holdout", "ema", "co_teaching", "without_issues"})
 
 
 def key_of(settings: Settings) -> str:

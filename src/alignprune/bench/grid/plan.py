@@ -3,8 +3,9 @@
 A single run is planned the same way: `proxy_of` is the run that it needs first, where nobody has given one.
 
 A cell with a prune ratio needs a base run that calibrates its epochs, measured once for all seeds; a coreset or a
-pseudo-clean reference needs the full training of its own seed, which collected what they choose by. Cells of different
-experiments that agree share their runs, since a folder's name follows from the settings alone.
+pseudo-clean reference needs the full training of its own seed, which collected what they choose by, and a training
+without label issues the cross-validation of its own seed. Cells of different experiments that agree share their runs,
+since a folder's name follows from the settings alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from alignprune.bench.run.config import TrainConfig, configure
 from alignprune.bench.run.folder import CONFIG
 from alignprune.bench.run.progress import Lines
 from alignprune.errors import ValueMistake
+
+FOLDS = 5
+"""Of the cross-validation that a run is filtered by: each network is trained on four fifths."""
 
 ROOT = Path("runs/sweeps")
 """Where sweeps keep their runs without a choice."""
@@ -62,8 +66,11 @@ def jobs(
             needs.append(add(_base(settings, config.pruning.base), seeds[0]))
             whole["base_run"] = str(needs[-1])
         if config.pruning.needs_proxy:
-            needs.append(add(full_training(_without(settings, "patience", "ema", "co_teaching")), seed))
+            needs.append(add(_proxy(settings), seed))
             whole["proxy"] = str(needs[-1])
+        if config.pruning.without_issues:
+            needs.append(add(_cross_validation(settings), seed))
+            whole["cross_validation"] = str(needs[-1])
         name = f"{folder.parent.name.rsplit('-', 1)[0]} seed {seed}"
         found[folder] = Job(name, folder, key_of(settings), protocol.name, seed, whole, tuple(needs))
         return folder
@@ -117,6 +124,8 @@ def proxy_of(config: TrainConfig) -> TrainConfig | None:
         prune_ratio=None,
         budget="calibrated",
         co_teaching=None,
+        without_issues=False,
+        cross_validation=None,
         patience=None,
         ema=None,
         base_run=None,
@@ -147,6 +156,16 @@ def work(job: Job) -> None:
 
 def _without(settings: Settings, *names: str) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in names}
+
+
+def _proxy(settings: Settings) -> Settings:
+    """The full training by whose statistics samples are chosen."""
+    return full_training(_without(settings, "oracle", "without_issues", "patience", "ema", "co_teaching"))
+
+
+def _cross_validation(settings: Settings) -> Settings:
+    """The cross-validation by whose probabilities labels are flagged."""
+    return _without(_proxy(settings), "collect", "trace") | {"folds": FOLDS}
 
 
 def _base(settings: Settings, base: str) -> Settings:

@@ -7,7 +7,6 @@ and scores; a cross-validation has the probabilities that cleanlab works on.
 
 from __future__ import annotations
 
-import importlib.util
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,11 +23,10 @@ from alignprune._state import STATE_VERSION
 from alignprune.bench.results import suspicion
 from alignprune.bench.results.detection import Ranking, RankingRecord, judge
 from alignprune.bench.results.suspicion import STATISTICS, History
-from alignprune.bench.run import out_of_fold, trace
+from alignprune.bench.run import confident_learning, out_of_fold, trace
 from alignprune.bench.run.config import default_config
 from alignprune.bench.run.folder import NOISE, read_checkpoint, read_config
 from alignprune.bench.run.out_of_fold import OutOfFold
-from alignprune.errors import MissingExtra
 from alignprune.noise import NoisyLabels
 from alignprune.selection import Selection
 
@@ -218,19 +216,14 @@ def _own_score(run: FinishedRun) -> Ranking:
 # -- cross-validation: cleanlab ----------------------------------------------------------------------------
 
 
-def _distributions(probabilities: Tensor) -> _Array:
-    """Probabilities as cleanlab takes them, float64 [N, C]: rows that sum to 1."""
-    found = probabilities.double().numpy()
-    return found / found.sum(1, keepdims=True)
-
-
 def _quality(run: FinishedRun, probabilities: Tensor, rule: str) -> _Array:
     """One minus a label quality of cleanlab's, float64 [N].
 
     Source: Northcutt, Jiang and Chuang (JAIR 2021); Kuan and Mueller (2022) for the rules.
     """
-    labels = run.out_of_fold.labels.numpy()
-    return 1 - _cleanlab().rank.get_label_quality_scores(labels, _distributions(probabilities), method=rule)
+    labels, cleanlab = run.out_of_fold.labels.numpy(), confident_learning.cleanlab()
+    found = cleanlab.rank.get_label_quality_scores(labels, confident_learning.distributions(probabilities), method=rule)
+    return 1 - found
 
 
 def _by_rule(rule: str) -> Callable[[FinishedRun], Ranking]:
@@ -241,35 +234,15 @@ def _self_confidence(of: Callable[[OutOfFold], Tensor]) -> Callable[[FinishedRun
     """By cleanlab's default rule; with it what its filter flags, and the noise rate of its confident joint."""
 
     def rank(run: FinishedRun) -> Ranking:
-        cleanlab, probabilities, labels = _cleanlab(), of(run.out_of_fold), run.out_of_fold.labels.numpy()
-        flagged = cleanlab.filter.find_label_issues(labels, _distributions(probabilities), n_jobs=1)
-        joint = cleanlab.count.estimate_joint(labels, _distributions(probabilities))
+        probabilities, labels = of(run.out_of_fold), run.out_of_fold.labels
+        flagged = confident_learning.flagged(labels, probabilities)
+        joint = confident_learning.cleanlab().count.estimate_joint(
+            labels.numpy(), confident_learning.distributions(probabilities)
+        )
         suspicion = _quality(run, probabilities, "self_confidence")
         return Ranking(suspicion, is_probability=True, flagged=flagged, noise_rate=1 - float(np.trace(joint)))
 
     return rank
-
-
-def refuse_without_cleanlab() -> None:
-    """Refuse, before it is run, a cross-validation whose probabilities could not be ranked.
-
-    Raises:
-        ImportError: if cleanlab is not installed.
-    """
-    if importlib.util.find_spec("cleanlab") is None:
-        raise MissingExtra(
-            "cleanlab is not installed, expected it to rank by the probabilities of a cross-validation: pip install "
-            "'alignprune[rivals]', then repeat the command"
-        )
-
-
-def _cleanlab() -> Any:
-    refuse_without_cleanlab()
-    import cleanlab.count
-    import cleanlab.filter
-    import cleanlab.rank
-
-    return cleanlab
 
 
 RANKERS: dict[str, Ranker] = {

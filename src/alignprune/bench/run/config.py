@@ -146,6 +146,8 @@ class PruningSettings:
             wrong ones.
         oracle: train on the samples with right labels only: a bound that no method can know. Shares of forward passes
             and the equal budget stay those of the whole data set.
+        without_issues: train without the samples whose label confident learning (cleanlab) flags by a cross-validation.
+            Shares of forward passes and the equal budget stay those of the whole data set.
         folds: cross-validate: for each of so many parts of the samples a network is trained on the others, and says
             what it sees in that part (probabilities.npz); None trains one network on all of them.
     """
@@ -163,6 +165,7 @@ class PruningSettings:
     reference_size: int = 10_000
     give_labels: bool = True
     oracle: bool = False
+    without_issues: bool = False
     folds: int | None = None
 
     def __post_init__(self) -> None:
@@ -190,14 +193,20 @@ class PruningSettings:
                 f"base to calibrate its epochs by, expected the equal budget: stop it at as many training samples with "
                 f"--budget equal"
             )
-        if self.oracle and self.coreset is not None:
+        if self.oracle and self.without_issues:
             raise ValueMistake(
-                f"oracle=True is given with {self.method}, expected a dynamic method, since each chooses the samples "
+                "oracle=True is given with without_issues=True, each of which says which labels are right, expected "
+                "one of the two: leave the other out"
+            )
+        chosen = "oracle" if self.oracle else "without_issues"
+        if getattr(self, chosen) and self.coreset is not None:
+            raise ValueMistake(
+                f"{chosen}=True is given with {self.method}, expected a dynamic method, since each chooses the samples "
                 f"to train on for good: leave one of them out"
             )
-        if self.oracle and self.prune_ratio is not None and self.budget == "calibrated":
+        if getattr(self, chosen) and self.prune_ratio is not None and self.budget == "calibrated":
             raise ValueMistake(
-                f"oracle=True is given with prune_ratio={self.prune_ratio:g} and the calibrated budget, whose epochs "
+                f"{chosen}=True is given with prune_ratio={self.prune_ratio:g} and the calibrated budget, whose epochs "
                 f"are those of the whole data set, expected the equal budget: add --budget equal"
             )
         if self.loss is not None and isinstance(self.policy, BatchPolicy):
@@ -291,6 +300,8 @@ class EarlierRuns:
             base method, or, for the equal budget, of the method itself.
         proxy: folder of a finished run with --collect, which coresets and pseudo-clean references are chosen by; None
             trains one first.
+        cross_validation: folder of a finished run with --folds, by whose probabilities labels are flagged that the run
+            is to be trained without.
         base_pruned_share: what the base run measured, in place of its folder; config.json has it.
         self_supervised: file of features (.pt, float [N, d]) for the coreset method ssp; None trains them first.
     """
@@ -298,6 +309,7 @@ class EarlierRuns:
     base_run: Path | None = None
     base_pruned_share: float | None = None
     proxy: Path | None = None
+    cross_validation: Path | None = None
     self_supervised: Path | None = None
 
     def __post_init__(self) -> None:
@@ -437,24 +449,29 @@ class TrainConfig:
                 f"trace=True is given on {devices} devices, each of which would see a part of the samples only, "
                 f"expected one: leave --trace or --devices out"
             )
-        whole = pruning.method == "full" and pruning.prune_ratio is None and not pruning.oracle
+        whole = pruning.method == "full" and pruning.prune_ratio is None
+        whole = whole and not pruning.oracle and not pruning.without_issues
         if self.outputs.collect and (not whole or devices > 1):
             raise ValueMistake(
                 f"collect=True is given with {pruning.method} on {devices} devices, expected method full on one "
-                f"device, without prune ratio and oracle, since the proxy run sees every sample in every epoch: leave "
-                f"the others out"
+                f"device, without prune ratio, oracle and without_issues, since the proxy run sees every sample in "
+                f"every epoch: leave the others out"
             )
         if pruning.folds is not None and (not whole or devices > 1 or self.outputs.collect or self.outputs.trace):
             raise ValueMistake(
                 f"folds={pruning.folds} is given with {pruning.method} on {devices} devices, expected method full on "
-                f"one device, without prune ratio, oracle, collect and trace, since no network of a cross-validation "
-                f"sees every sample: leave the others out"
+                f"one device, without prune ratio, oracle, without_issues, collect and trace, since no network of a "
+                f"cross-validation sees every sample: leave the others out"
             )
-        if pruning.folds is not None and self.kept != KeptWeights():
-            name = "ema" if self.kept.stop_on_holdout is None else "stop_on_holdout"
+        if pruning.folds is not None and self.kept.ema is not None:
             raise ValueMistake(
-                f"{name}={getattr(self.kept, name):g} is given with folds={pruning.folds}, each of which takes the "
-                f"weights of its best epoch by a hold-out of its own, expected one of the two: leave the other out"
+                f"ema={self.kept.ema:g} is given with folds={pruning.folds}, whose networks are those of their best "
+                f"and their last epoch as they are, expected one of the two: leave the other out"
+            )
+        if self.earlier.cross_validation is not None and not pruning.without_issues:
+            raise ValueMistake(
+                f"cross_validation={str(self.earlier.cross_validation)!r} is given without without_issues, expected "
+                f"what to do by it: add --without-issues, or leave it out"
             )
         if self.outputs.collect and self.kept.patience is not None:
             raise ValueMistake(
@@ -651,10 +668,21 @@ _PLACES = {
     "checkpoint_every",
     "base_run",
     "proxy",
+    "cross_validation",
     "self_supervised",
 }
 
-_PATHS = {"labels", "feature_weights", "sentence_model", "base_run", "proxy", "self_supervised", "data_root", "out"}
+_PATHS = {
+    "labels",
+    "feature_weights",
+    "sentence_model",
+    "base_run",
+    "proxy",
+    "cross_validation",
+    "self_supervised",
+    "data_root",
+    "out",
+}
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -184,7 +184,8 @@ def _record(
 ) -> RunRecord:
     results = [outcome.result for outcome in outcomes]
     epochs, size = sum(result["epochs"] for result in results), len(samples.labels)
-    full = size * config.recipe.epochs
+    held_out = 0 if samples.stopping is None else len(samples.stopping)  # type: ignore[arg-type]
+    full = (size + held_out) * config.recipe.epochs
     trained = sum(result["forward_passes"] for result in results)
     looked = sum(result["holdout_forward_passes"] for result in results) + size
     return RunRecord(

@@ -120,7 +120,7 @@ class RunRecord:
         forward_fraction: the same as a fraction.
         trained_fraction: samples that were learned from, as a fraction.
         reference_forward_passes: of the reference.
-        proxy_forward_passes: of the proxy run that the samples or the reference were chosen by.
+        proxy_forward_passes: of the proxy run or the cross-validation that samples or reference were chosen by.
         collect_forward_passes: of the looks at all samples that a proxy run takes.
         holdout_forward_passes: of the samples held out to choose the epoch by.
         pruned_share: mean over the epochs.

@@ -16,7 +16,7 @@ from alignprune.bench import models
 from alignprune.bench.data import ClassificationData
 from alignprune.bench.files import save_tensors
 from alignprune.bench.reading import naming, reading, tensor_in
-from alignprune.bench.run import proxy, self_supervised
+from alignprune.bench.run import confident_learning, proxy, self_supervised
 from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.folder import RESULT, read_result
 from alignprune.bench.run.lock import locked
@@ -96,12 +96,14 @@ def _methods(config: TrainConfig) -> dict[str, coresets.Settings]:
 
 
 def subset(config: TrainConfig, data: ClassificationData, found: Proxy | None) -> ClassificationData:
-    """The part of the training set that the run sees: all of it, or what the oracle or the coreset method keeps.
+    """The part of the training set that the run sees: all, or what oracle, confident learning or coreset keep.
 
     A coreset method keeps round((1 - P) N) samples.
     """
     if config.pruning.oracle:
         return datasets.subset(data, right_labels(config, data))
+    if config.pruning.without_issues:
+        return datasets.subset(data, confident_learning.kept(config, data))
     if config.pruning.coreset is None or config.pruning.prune_ratio is None:
         return data
     size = num_chosen(config, data)
@@ -141,7 +143,11 @@ def right_labels(config: TrainConfig, data: ClassificationData) -> Tensor:
 
 
 def cost(config: TrainConfig) -> int:
-    """Forward passes of the proxy run, which many runs may share; 0 for a run that needs none."""
+    """Forward passes of the proxy run and the cross-validation, which many runs may share; 0 for one without them."""
+    return _cost_of_proxy(config) + confident_learning.cost(config)
+
+
+def _cost_of_proxy(config: TrainConfig) -> int:
     if not config.pruning.needs_proxy:
         return 0
     folder, remedy = _proxy_folder(config), "give the folder of a run with --method full --collect"

@@ -26,6 +26,7 @@ from alignprune.bench.files import plain
 from alignprune.bench.run import (
     averaging,
     checkpoint,
+    confident_learning,
     data,
     proxy,
     ranks,
@@ -638,6 +639,8 @@ def _check(config: TrainConfig, samples: ClassificationData) -> None:
         Augmentation.check(config.recipe.translate, samples.input_shape)
     if config.pruning.oracle:
         static.right_labels(config, samples)
+    if config.pruning.without_issues:
+        confident_learning.out_of_fold(config, samples)
     if config.outputs.collect:
         proxy.warmup_epochs(config.recipe.epochs, config.outputs.proxy_epochs)
     config.pruning.chosen_policy.check(len(samples.labels))
