@@ -1,7 +1,8 @@
 """The onset: from when on a run may flag suspects, and how many of them.
 
 Wrong labels do their harm by being learned by heart, so samples are flagged when the network memorises, or when two
-groups of samples lie clearly apart. Before, hard and wrong look alike and nobody is left out.
+groups of samples lie clearly apart. Before, hard and wrong look alike and nobody is left out; nor where a network learns
+nothing by heart, since two groups are then the samples that it has learned and those that it has not.
 
 Source: this library; `docs/beyond.md` has the measurements behind the thresholds.
 """
@@ -16,8 +17,8 @@ from alignprune.policies import mixture
 from alignprune.policies.contract import Evidence
 from alignprune.selection import Onset
 
-MEMORISING, STRONGLY = 0.04, 0.1
-"""`Ledger.memorisation` from which on a network memorises, and memorises strongly."""
+HARDLY, MEMORISING, STRONGLY = 0.015, 0.04, 0.1
+"""`Ledger.memorisation` below which a network learns nothing by heart, from which on it memorises, and does strongly."""
 
 APART, CLEAR = 1.0, 2.0
 """Ashman's D from which on two groups of samples are apart at all, and clearly apart."""
@@ -50,14 +51,15 @@ def sensed(evidence: Evidence, known: NDArray[Any], memorisation: float) -> Onse
     """Whether the epoch that ended last is the onset.
 
     It is when the network memorises strongly; when it memorises and the samples fall into two groups that are clearly
-    apart; and, after a quarter of the epochs, when they are clearly apart, or are apart and the network memorises.
+    apart; and, after a quarter of the epochs, when they are clearly apart, or are apart and the network memorises. A
+    network that is known to learn nothing by heart has no onset.
 
     Args:
         evidence: of the coming epoch.
         known: float [n], the suspicions that there are.
         memorisation: `Ledger.memorisation`, NaN = unknown.
     """
-    if evidence.epoch == 0 or not len(known):
+    if evidence.epoch == 0 or not len(known) or memorisation < HARDLY:
         return None
     fitted = mixture.fit(known) if len(known) >= _FEWEST else None
     separation = 0.0 if fitted is None else fitted.separation
