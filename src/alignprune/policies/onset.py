@@ -1,8 +1,8 @@
 """The onset: from when on a run may flag suspects, and how many of them.
 
 Wrong labels do their harm by being learned by heart, so samples are flagged when the network memorises, or when two
-groups of samples lie clearly apart. Before, hard and wrong look alike and nobody is left out; nor where a network learns
-nothing by heart, since two groups are then the samples that it has learned and those that it has not.
+groups of samples lie clearly apart. Before, hard and wrong look alike and nobody is left out; nor where a network
+learns nothing by heart, since two groups are then the samples that it has learned and those that it has not.
 
 Source: this library; `docs/beyond.md` has the measurements behind the thresholds.
 """
@@ -18,7 +18,7 @@ from alignprune.policies.contract import Evidence
 from alignprune.selection import Onset
 
 HARDLY, MEMORISING, STRONGLY = 0.015, 0.04, 0.1
-"""`Ledger.memorisation` below which a network learns nothing by heart, from which on it memorises, and does strongly."""
+"""`Ledger.memorisation` below which a network learns nothing by heart, from which on it memorises, and strongly so."""
 
 APART, CLEAR = 1.0, 2.0
 """Ashman's D from which on two groups of samples are apart at all, and clearly apart."""

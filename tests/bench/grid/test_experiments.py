@@ -19,15 +19,32 @@ FIGURES = ("1", "2a", "2b", "2c", "3", "A", "B", "C")
 
 
 def test_every_table_and_figure_of_the_paper_is_there() -> None:
-    papers = {name for name in EXPERIMENTS if not name.startswith(("beyond", "label-issues"))}
+    papers = {name for name in EXPERIMENTS if not name.startswith(("beyond", "evidence", "label-issues"))}
     assert papers == {f"table-{name}" for name in TABLES} | {f"figure-{name}" for name in FIGURES}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_cell_is_a_run_that_can_be_configured(name: str) -> None:
-    for cell in cells_of(EXPERIMENTS[name], PAPER):
-        config = configure({**cell.settings, "seed": 0})
-        assert config.pruning.method == cell.settings["method"]
+    assert cells_of(EXPERIMENTS[name], PAPER)
+    for protocol in PROTOCOLS.values():
+        try:
+            cells = cells_of(EXPERIMENTS[name], protocol)
+        except ValueError:  # it is not in this protocol
+            continue
+        for cell in cells:
+            config = configure({**cell.settings, "seed": 0})
+            assert config.pruning.method == cell.settings["method"]
+
+
+@pytest.mark.parametrize("protocol", ["pretrained", "scratch", "scratch-40", "short"])
+def test_what_is_compared_with_robust_costs_half_of_a_full_training_or_is_named_by_its_own_cost(protocol: str) -> None:
+    cells = cells_of(EXPERIMENTS["evidence"], PROTOCOLS[protocol])
+    whole = {"Full-training", "ELR", "stopped by a noisy hold-out"}
+    for cell in cells:
+        assert (cell.settings.get("prune_ratio") == 0.5) == (cell.row not in whole)
+        assert cell.settings.get("budget") == (None if cell.row in whole else "equal")
+    assert len({(cell.block, cell.row, cell.column) for cell in cells}) == len(cells)
+    assert {cell.row for cell in cells if cell.column == "clean"} == {cell.row for cell in cells} - {"Oracle"}
 
 
 @pytest.mark.parametrize("table", ["1", "2", "4", "B", "C", "D", "E", "H"])

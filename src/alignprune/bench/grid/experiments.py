@@ -153,6 +153,13 @@ _CORESET_SETTINGS: dict[tuple[str, str, str], Settings] = {
         for protocol in PROTOCOLS
         for method, setting in (("prune4rel", {"coreset.tau": 0.975}), ("dual", {"coreset.c_d": 5.5}))
     },
+    # of proxy runs that take 20 epochs
+    **{
+        (protocol, dataset, method): {"coreset.epochs": 10}
+        for protocol, dataset in (("pretrained", "cifar100n"), ("scratch", "cifar100n"), ("scratch", "cifar10n"))
+        for method in ("forgetting", "dual")
+    },
+    ("scratch", "cifar10n", "dual"): {"coreset.epochs": 10, "coreset.c_d": 5.5},
 }
 
 
