@@ -150,6 +150,27 @@ def test_another_protocol_than_the_papers_is_said(tmp_path: Path, draw: Callable
     assert "another protocol" not in caption(draw([cell], protocol=PAPER))
 
 
+def test_costs_are_the_share_of_forward_passes_that_the_runs_and_their_proxies_took(
+    tmp_path: Path, draw: Callable[..., Figure]
+) -> None:
+    cells = grid(("",))
+    passes = {"Full-training": (1_000, 0), "InfoBatch": (700, 0), "SeTa": (400, 1_000)}  # own, of the proxy
+    for cell in cells:
+        own, proxy = passes[cell.row]
+        for seed, accuracy in enumerate((0.2, 0.4)):
+            made = {"forward_passes": own, "forward_fraction": own / 1_000, "proxy_forward_passes": proxy}
+            write_run(tmp_path, cell, seed, accuracy=accuracy, **made)
+    figure = draw(cells, "costs")
+    assert [axes.get_title() for axes in figure.axes] == list(NOISES)
+    half = 100 * float(scipy.stats.sem([0.2, 0.4]) * scipy.stats.t.ppf(0.975, 1))
+    for axes in figure.axes:
+        for mark, (own, proxy) in zip(axes.containers, passes.values(), strict=True):
+            point, _, (bar,) = mark.lines  # type: ignore[attr-defined]
+            assert [float(value[0]) for value in point.get_data()] == pytest.approx([(own + proxy) / 10, 30.0])
+            assert bar.get_segments()[0][:, 1] == pytest.approx([30 - half, 30 + half])
+        assert axes.get_xlim()[1] > 140
+
+
 def test_a_picture_without_any_run_is_refused_with_the_command(draw: Callable[..., Figure]) -> None:
     with pytest.raises(ValueError, match="no run to draw .*alignprune sweep figure-9 --protocol cpu"):
         draw(grid())

@@ -325,16 +325,17 @@ def beyond() -> list[Cell]:
         Cell("", "InfoBatch", "real", {**full, **half, "method": "infobatch"}),
         Cell("", ORACLE, "real", {**full, **half, "oracle": True}),
         Cell("", "Oracle, whole", "real", {**full, "oracle": True}),
+        Cell("", "GCE", "real", {**full, "loss": "gce"}),
     ]
 
 
 def test_neither_a_stopped_full_training_nor_the_oracle_is_the_baseline(filled: Callable[..., Store]) -> None:
     cells = beyond()
-    assert [e.is_full_training for e in entries(experiment(cells), CPU, filled({}, cells))] == [True] + 4 * [False]
-    values = (0.50, 0.45, 0.55, 0.70, 0.75)
+    assert [e.is_full_training for e in entries(experiment(cells), CPU, filled({}, cells))] == [True] + 5 * [False]
+    values = (0.50, 0.45, 0.55, 0.70, 0.75, 0.50)
     store = filled({(cell.row, cell.column): (value,) for cell, value in zip(cells, values, strict=True)}, cells)
     lines = lines_of(render(experiment(cells, "beyond"), CPU, store, "markdown"), " | ")[2:]
-    assert [line.split("|")[-2].strip() for line in lines] == ["", "-5.0", "+5.0", "+20.0", "+25.0"]
+    assert [line.split("|")[-2].strip() for line in lines] == ["", "-5.0", "+5.0", "+20.0", "+25.0", "+0.0"]
 
 
 def test_the_estimated_noise_rate_is_shown_in_percent_where_there_is_one(tmp_path: Path) -> None:

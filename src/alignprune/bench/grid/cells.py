@@ -23,7 +23,9 @@ JOB, JOB_KIND = "job.json", Kind("job", 1, "remove the run's folder and run it a
 
 
 # Settings that make another training of the full one, for comparison with it.
-_OF_ANOTHER_TRAINING = frozenset({"prune_ratio", "folds", "stop_on_holdout", "ema", "co_teaching", "without_issues"})
+_OF_ANOTHER_TRAINING = frozenset(
+    {"prune_ratio", "folds", "loss", "stop_on_holdout", "ema", "co_teaching", "without_issues"}
+)
 
 
 def key_of(settings: Settings) -> str:
@@ -97,8 +99,8 @@ class Experiment:
         name: "table-1", "figure-2", ...
         title: what it shows, in a few words.
         cells: its cells under a protocol, in reading order; see `cells_of`.
-        draw: a figure's kind: "bars", "lines" (a number on the horizontal axis), "losses" (distribution),
-            "trajectories" or "suspicion"; None for a table.
+        draw: a figure's kind: "bars", "lines" (a number on the horizontal axis), "costs" (forward passes on it),
+            "losses" (distribution), "trajectories" or "suspicion"; None for a table.
         block_title, row_title, column_title: what blocks, rows and columns are.
     """
 

@@ -94,6 +94,8 @@ _ROWS: dict[str, Settings] = {
     ORACLE: {"method": "full", "oracle": True, **_HALF},
 }
 
+_SHOWN = (FULL, STOPPED, HOLDOUT, "ELR, stopped at half", f"{title_of('robust')}, ELR", ORACLE)
+
 _RIVALS: dict[str, Settings] = {
     **{title_of(name): {"method": name, **_HALF} for name in ("rs2", "seta", "seta+das", "infobatch+bls")},
     **{title_of(name): {"method": name, **_HALF} for name in ("repb", "orderdp", "orderdp+das", "rcap")},
@@ -109,6 +111,11 @@ _RIVALS: dict[str, Settings] = {
 def comparison(protocol: Protocol) -> tuple[Cell, ...]:
     """The methods, and what people would pick first instead of them."""
     return _cells(protocol, _ROWS, wide=False)
+
+
+def costs(protocol: Protocol) -> tuple[Cell, ...]:
+    """Of the comparison, six rows that say what there is to choose between."""
+    return tuple(cell for cell in comparison(protocol) if cell.row in _SHOWN)
 
 
 def rivals(protocol: Protocol) -> tuple[Cell, ...]:

@@ -541,6 +541,13 @@ _REGISTRY = (
         evidence.comparison,
         block_title="data",
     ),
+    Experiment(
+        "evidence-costs",
+        "Accuracy over cost: what there is to choose between",
+        evidence.costs,
+        "costs",
+        block_title="data",
+    ),
     Experiment("evidence-rivals", "The same, with the other rivals", evidence.rivals, block_title="data"),
     Experiment(
         "label-issues",

@@ -1,4 +1,4 @@
-"""How pictures are drawn: bars, lines, histograms, trajectories, areas under curves. Needs matplotlib alone.
+"""How pictures are drawn: bars, lines, marks, histograms, trajectories, areas under curves. Needs matplotlib alone.
 
 A picture is a grid of panels. What they show is given as numbers; no picture changes matplotlib's settings.
 """
@@ -231,6 +231,33 @@ def paint_lines(axes: Axes, points: Sequence[Point], rows: Sequence[str], headin
         axes.set_xscale("log")
         axes.set_xticks(columns, [f"{number:g}" for number in columns])
         axes.minorticks_off()
+    axes.set_ylabel(heading)
+
+
+def paint_costs(axes: Axes, points: Sequence[Point], rows: Sequence[str], heading: str) -> None:
+    """The columns as numbers on the horizontal axis, a mark a row with its interval; nothing joins what differs.
+
+    Args:
+        axes: to draw into.
+        points: a point a row; its column is what it costs.
+        rows: of the whole picture, which say how each is drawn.
+        heading: of the vertical axis.
+    """
+    for point in points:
+        place = rows.index(point.row)
+        axes.errorbar(
+            [float(point.column)],
+            [point.value],
+            yerr=[[point.value - point.low], [point.high - point.value]],
+            color=_PALETTE[place % len(_PALETTE)],
+            marker=_MARKERS[place % len(_MARKERS)],
+            markersize=7,
+            linestyle="none",
+            capsize=3,
+            label=point.row,
+        )
+    axes.set_xlim(0, max(105.0, *(1.05 * float(point.column) for point in points)))
+    axes.grid(axis="y", alpha=0.3)
     axes.set_ylabel(heading)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,27 @@ def _lines(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequ
     return _Picture(partial(charts.lay_out, panels, 3), drawn, _INTERVAL)
 
 
+def _costs(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
+    """A panel a block and column: the rows over the forward passes that they take, those of proxies included."""
+    spent: dict[str, list[float]] = {}
+    for run in store.runs({entry.cell.key for entry in shown}, protocol.name):
+        whole = run["forward_passes"] / run["forward_fraction"]
+        spent.setdefault(run["key"], []).append(100 * (run["forward_passes"] + run["proxy_forward_passes"]) / whole)
+    drawn = [entry for entry in shown if entry.measured.value is not None]
+    panels = []
+    for block, column, measure in dict.fromkeys((e.cell.block, e.cell.column, e.measure) for e in drawn):
+        own = [
+            entry for entry in drawn if (entry.cell.block, entry.cell.column, entry.measure) == (block, column, measure)
+        ]
+        points = [
+            replace(point, column=str(float(np.mean(spent[entry.cell.key]))))
+            for entry, point in zip(own, _points(own), strict=True)
+        ]
+        paint = partial(charts.paint_costs, points=points, rows=_rows(drawn), heading=measure.heading)
+        panels.append(Panel(f"{block}\n{column}" if block else column, paint, "forward passes [% of full training]"))
+    return _Picture(partial(charts.lay_out, panels, 2), drawn, _INTERVAL)
+
+
 def _losses(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
     """A line of panels a cell: how the losses of its first seed are distributed, early, midway and late."""
     panels: list[Panel] = []
@@ -195,6 +216,7 @@ def _first_seeds(protocol: Protocol, store: Store, shown: Sequence[Entry]) -> di
 _KINDS: dict[str, Callable[[Experiment, Protocol, Store, Sequence[Entry]], _Picture]] = {
     "bars": _bars,
     "lines": _lines,
+    "costs": _costs,
     "losses": _losses,
     "trajectories": _trajectories,
     "suspicion": _suspicions,
