@@ -207,6 +207,14 @@ def test_the_tiny_resnet_does_a_quarter_of_the_small_ones_arithmetic() -> None:
     assert last_map("resnet-tiny", 32) == (1, 128, 2, 2)
 
 
+def test_a_head_has_one_hidden_layer_of_512_with_batch_normalisation() -> None:
+    model = create("head", 7, (20,))
+    assert [tuple(p.shape) for p in model.parameters()] == [(512, 20), (512,), (512,), (512,), (7, 512), (7,)]
+    x = torch.randn(64, 20)
+    hidden = torch.relu(torch.nn.functional.batch_norm(x @ model.body[0].weight.T, None, None, training=True))
+    assert torch.allclose(model(x), hidden @ model.fc.weight.T + model.fc.bias, atol=1e-5)  # a bias before it is lost
+
+
 def test_the_mlp_has_three_layers_of_256() -> None:
     model = create("mlp", 7, (20,))
     shapes = [(m.in_features, m.out_features) for m in model.modules() if isinstance(m, nn.Linear)]
@@ -227,6 +235,7 @@ def test_the_mlp_has_three_layers_of_256() -> None:
         ("swin-t", (3, 32, 32), 768),
         ("mlp", (20,), 256),
         ("newsnet-small", (20,), 100),
+        ("head", (20,), 512),
         ("mobilenetv3_small_050", (3, 64, 64), 1024),
         ("convnext_atto", (3, 32, 32), 320),
     ],
@@ -242,7 +251,17 @@ def test_features_and_logits_agree_with_the_forward_pass(name: str, shape: tuple
     assert logits.shape == (2, 5)
 
 
-SMALL = ["resnet18", "resnet-small", "preactresnet18", "airbench", "airbench-half", "mlp", "newsnet", "newsnet-small"]
+SMALL = [
+    "resnet18",
+    "resnet-small",
+    "preactresnet18",
+    "airbench",
+    "airbench-half",
+    "mlp",
+    "head",
+    "newsnet",
+    "newsnet-small",
+]
 
 
 @pytest.mark.parametrize("name", SMALL)

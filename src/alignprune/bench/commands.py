@@ -55,7 +55,7 @@ class Which:
 
     Attributes:
         names: tables and figures, such as table-1 or figure-3; "all" for every one.
-        protocol: how large the runs are: paper, short or cpu.
+        protocol: how large the runs are: paper, short, cpu, document, pretrained, scratch or scratch-40.
         rows: only these rows, as the paper prints them, or methods by name; empty = all.
         columns: only these columns, such as real or sym_0.2; empty = all.
         blocks: only these blocks, such as 50; empty = all. A block 0 of full training is always there.
