@@ -105,6 +105,27 @@ def test_a_run_that_has_not_ended_is_refused(audited: Path, tmp_path: Path, caps
     assert not (run / "report").exists()
 
 
+def test_a_run_that_chose_among_a_part_of_its_data_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["digits", "--noise", "symmetric", "--noise-rate", "0.2", "--method", "robust", "--oracle", "--epochs", "1"]
+    assert main(["train", *words, "--device", "cpu", "--out", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["audit", str(run)]) == 2
+    assert "chose among 1,150 of the 1,437 samples of its data" in capsys.readouterr().err
+    assert not (run / "report").exists()
+
+
+def test_a_run_that_was_stopped_by_a_holdout_is_reported_without_the_samples_held_out(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["digits", "--method", "robust", "--stop-on-holdout", "0.2", "--epochs", "1", "--device", "cpu"]
+    assert main(["train", *words, "--out", str(run)]) == 0
+    assert main(["audit", str(run)]) == 0
+    found = pd.read_parquet(run / "report" / "label_issues.parquet")
+    assert len(found) == json.loads((run / "result.json").read_text())["train_size"] < 1_437
+
+
 def test_a_run_of_a_method_that_holds_nothing_out_says_so(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["digits", "--method", "infobatch", "--noise", "symmetric", "--noise-rate", "0.2", "--model", "mlp"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -26,6 +27,8 @@ _SHOWN = 10  # losses of a row
 
 def main() -> int:
     """Run the chosen rows, print the table, and write it as JSON; 1 if anything was lost."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     given = _given()
     rows = [row for row in ROWS if any(row.name.startswith(name) for name in given.only or [""])]
     if not rows:

@@ -198,6 +198,7 @@ def report(
     samples = data.unembedded(config)
     labels = _labels(folder, samples)
     known = audit.facts(state)
+    _refuse_part(folder, len(known.suspicion), len(samples.labels))
     frame, judged, names = judged_table(known, labels, class_names=samples.class_names, ids=samples.ids)
     found = audit.summary(
         frame,
@@ -323,6 +324,16 @@ def _finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             "of it: audit a run whose checkpoint.pt is there; a run with --folds has none of its own"
         )
     return read_result(folder), state["pruner"]
+
+
+def _refuse_part(folder: Path, trained: int, whole: int) -> None:
+    """Refuse a run that chose among a part of its data: its first sample is not that of the data."""
+    if trained != whole:
+        raise ValueMistake(
+            f"source={str(folder)!r} is a run that chose among {trained:,} of the {whole:,} samples of its data, "
+            f"expected one that chose among all, since a report would name the wrong ones: audit the data, or a run "
+            f"without coreset, --oracle and --without-issues"
+        )
 
 
 def _labels(folder: Path, samples: ClassificationData) -> torch.Tensor:
