@@ -49,7 +49,7 @@ def folds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_trains_on_what_cleanlab_leaves_and_counts_what_the_folds_have_cost(folds: Path, tmp_path: Path) -> None:
     found = arrays(folds / "probabilities.npz")
-    flagged = cleanlab_filter.find_label_issues(found["labels"], found["probabilities"].astype(np.float64))
+    flagged = cleanlab_filter.find_label_issues(found["labels"], found["probabilities"].astype(np.float64), n_jobs=1)
     result = train(config(tmp_path / "run", **filtered(folds)))
     left, whole = arrays(tmp_path / "run/noise.npz"), arrays(folds / "noise.npz")
     assert 0 < flagged.sum() < SAMPLES
