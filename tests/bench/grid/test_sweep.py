@@ -153,7 +153,8 @@ class Swept:
         old = self.jobs["old"].folder
         old.mkdir()
         (old / "result.json").write_text("{}")
-        (old / "error.json").write_text("{}")  # its process died before it took this away
+        for left in ("error.json", ".holder"):  # its process died before it took these away
+            (old / left).write_text("{}")
         self.diary = Diary()
         environment = dict(os.environ)
         self.summary = run([*jobs, jobs[0]], work, workers=2, retries=1, threads=3, report=self.diary)
@@ -210,6 +211,7 @@ def test_the_error_stays_in_the_folder_until_the_job_succeeds(swept: Swept) -> N
     assert 'raise ValueError(f"attempt {attempt} of {job.name}")' in error["traceback"]
     for name in ("flaky", "fatal", "old"):
         assert not (swept[name].folder / "error.json").exists()
+        assert not (swept[name].folder / ".holder").exists()
 
 
 def test_the_report_hears_of_every_attempt(swept: Swept) -> None:

@@ -34,7 +34,7 @@ from typing import Any, Literal, get_args
 
 from alignprune._checks import choice, integer, number
 from alignprune.bench.files import write_json
-from alignprune.bench.run.lock import FolderInUse, locked
+from alignprune.bench.run.lock import HOLDER, FolderInUse, locked
 from alignprune.errors import MissingExtra, UserError, ValueMistake
 
 Engine = Literal["local", "ray"]
@@ -316,9 +316,10 @@ class _Sweep:
                 self.held.clear()
 
     def skip(self, job: Job) -> None:
-        """Note a job that is complete without this sweep; its process may have died before it took its error away."""
-        with suppress(OSError):  # as of runs that may only be read
-            (job.folder / "error.json").unlink(missing_ok=True)
+        """Note a job that is complete without this sweep, and take away what a process left that died just then."""
+        if any((job.folder / name).exists() for name in (HOLDER, "error.json")):
+            with suppress(FolderInUse, OSError), locked(job.folder):  # as of runs that may only be read
+                (job.folder / "error.json").unlink(missing_ok=True)
         self.skipped.append(job)
         self.report.skipped(job)
 

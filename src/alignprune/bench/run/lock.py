@@ -21,6 +21,9 @@ from alignprune._files import remove_partial_files
 from alignprune.bench.files import write_json
 from alignprune.errors import CallMistake
 
+HOLDER = ".holder"
+"""Who holds the lock."""
+
 GRACE = 10.0
 """Seconds for what a dead process has forked to see that it is alone: a loader's workers hold the lock, too."""
 
@@ -49,12 +52,12 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     try:
         if not again:
             remove_partial_files(folder)
-            write_json(folder / ".holder", _this_process())
+            write_json(folder / HOLDER, _this_process())
         yield
     finally:
         if not again:
             with suppress(OSError):  # of a folder that was removed, or a disk that has gone: the lock itself goes
-                (folder / ".holder").unlink(missing_ok=True)
+                (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
 
 
@@ -98,7 +101,7 @@ def _this_process() -> dict[str, Any]:
 def _holder(folder: Path) -> dict[str, Any]:
     """Who holds the lock; empty where that is not known."""
     try:
-        found = json.loads((folder / ".holder").read_bytes())
+        found = json.loads((folder / HOLDER).read_bytes())
     except (OSError, ValueError):  # it has just come or gone
         return {}
     return found if isinstance(found, dict) else {}
