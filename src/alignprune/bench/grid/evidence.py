@@ -108,6 +108,18 @@ _RIVALS: dict[str, Settings] = {
 }
 
 
+_ROBUST = {"method": "robust", **_HALF}
+_CHOICES: dict[str, Settings] = {
+    title_of("robust"): _ROBUST,
+    **{
+        f"ELR, beta {beta}, weight {weight}": {**_ROBUST, **_ELR, "loss.beta": beta, "loss.weight": weight}
+        for beta in (0.7, 0.9)
+        for weight in (1, 3, 7)
+    },
+    **{f"GCE, q {q}": {**_ROBUST, **_GCE, "loss.q": q} for q in (0.3, 0.7)},
+}
+
+
 def comparison(protocol: Protocol) -> tuple[Cell, ...]:
     """The methods, and what people would pick first instead of them."""
     return _cells(protocol, _ROWS, wide=False)
@@ -121,6 +133,12 @@ def costs(protocol: Protocol) -> tuple[Cell, ...]:
 def rivals(protocol: Protocol) -> tuple[Cell, ...]:
     """What else there is, under fewer noises."""
     return _cells(protocol, _RIVALS, wide=True)
+
+
+def choice(protocol: Protocol) -> tuple[Cell, ...]:
+    """Losses for `robust`, judged on a tenth of the training samples, held out with their noisy labels."""
+    rows = {row: {**settings, "holdout": 0.1} for row, settings in _CHOICES.items()}
+    return _cells(protocol, rows, wide=False)
 
 
 def _cells(protocol: Protocol, rows: Mapping[str, Settings], *, wide: bool) -> tuple[Cell, ...]:

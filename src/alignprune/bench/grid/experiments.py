@@ -76,8 +76,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             name="pretrained",
-            summary="a head of 512 units on the features of a pretrained network, 20 epochs: two minutes a run on a "
-            "CPU",
+            summary="a head of 512 units on the features of a pretrained network, 20 epochs: minutes a run on a CPU",
             settings={"cifar100n": {"dataset": "cifar100n-pretrained", "recipe": "head"}},
             seeds=5,
         ),
@@ -547,6 +546,13 @@ _REGISTRY = (
         evidence.costs,
         "costs",
         block_title="data",
+    ),
+    Experiment(
+        "evidence-choice",
+        "Losses for robust, by held-out training samples with noisy labels",
+        evidence.choice,
+        block_title="data",
+        row_title="loss",
     ),
     Experiment("evidence-rivals", "The same, with the other rivals", evidence.rivals, block_title="data"),
     Experiment(
