@@ -112,16 +112,23 @@ def test_weights_that_are_not_one_for_every_index_are_refused_where_they_are_mad
     rate=st.one_of(st.none(), st.floats(0, 1)),
     uniform=st.booleans(),
     onset=st.sampled_from([None, Onset(3), Onset(4, 2.25)]),
+    memorises=st.sampled_from([None, False, True]),
 )
 @settings(max_examples=100, deadline=None)
 def test_a_selection_comes_back_from_its_state(
-    keep: list[bool], weighted: bool, flagged: bool, rate: float | None, uniform: bool, onset: Onset | None
+    keep: list[bool],
+    weighted: bool,
+    flagged: bool,
+    rate: float | None,
+    uniform: bool,
+    onset: Onset | None,
+    memorises: bool | None,
 ) -> None:
     mask = np.array(keep)
     indices = torch.from_numpy(np.flatnonzero(mask))
     weights = torch.rand(len(indices), generator=torch.Generator().manual_seed(0)) if weighted else None
     suspects = torch.from_numpy(np.flatnonzero(~mask)) if flagged else None
-    selection = Selection(indices, weights, len(keep), suspects, rate, uniform, onset)
+    selection = Selection(indices, weights, len(keep), suspects, rate, uniform, onset, memorises)
     buffer = io.BytesIO()
     torch.save(selection.state_dict(), buffer)
     back = Selection.from_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
@@ -130,8 +137,8 @@ def test_a_selection_comes_back_from_its_state(
         here, there = getattr(selection, name), getattr(back, name)
         assert (here is None) == (there is None)
         assert here is None or torch.equal(here, there)
-    names = ("num_samples", "noise_rate", "uniform", "onset")
-    assert [getattr(back, name) for name in names] == [len(keep), rate, uniform, onset]
+    names = ("num_samples", "noise_rate", "uniform", "onset", "memorises")
+    assert [getattr(back, name) for name in names] == [len(keep), rate, uniform, onset, memorises]
 
 
 def test_the_whole_data_set_is_stored_as_a_word() -> None:

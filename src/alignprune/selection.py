@@ -73,6 +73,7 @@ class Selection:
             or cannot.
         uniform: whether the samples were drawn without regard to anything known of them but when they were seen.
         onset: from when on the policy flags suspects; None = not yet, or never.
+        memorises: whether the network learns labels by heart, as far as the policy knows; None = it does not.
         thresholds: the scores at which the policy has decided, ascending: one, or the two ends of a window; empty where
             it did not decide by a score.
 
@@ -87,6 +88,7 @@ class Selection:
     noise_rate: float | None = None
     uniform: bool = False
     onset: Onset | None = None
+    memorises: bool | None = None
     thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -99,7 +101,7 @@ class Selection:
             _check_weights(weights, len(self.indices))
         if self.noise_rate is not None:
             number("noise_rate", self.noise_rate, low=0, high=1, remedy="None says that it cannot be estimated")
-        _check_decision(self.uniform, self.onset, self.thresholds)
+        _check_decision(self.uniform, self.onset, self.memorises, self.thresholds)
 
     @classmethod
     def full(cls, num_samples: int) -> Selection:
@@ -156,6 +158,7 @@ class Selection:
             "noise_rate": self.noise_rate,
             "uniform": self.uniform,
             "onset": None if self.onset is None else self.onset.state,
+            "memorises": self.memorises,
             "thresholds": list(self.thresholds),
         }
 
@@ -195,7 +198,7 @@ def _check_weights(weights: object, count: int) -> None:
         )
 
 
-def _check_decision(uniform: object, onset: object, thresholds: object) -> None:
+def _check_decision(uniform: object, onset: object, memorises: object, thresholds: object) -> None:
     """Refuse what does not say how a policy has decided."""
     if not isinstance(uniform, bool):
         raise TypeMistake(
@@ -204,6 +207,11 @@ def _check_decision(uniform: object, onset: object, thresholds: object) -> None:
     if onset is not None and not isinstance(onset, Onset):
         raise TypeMistake(
             f"onset={described(onset)} is {type(onset).__name__}, expected an Onset: or None while there is none"
+        )
+    if memorises is not None and not isinstance(memorises, bool):
+        raise TypeMistake(
+            f"memorises={described(memorises)} is {type(memorises).__name__}, expected True or False: or None where it "
+            f"is unknown"
         )
     if not isinstance(thresholds, tuple) or len(thresholds) > 2:
         raise TypeMistake(

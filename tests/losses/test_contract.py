@@ -96,6 +96,24 @@ def test_a_step_reads_and_changes_the_rows_of_its_batch_alone(name: str) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_loss_that_rests_is_cross_entropy_and_moves_what_it_keeps_all_the_same(name: str) -> None:
+    index, labels, weak, strong = batch()
+    active, resting = make(name), make(name)
+    resting.active = False
+    own, out = (loss(index, labels, *views(name, weak, strong)) for loss in (active, resting))
+    expected = F.cross_entropy(weak.requires_grad_(), labels, reduction="none")
+    out = resting(index, labels, *views(name, weak, strong))
+    torch.testing.assert_close(out.losses, expected)
+    assert float(out.extra) == 0.0
+    (gradient,) = torch.autograd.grad(out.losses.mean() + out.extra, weak)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.mean(), weak)[0])
+    assert not torch.equal(own.losses.detach(), expected.detach())
+    active(index, labels, *views(name, weak, strong))
+    for key, value in active.state_dict().items():
+        torch.testing.assert_close(resting.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_looking_without_gradients_changes_nothing(name: str) -> None:
     loss = make(name)
     stepped(loss, 1)

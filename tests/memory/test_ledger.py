@@ -225,6 +225,29 @@ def test_what_is_held_out_is_a_running_mean_of_the_losses_of_a_sample_looked_at(
     assert ledger.held_out.tolist() == pytest.approx([NAN, ((4 + 2) / 2 + 1) / 2, NAN], nan_ok=True)
 
 
+def test_agreement_is_a_running_mean_of_the_looks_that_met_the_label() -> None:
+    ledger = Ledger(5, given=torch.tensor([3, 3, 3, -1, 3], dtype=torch.int32))
+    said = [[3, 3, 1, 3, -1], [1, 1, 3, 3, -1], [3, 3, 3, 3, -1], [3, -1, 1, 3, -1]]
+    for t, predicted in enumerate(said):
+        losses = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0])
+        chosen = selected(torch.tensor([True, False, False, False, False]), since=0)
+        ledger.write(Observed(t, losses, chosen, predicted=torch.tensor(predicted, dtype=torch.int32)))
+    nothing = NAN  # trained on; unlabelled; never predicted
+    met = [nothing, ((1 + 0) / 2 + 1) / 2, (((0 + 1) / 2 + 1) / 2 + 0) / 2, nothing, nothing]
+    assert ledger.agreement.tolist() == pytest.approx(met, nan_ok=True)
+
+
+def test_without_given_classes_or_predictions_there_is_no_agreement() -> None:
+    chosen = selected(torch.tensor([True, False]), since=0)
+    zeros = torch.zeros(2, dtype=torch.int32)
+    for classes, predicted in ((None, zeros), (zeros, None)):
+        ledger = Ledger(2, given=classes)
+        for t in range(3):
+            ledger.write(Observed(t, torch.ones(2), chosen, predicted=predicted))
+        assert bool(ledger.agreement.isnan().all())
+        assert not math.isnan(float(ledger.held_out[1]))
+
+
 # -------------------------------------------------------------------------- memorisation
 
 
@@ -416,7 +439,7 @@ def test_the_state_of_a_ledger_of_another_size_is_refused_and_changes_nothing(si
     before = ledger.state_dict()
     with pytest.raises(ValueMistake, match=rf"ledger.total=torch.float32 \({size},\) does not fit.*\(9,\)"):
         ledger.check_state_dict(theirs.state_dict())
-    for name in ("total", "weight", "exposures", "last_seen", "last_trained", "held_out"):
+    for name in ("total", "weight", "exposures", "last_seen", "last_trained", "held_out", "agreement"):
         with pytest.raises(ValueMistake, match=rf"ledger.{name}=.* does not fit, expected torch"):
             ledger.check_state_dict(before | {name: before[name].double()})
         with pytest.raises(ValueMistake, match=rf"ledger.{name}=None does not fit, expected torch"):
@@ -436,6 +459,11 @@ def test_a_spec_makes_a_ledger_with_its_exponent() -> None:
     ledger = LedgerSpec(2.0).make(Room(7, 20))
     assert (ledger.exponent, len(ledger.total), ledger.onset) == (2.0, 7, None)
     assert LedgerSpec().make(Room(7, 20)).exponent == Ledger(7).exponent
+    given = torch.arange(7, dtype=torch.int32)
+    for spec in (LedgerSpec(), LedgerSpec(2.0)):
+        made = spec.make(Room(7, 20, given=given))
+        assert made.given is not None
+        assert made.given.tolist() == given.tolist()
 
 
 def test_who_asks_for_no_exponent_is_served_by_any_ledger() -> None:
@@ -445,6 +473,6 @@ def test_who_asks_for_no_exponent_is_served_by_any_ledger() -> None:
     assert not LedgerSpec(2.0).met_by(LedgerSpec())
 
 
-def test_a_ledger_takes_24_bytes_a_sample() -> None:
+def test_a_ledger_takes_28_bytes_a_sample() -> None:
     tensors = [value for value in vars(Ledger(1_000)).values() if isinstance(value, Tensor)]
-    assert sum(value.numel() * value.element_size() for value in tensors) == 24_000
+    assert sum(value.numel() * value.element_size() for value in tensors) == 28_000

@@ -245,6 +245,20 @@ def test_a_selection_carries_the_onset_that_was_sensed_and_is_uniform_still() ->
             assert (selection.suspects, selection.noise_rate, selection.uniform) == (None, None, True)
 
 
+@pytest.mark.parametrize("memorisation, expected", [(NAN, None), (0.0, False), (0.02, True)])
+def test_before_the_onset_a_selection_says_whether_the_network_memorises_and_after_it_does(
+    memorisation: float, expected: bool | None
+) -> None:
+    score = scores_of(400)
+    ledger = ledger_of(400, since=None)
+    ledger.memorisation = memorisation
+    assert select(Robust(), score, 2, ledger=ledger).memorises is expected
+    after = ledger_of(400)
+    after.memorisation = memorisation
+    assert select(Robust(), score, ledger=after).memorises is True
+    assert Robust().anneal(evidence(score, ledger=after)).memorises is True
+
+
 def test_a_network_that_memorises_brings_the_onset_early() -> None:
     score = scores_of(400)
     for memorisation, begins in ((NAN, False), (-0.5, False), (0.03, False), (0.05, True), (0.2, True)):
@@ -601,6 +615,39 @@ def test_a_suspect_is_readmitted_by_bayes_rule_under_the_most_likely_odds(classe
     expected = {i for i in suspects if odds.get(i, 2.0) >= 1}
     assert set(left_out_of(after)) ^ expected <= close
     assert set(suspects_of(after)) <= set(left_out_of(after))
+
+
+@pytest.mark.parametrize("met", [0, 40, 79])
+def test_where_the_network_meets_few_suspects_only_those_come_back_that_it_meets(met: int) -> None:
+    n, policy = 600, Robust(ramp=1, prune_ratio=0.0)  # 240 suspects: a third of them is 80
+    score, ledger, labels = scores_of(n), ledger_of(n), labels_of(n, 4, 0)
+    ledger.held_out[:240] = 0.2  # so probable that Bayes' rule alone has all of them right
+    assert not set(range(240)) & set(left_out_of(select(policy, score, ledger=ledger, labels=labels)))
+    ledger.agreement[:met] = 0.75
+    ledger.agreement[met : 2 * met] = 0.0
+    ledger.agreement[2 * met : 240] = 0.25
+    left_out = set(left_out_of(select(policy, score, ledger=ledger, labels=labels)))
+    assert left_out & set(range(240)) == set(range(met, 240))
+
+
+def test_where_the_network_meets_a_third_of_the_suspects_bayes_rule_stands_alone() -> None:
+    n, policy = 600, Robust(ramp=1, prune_ratio=0.0)
+    score, ledger, labels = scores_of(n), ledger_of(n), labels_of(n, 4, 0)
+    ledger.held_out[:240] = 0.2
+    ledger.agreement[:240] = 0.0
+    ledger.agreement[:80] = 1.0
+    assert not set(range(240)) & set(left_out_of(select(policy, score, ledger=ledger, labels=labels)))
+
+
+def test_what_is_met_brings_nobody_back_whose_label_is_improbable() -> None:
+    n, policy = 600, Robust(ramp=1, prune_ratio=0.0)
+    score, ledger, labels = scores_of(n), ledger_of(n), labels_of(n, 4, 0)
+    ledger.held_out[:240] = 9.0
+    before = left_out_of(select(policy, score, ledger=ledger, labels=labels))
+    ledger.agreement[:240] = 0.0
+    ledger.agreement[:30] = 1.0
+    assert left_out_of(select(policy, score, ledger=ledger, labels=labels)) == before
+    assert set(range(240)) <= set(before)
 
 
 def test_nobody_is_readmitted_where_the_rate_is_known_or_few_were_looked_at() -> None:

@@ -91,6 +91,11 @@ class SampleLoss(nn.Module, ABC):
     made_with: ClassVar[type[LossSettings]]
     """The class of its settings."""
 
+    active = True
+    """Whether it is minimised; else plain cross-entropy is, while what it keeps of the samples moves on all the same.
+    Set it before each epoch to ``pruner.selection.memorises is not False``: where a network learns nothing by heart
+    there is nothing to resist, and a loss that does so all the same slows it down."""
+
     def __init__(self, num_samples: int, num_classes: int, settings: LossSettings) -> None:
         super().__init__()
         self.num_samples = integer("num_samples", num_samples, at_least=1, remedy="len(train_set)")
@@ -138,7 +143,10 @@ class SampleLoss(nn.Module, ABC):
         index, labels = (ids.to(logits.device, torch.int64, non_blocking=True) for ids in (index, labels))
         logits, strong = _full_precision(logits), None if strong_logits is None else _full_precision(strong_logits)
         losses, extra = self.compute(index, labels, logits, strong)
-        return LossOutcome(losses, extra, F.cross_entropy(logits.detach(), labels, reduction="none"))
+        plain = F.cross_entropy(logits, labels, reduction="none")
+        if not self.active:
+            losses, extra = plain, logits.new_zeros(())
+        return LossOutcome(losses, extra, plain.detach())
 
     def make_optimizer(self) -> torch.optim.Optimizer | None:
         """The optimiser of what it learns beside the network; None where it learns nothing."""

@@ -26,17 +26,18 @@ from alignprune.selection import Onset
 
 _FEWEST_COMPARED = 20  # samples in each of two parts of an epoch, below which their losses are not compared
 _SMOOTHING = 0.5  # weight of the newest number in a running one
-_TABLES = ("total", "weight", "exposures", "last_seen", "last_trained", "held_out")
+_TABLES = ("total", "weight", "exposures", "last_seen", "last_trained", "held_out", "agreement")
 
 
 class Ledger(Memory):
     """Per sample: weighted sum of centred losses, exposures, when last seen and trained on. Per run: memorisation.
 
-    Memory: 24 bytes a sample, whatever the number of epochs.
+    Memory: 28 bytes a sample, whatever the number of epochs.
 
     Args:
         num_samples: size N of the data set.
         exponent: a loss counts (1 + n) ** -exponent after n exposures; 0 makes it a plain mean over all epochs.
+        given: int32 [N], the given class ids, as predictions name classes, -1 = unlabelled; None = unknown.
         device: where it lives.
 
     Attributes:
@@ -46,18 +47,29 @@ class Ledger(Memory):
         last_seen, last_trained: int32 [N], epoch, -1 = never.
         held_out: float32 [N], running mean, since the onset, of the losses of a sample that was looked at without being
             trained on; NaN = none.
+        agreement: float32 [N], running mean over the same looks of whether the given class was predicted, 1, or another
+            one, 0; NaN = none was predicted.
         memorisation: how much lower, in log, the losses of samples are that the epoch before trained on; NaN = unknown.
         onset: from when on samples are flagged, as the selections said; None = not yet.
     """
 
-    def __init__(self, num_samples: int, *, exponent: float = 0.5, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        exponent: float = 0.5,
+        given: Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.exponent = exponent
+        self.given = None if given is None else given.to(device)
         self.total = torch.zeros(num_samples, dtype=torch.float32, device=device)
         self.weight = torch.zeros(num_samples, dtype=torch.float32, device=device)
         self.exposures = torch.zeros(num_samples, dtype=torch.int32, device=device)
         self.last_seen = torch.full((num_samples,), -1, dtype=torch.int32, device=device)
         self.last_trained = torch.full((num_samples,), -1, dtype=torch.int32, device=device)
         self.held_out = torch.full((num_samples,), math.nan, dtype=torch.float32, device=device)
+        self.agreement = self.held_out.clone()
         self.memorisation = math.nan
         self.onset: Onset | None = None
         self._was_uniform = False
@@ -88,15 +100,18 @@ class Ledger(Memory):
         bounded_(self.total)
         self.weight += weights
         if self.onset is not None:
-            self._hold_out(losses, seen & ~trained)
+            self._hold_out(losses, seen & ~trained, observed.predicted)
             self.exposures += trained
         self.last_seen.masked_fill_(seen, epoch)
         self.last_trained.masked_fill_(trained, epoch)
 
-    def _hold_out(self, losses: Tensor, looked: Tensor) -> None:
-        self.held_out = torch.where(looked & self.held_out.isnan(), losses, self.held_out)
-        self.held_out += _SMOOTHING * (losses - self.held_out).masked_fill_(~looked, 0.0)
+    def _hold_out(self, losses: Tensor, looked: Tensor, predicted: Tensor | None) -> None:
+        self.held_out = _moved(self.held_out, losses, looked)
         bounded_(self.held_out)
+        if predicted is not None and self.given is not None:
+            predicted = predicted.to(looked.device)
+            told = looked & (predicted >= 0) & (self.given >= 0)
+            self.agreement = _moved(self.agreement, (predicted == self.given).float(), told)
 
     def _measure_memorisation(self, epoch: int, losses: Tensor, trained: Tensor) -> None:
         again = trained & (self.last_trained == epoch - 1)
@@ -138,7 +153,7 @@ class Ledger(Memory):
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Raise TypeMistake or ValueMistake for a state of a ledger of another size, and change nothing."""
         check_tensors("ledger", state, {name: getattr(self, name) for name in _TABLES})
-        check_finite("ledger", state, ("total", "weight", "held_out"))
+        check_finite("ledger", state, ("total", "weight", "held_out", "agreement"))
         check_names("ledger", state, ("memorisation", "onset", "was_uniform"))
         Onset.from_state(state["onset"])
         memorisation, was_uniform = state["memorisation"], state["was_uniform"]
@@ -156,6 +171,12 @@ class Ledger(Memory):
             getattr(self, name).copy_(state[name])
 
 
+def _moved(mean: Tensor, values: Tensor, where: Tensor) -> Tensor:
+    """A running mean after the newest values of some samples, float32 [N]; the first ones begin it."""
+    begun = torch.where(where & mean.isnan(), values, mean)
+    return begun + _SMOOTHING * (values - begun).masked_fill_(~where, 0.0)
+
+
 @dataclass(frozen=True)
 class LedgerSpec(MemorySpec):
     """Asks for a `Ledger`.
@@ -168,8 +189,8 @@ class LedgerSpec(MemorySpec):
 
     def make(self, room: Room) -> Ledger:
         if self.exponent is None:
-            return Ledger(room.num_samples, device=room.device)
-        return Ledger(room.num_samples, exponent=self.exponent, device=room.device)
+            return Ledger(room.num_samples, given=room.given, device=room.device)
+        return Ledger(room.num_samples, exponent=self.exponent, given=room.given, device=room.device)
 
     def met_by(self, other: MemorySpec) -> bool:
         return isinstance(other, LedgerSpec) and self.exponent in (None, other.exponent)

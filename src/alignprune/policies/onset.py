@@ -9,6 +9,7 @@ Source: this library; `docs/beyond.md` has the measurements behind the threshold
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -47,6 +48,11 @@ class Share(NamedTuple):
     few: bool = False
 
 
+def memorises(memorisation: float) -> bool | None:
+    """Whether a network learns anything by heart; None where its `Ledger.memorisation` is unknown."""
+    return None if math.isnan(memorisation) else memorisation >= HARDLY
+
+
 def sensed(evidence: Evidence, known: NDArray[Any], memorisation: float) -> Onset | None:
     """Whether the epoch that ended last is the onset.
 
@@ -59,13 +65,13 @@ def sensed(evidence: Evidence, known: NDArray[Any], memorisation: float) -> Onse
         known: float [n], the suspicions that there are.
         memorisation: `Ledger.memorisation`, NaN = unknown.
     """
-    if evidence.epoch == 0 or not len(known) or memorisation < HARDLY:
+    if evidence.epoch == 0 or not len(known) or memorises(memorisation) is False:
         return None
     fitted = mixture.fit(known) if len(known) >= _FEWEST else None
     separation = 0.0 if fitted is None else fitted.separation
-    memorises, clear = memorisation > MEMORISING, separation >= CLEAR
+    does, clear = memorisation > MEMORISING, separation >= CLEAR
     settled = evidence.epoch >= _SETTLED * evidence.epochs
-    if memorisation > STRONGLY or (memorises and clear) or (settled and (clear or (memorises and separation >= APART))):
+    if memorisation > STRONGLY or (does and clear) or (settled and (clear or (does and separation >= APART))):
         return Onset(evidence.epoch - 1, None if fitted is None else fitted.separation)
     return None
 

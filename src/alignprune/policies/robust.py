@@ -31,6 +31,9 @@ _Mask = NDArray[np.bool_]
 # A class may lose this many times the share of all: a rare one is hard, and would be left out as a whole.
 _CLASS_LIMIT = 2.0
 _EASIEST = 0.9  # largest share of the easy samples that is thinned out
+# Of hard samples with right labels about half are met while they are held out, of wrong labels hardly any. So if less
+# than a third of the suspects are met, less than half of the others are right.
+_FEW_MET = 1 / 3
 _JITTER = 1.7  # epochs by which chance may overtake the order of age
 
 
@@ -58,7 +61,9 @@ class Robust(Policy):
     (`alignprune.policies.onset`). Where none comes, hard and wrong look alike and nobody is left out. Some suspects are
     looked at in every epoch, in the same batches, with weight 0. These losses are of samples held out, and where the
     labels are known they tell hard from wrong: a suspect found as probable as a right label should be, by Bayes' rule
-    and the odds that explain all of them best, is re-admitted; and no class loses more than twice the share of all.
+    and the odds that explain all of them best, is re-admitted, unless the network, where it meets few of the suspects'
+    labels at all, does not meet this one either (`Pruner.reduce`, ``predictions``); and no class loses more than twice
+    the share of all.
     Without labels a suspect comes back only by a falling score. A few wrong labels in the tail of the hard samples are
     looked for among the most suspicious (`alignprune.policies.probe`). The other samples take turns, those first that
     were not seen for longest, and never do all come back for an annealing. The recorded losses have to be plain
@@ -116,7 +121,8 @@ class Robust(Policy):
             # The epoch after the onset is uniform still: the ledger then has two epochs in a row to compare.
             began = onset.sensed(evidence, suspicion[~np.isnan(suspicion)], ledger.memorisation)
             chosen = _longest_unseen("others", np.arange(size), age, budget, evidence.draws)
-            return Selection(torch.from_numpy(chosen), None, size, uniform=True, onset=began)
+            memorises = onset.memorises(ledger.memorisation)
+            return Selection(torch.from_numpy(chosen), None, size, uniform=True, onset=began, memorises=memorises)
         flagged = self._flag(evidence, ledger, began)
         looked = self._look(flagged, age, floor(self.refresh * budget), evidence.draws)
         trained, weights = self._thin(
@@ -134,6 +140,7 @@ class Robust(Policy):
             suspects=torch.from_numpy(np.flatnonzero(flagged.suspects)),
             noise_rate=flagged.noise_rate,
             onset=began,
+            memorises=True,
             thresholds=_least_suspicious(evidence, flagged.suspects),
         )
 
@@ -145,6 +152,7 @@ class Robust(Policy):
             suspects=judged.suspects,
             noise_rate=judged.noise_rate,
             onset=judged.onset,
+            memorises=judged.memorises,
             thresholds=judged.thresholds,
         )
 
@@ -166,7 +174,7 @@ class Robust(Policy):
             out = suspects | unknown
         else:
             _spare_classes(out, suspicion, labels, _CLASS_LIMIT * share)
-            wrong = _readmit(out, odds)
+            wrong = _readmit(out, odds, ledger.agreement.cpu().numpy())
             suspects, noise_rate = out, None if noise_rate is None else wrong * noise_rate
         judged = posterior(suspicion, odds) if waited >= self.ramp else None
         if judged is None or 2 * judged.judged < out.sum():  # too few were looked at to judge them all
@@ -254,21 +262,27 @@ def _spare_classes(suspect: _Mask, suspicion: _Array, labels: _Array, limit: flo
     suspect[order[rank >= np.ceil(limit * sizes[labels[order]])]] = False
 
 
-def _readmit(suspect: _Mask, odds: _Array) -> float:
+def _readmit(suspect: _Mask, odds: _Array, agreement: _Array) -> float:
     """Re-admit the suspects whose label is probably right by Bayes' rule; returns the share of wrong ones before.
 
     The odds of a label to be wrong, before it is looked at, are those that make the labels of all suspects that were
-    looked at most likely.
+    looked at most likely. Where people confuse classes they are too low, since the network has learned to confuse them
+    as well. What it predicts tells better: where it meets few of the suspects, only those come back that it meets.
 
     Args:
         suspect: bool [N], edited in place.
         odds: `log_odds_of_wrong`, float32 [N].
+        agreement: `Ledger.agreement`, float32 [N].
     """
     looked = np.flatnonzero(suspect & ~np.isnan(odds))
     if len(looked) < FEWEST:
         return 1.0
     wrong = mixture.share(odds[looked])
-    suspect[looked[odds[looked] < math.log((1 - wrong) / wrong)]] = False
+    back = looked[odds[looked] < math.log((1 - wrong) / wrong)]
+    predicted = agreement[looked][~np.isnan(agreement[looked])]
+    if len(predicted) >= FEWEST and predicted.mean() < _FEW_MET:
+        back = back[~(agreement[back] <= 0.5)]
+    suspect[back] = False
     return wrong
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from alignprune.bench.run.batches import Batch
 from alignprune.bench.run.objective import ChosenLoss, CrossEntropy
 from alignprune.losses import LOSSES, SOP
+from alignprune.selection import Selection
 
 
 @pytest.fixture
@@ -79,6 +81,20 @@ def test_what_is_kept_of_the_samples_is_stored_and_read(batch: Batch) -> None:
     assert state["targets"].sum(1).tolist() == pytest.approx([0.3] * 6)  # 1 - beta of a distribution each
     second.load_state_dict(state)
     assert torch.equal(second.state_dict()["targets"], state["targets"])
+
+
+@pytest.mark.parametrize("memorises", [None, False, True])
+def test_a_loss_rests_while_the_network_is_known_to_learn_nothing_by_heart(
+    batch: Batch, memorises: bool | None
+) -> None:
+    model = nn.Linear(3, 4)
+    objective = ChosenLoss(model, LOSSES["gce"].settings.make(6, 4))
+    objective.begin_epoch(replace(Selection.full(6), memorises=memorises))
+    out = objective(torch.arange(6), replace(batch, strong=None))
+    plain = cross_entropy(model(batch.x).detach(), batch.y, 0.0)
+    bounded = [(1 - math.exp(-0.7 * loss)) / 0.7 for loss in plain]  # q = 0.7
+    assert out.losses.tolist() == pytest.approx(plain if memorises is False else bounded, abs=1e-6)
+    assert out.recorded.tolist() == pytest.approx(plain, abs=1e-6)
 
 
 def test_a_part_of_a_batch_keeps_samples_and_labels_together(batch: Batch) -> None:

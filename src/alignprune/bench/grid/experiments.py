@@ -1,6 +1,7 @@
 """The paper's tables and figures as grids of cells: what has to run for each of them, under which protocol.
 
-The experiments beyond the paper stand in `beyond` and `label_issues`; the registry at the end of this file holds all.
+The other experiments stand in `beyond`, `claims`, `evidence` and `label_issues`; the registry at the end of this file
+holds all.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from alignprune import coresets, presets
 from alignprune._checks import choice
 from alignprune.bench import paper
-from alignprune.bench.grid import beyond, evidence, label_issues
+from alignprune.bench.grid import beyond, claims, evidence, label_issues
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol, Settings, title_of
 from alignprune.errors import ValueMistake
 
@@ -555,6 +556,13 @@ _REGISTRY = (
         row_title="loss",
     ),
     Experiment("evidence-rivals", "The same, with the other rivals", evidence.rivals, block_title="data"),
+    Experiment(
+        "claims",
+        "The paper's claims one by one, on features of a pretrained network",
+        claims.claims,
+        block_title="claim",
+        row_title="setting",
+    ),
     Experiment(
         "label-issues",
         "How well, and at which cost, the wrong labels are found",

@@ -160,7 +160,8 @@ def _without(settings: Settings, *names: str) -> dict[str, Any]:
 
 def _proxy(settings: Settings) -> Settings:
     """The full training by whose statistics samples are chosen."""
-    return full_training(_without(settings, "oracle", "without_issues", "patience", "ema", "co_teaching"))
+    whole = full_training(_without(settings, "oracle", "without_issues", "patience", "ema", "co_teaching"))
+    return {**whole, "collect": True}
 
 
 def _cross_validation(settings: Settings) -> Settings:

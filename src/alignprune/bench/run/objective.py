@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from alignprune.bench.run.batches import Batch
 from alignprune.losses import SampleLoss
+from alignprune.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ class CrossEntropy:
             record = self._losses(logits.detach(), batch, self.recorded)
         return Outcome(losses, record, 0.0, logits)
 
+    def begin_epoch(self, selection: Selection) -> None:
+        """An epoch begins that trains on this selection."""
+
     def begin_step(self, position: float) -> None:
         """A step begins at this position of the run, in [0, 1)."""
 
@@ -99,12 +103,15 @@ class ChosenLoss(CrossEntropy):
 
     Args:
         model: the network.
-        loss: on the network's device.
+        loss: on the network's device. It rests while the network is known to learn nothing by heart.
     """
 
     def __init__(self, model: nn.Module, loss: SampleLoss) -> None:
         super().__init__(model, smoothing=0.0)
         self.loss, self.optimizer = loss, loss.make_optimizer()
+
+    def begin_epoch(self, selection: Selection) -> None:
+        self.loss.active = selection.memorises is not False
 
     def __call__(self, index: Tensor, batch: Batch) -> Outcome:
         if batch.strong is None:

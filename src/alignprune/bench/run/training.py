@@ -359,6 +359,7 @@ class _Run:
         within, steps = self.within, self.within.steps + len(self.train_loader)
         if isinstance(self.views, KeyedDraws):
             self.views.set_epoch(epoch)
+        self.objective.begin_epoch(self.pruner.selection)
         self.model.train()
         for step, (index, batch) in enumerate(self._batches(self.train_loader, epoch), start=within.steps):
             if self.spending.exhausted:
