@@ -639,6 +639,18 @@ def test_where_the_network_meets_a_third_of_the_suspects_bayes_rule_stands_alone
     assert not set(range(240)) & set(left_out_of(select(policy, score, ledger=ledger, labels=labels)))
 
 
+def test_how_many_have_to_be_met_is_a_setting() -> None:
+    n, score, labels = 600, scores_of(600), labels_of(600, 4, 0)
+    ledger = ledger_of(n)
+    ledger.held_out[:240] = 0.2
+    ledger.agreement[:240] = 0.0
+    ledger.agreement[:30] = 1.0
+    for least, kept in ((0.0, 240), (0.125, 240), (0.126, 30), (1.0, 30)):
+        policy = Robust(ramp=1, prune_ratio=0.0, least_agreement=least)
+        left_out = set(left_out_of(select(policy, score, ledger=ledger, labels=labels)))
+        assert left_out & set(range(240)) == set(range(kept, 240))
+
+
 def test_what_is_met_brings_nobody_back_whose_label_is_improbable() -> None:
     n, policy = 600, Robust(ramp=1, prune_ratio=0.0)
     score, ledger, labels = scores_of(n), ledger_of(n), labels_of(n, 4, 0)

@@ -31,9 +31,6 @@ _Mask = NDArray[np.bool_]
 # A class may lose this many times the share of all: a rare one is hard, and would be left out as a whole.
 _CLASS_LIMIT = 2.0
 _EASIEST = 0.9  # largest share of the easy samples that is thinned out
-# Of hard samples with right labels about half are met while they are held out, of wrong labels hardly any. So if less
-# than a third of the suspects are met, less than half of the others are right.
-_FEW_MET = 1 / 3
 _JITTER = 1.7  # epochs by which chance may overtake the order of age
 
 
@@ -78,6 +75,8 @@ class Robust(Policy):
         ramp: epochs over which the suspects grow to their full number, at least 1.
         confused: share of the wrong labels that are taken for confusions when suspects are re-admitted, in [0, 1]; see
             `log_odds_of_wrong`.
+        least_agreement: share of the suspects looked at that the network has to meet, in [0, 1]; where it meets fewer,
+            only those come back that it meets. 0 leaves that to Bayes' rule.
         thinning: whether the other samples are thinned out at "random", those first that were seen last, or the "easy"
             ones first, those on the right side of their mean score, and the rest of these weighs more, as in InfoBatch.
 
@@ -91,6 +90,7 @@ class Robust(Policy):
     refresh: float = 0.1
     ramp: int = 5
     confused: float = 0.25
+    least_agreement: float = 1 / 3
     thinning: Thinning = "random"
 
     def __post_init__(self) -> None:
@@ -102,6 +102,7 @@ class Robust(Policy):
         number(
             "confused", self.confused, low=0, high=1, remedy="0.25 takes a quarter of the wrong labels for confusions"
         )
+        number("least_agreement", self.least_agreement, low=0, high=1, remedy="1 / 3 where in doubt")
         choice("thinning", self.thinning, get_args(Thinning))
 
     @property
@@ -174,7 +175,7 @@ class Robust(Policy):
             out = suspects | unknown
         else:
             _spare_classes(out, suspicion, labels, _CLASS_LIMIT * share)
-            wrong = _readmit(out, odds, ledger.agreement.cpu().numpy())
+            wrong = self._readmit(out, odds, ledger.agreement.cpu().numpy())
             suspects, noise_rate = out, None if noise_rate is None else wrong * noise_rate
         judged = posterior(suspicion, odds) if waited >= self.ramp else None
         if judged is None or 2 * judged.judged < out.sum():  # too few were looked at to judge them all
@@ -188,6 +189,31 @@ class Robust(Policy):
         if self.noise_rate is not None:
             return onset.Share(self.noise_rate, self.noise_rate)
         return onset.share_of_suspects(suspicion[~np.isnan(suspicion)], len(suspicion), began, waited, self.ramp)
+
+    def _readmit(self, suspect: _Mask, odds: _Array, agreement: _Array) -> float:
+        """Re-admit the suspects whose label is probably right by Bayes' rule; returns the share of wrong ones before.
+
+        The odds of a label to be wrong, before it is looked at, are those that make the labels of all suspects that
+        were looked at most likely. Where people confuse classes they are too low, since the network has learned to
+        confuse them as well. What it predicts tells better: of hard samples with right labels about half are met while
+        they are held out, of wrong labels hardly any. So where less than a third of the suspects are met, less than
+        half of the others are right.
+
+        Args:
+            suspect: bool [N], edited in place.
+            odds: `log_odds_of_wrong`, float32 [N].
+            agreement: `Ledger.agreement`, float32 [N].
+        """
+        looked = np.flatnonzero(suspect & ~np.isnan(odds))
+        if len(looked) < FEWEST:
+            return 1.0
+        wrong = mixture.share(odds[looked])
+        back = looked[odds[looked] < math.log((1 - wrong) / wrong)]
+        predicted = agreement[looked][~np.isnan(agreement[looked])]
+        if len(predicted) >= FEWEST and predicted.mean() < self.least_agreement:
+            back = back[~(agreement[back] <= 0.5)]
+        suspect[back] = False
+        return wrong
 
     def _look(self, flagged: _Flagged, age: _Array, count: int, draws: Draws) -> _Array:
         """At most ``count`` of those left out to look at, those first of which nothing is known; ascending."""
@@ -260,30 +286,6 @@ def _spare_classes(suspect: _Mask, suspicion: _Array, labels: _Array, limit: flo
     counts = np.bincount(labels[order], minlength=len(sizes))
     rank = np.arange(len(order)) - (np.cumsum(counts) - counts)[labels[order]]
     suspect[order[rank >= np.ceil(limit * sizes[labels[order]])]] = False
-
-
-def _readmit(suspect: _Mask, odds: _Array, agreement: _Array) -> float:
-    """Re-admit the suspects whose label is probably right by Bayes' rule; returns the share of wrong ones before.
-
-    The odds of a label to be wrong, before it is looked at, are those that make the labels of all suspects that were
-    looked at most likely. Where people confuse classes they are too low, since the network has learned to confuse them
-    as well. What it predicts tells better: where it meets few of the suspects, only those come back that it meets.
-
-    Args:
-        suspect: bool [N], edited in place.
-        odds: `log_odds_of_wrong`, float32 [N].
-        agreement: `Ledger.agreement`, float32 [N].
-    """
-    looked = np.flatnonzero(suspect & ~np.isnan(odds))
-    if len(looked) < FEWEST:
-        return 1.0
-    wrong = mixture.share(odds[looked])
-    back = looked[odds[looked] < math.log((1 - wrong) / wrong)]
-    predicted = agreement[looked][~np.isnan(agreement[looked])]
-    if len(predicted) >= FEWEST and predicted.mean() < _FEW_MET:
-        back = back[~(agreement[back] <= 0.5)]
-    suspect[back] = False
-    return wrong
 
 
 def _highest(values: _Array, count: int) -> _Mask:

@@ -120,6 +120,24 @@ _CHOICES: dict[str, Settings] = {
 }
 
 
+# Without one ingredient each, beside what the best and the plainest can do; judged like the choices.
+_RECOMMENDED = {**_ROBUST, **_ELR}
+_ABLATIONS: dict[str, Settings] = {
+    f"{title_of('robust')}, ELR": _RECOMMENDED,
+    "cross-entropy as the loss": _ROBUST,
+    "cross-entropy, and Bayes' rule alone re-admits": {**_ROBUST, "policy.least_agreement": 0.0},
+    "Bayes' rule alone re-admits": {**_RECOMMENDED, "policy.least_agreement": 0.0},
+    "without the labels: nobody re-admitted": {**_RECOMMENDED, "give_labels": False},
+    "no second look at suspects": {**_RECOMMENDED, "policy.refresh": 0.0},
+    "suspects left out at once": {**_RECOMMENDED, "policy.ramp": 1},
+    "all losses count alike": {**_RECOMMENDED, "score.exponent": 0.0},
+    "easy samples thinned out first": {**_RECOMMENDED, "policy.thinning": "easy"},
+    "nothing left out as suspect": {**_RECOMMENDED, "policy.noise_rate": 0.0},
+    STOPPED: _ROWS[STOPPED],
+    ORACLE: _ROWS[ORACLE],
+}
+
+
 def comparison(protocol: Protocol) -> tuple[Cell, ...]:
     """The methods, and what people would pick first instead of them."""
     return _cells(protocol, _ROWS, wide=False)
@@ -137,8 +155,17 @@ def rivals(protocol: Protocol) -> tuple[Cell, ...]:
 
 def choice(protocol: Protocol) -> tuple[Cell, ...]:
     """Losses for `robust`, judged on a tenth of the training samples, held out with their noisy labels."""
-    rows = {row: {**settings, "holdout": 0.1} for row, settings in _CHOICES.items()}
-    return _cells(protocol, rows, wide=False)
+    return _cells(protocol, _held_out(_CHOICES), wide=False)
+
+
+def ablation(protocol: Protocol) -> tuple[Cell, ...]:
+    """What is recommended with one ingredient changed at a time, judged in the same way."""
+    return _cells(protocol, _held_out(_ABLATIONS), wide=False)
+
+
+def _held_out(rows: Mapping[str, Settings]) -> dict[str, Settings]:
+    """The rows, judged on a tenth of the training samples with the labels that they were given."""
+    return {row: {**settings, "holdout": 0.1} for row, settings in rows.items()}
 
 
 def _cells(protocol: Protocol, rows: Mapping[str, Settings], *, wide: bool) -> tuple[Cell, ...]:

@@ -555,6 +555,13 @@ _REGISTRY = (
         block_title="data",
         row_title="loss",
     ),
+    Experiment(
+        "evidence-ablation",
+        "robust and ELR with one ingredient changed, by held-out training samples with noisy labels",
+        evidence.ablation,
+        block_title="data",
+        row_title="change",
+    ),
     Experiment("evidence-rivals", "The same, with the other rivals", evidence.rivals, block_title="data"),
     Experiment(
         "claims",
