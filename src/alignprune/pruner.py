@@ -410,9 +410,9 @@ class Pruner:
             labelled: bool [B], false for samples without a label, whose loss means nothing (torch's ``ignore_index``):
                 they count neither in the mean, as in torch, nor in any score. Not needed where the pruner was made with
                 labels that say so.
-            predictions: integers [B], the classes that the network says, ``logits.argmax(1)``: what a label report
-                suggests instead of a wrong label. The ids are those of the labels, or the places of their names in
-                order.
+            predictions: integers [B], the classes that the network says, ``logits.argmax(1)``: what `policies.Robust`
+                tells hard samples from wrong labels by, and what a label report suggests instead. The ids are those of
+                the labels, or the places of their names in order.
 
         Returns:
             scalar, float32 (float64 for float64 losses), on the losses' device.
