@@ -9,7 +9,7 @@ labels alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alignprune.bench.grid.cells import Cell, Protocol, Settings, title_of
 
@@ -105,7 +105,11 @@ _RIVALS: dict[str, Settings] = {
     "stopped by a noisy hold-out, patience 5": {"method": "full", **_HOLDOUT, "patience": 5},
     "ELR, stopped by a noisy hold-out": {"method": "full", **_HOLDOUT, **_ELR},
     f"{title_of('infobatch+das')}, ELR": {"method": "infobatch+das", **_HALF, **_ELR},
+    "without the labels that cleanlab flags, stopped at half": {"method": "full", **_HALF, "without_issues": True},
 }
+
+_CO_TEACHING = "Co-teaching, the noise rate known"
+_HUMAN_RATE = 0.4  # of CIFAR-100N
 
 
 _ROBUST = {"method": "robust", **_HALF}
@@ -150,7 +154,11 @@ def costs(protocol: Protocol) -> tuple[Cell, ...]:
 
 def rivals(protocol: Protocol) -> tuple[Cell, ...]:
     """What else there is, under fewer noises."""
-    return _cells(protocol, _RIVALS, wide=True)
+    co_teaching = (
+        replace(cell, settings={**cell.settings, "co_teaching": _rate_of(cell.settings)})
+        for cell in _cells(protocol, {_CO_TEACHING: {"method": "full"}}, wide=True)
+    )
+    return (*_cells(protocol, _RIVALS, wide=True), *co_teaching)
 
 
 def choice(protocol: Protocol) -> tuple[Cell, ...]:
@@ -161,6 +169,12 @@ def choice(protocol: Protocol) -> tuple[Cell, ...]:
 def ablation(protocol: Protocol) -> tuple[Cell, ...]:
     """What is recommended with one ingredient changed at a time, judged in the same way."""
     return _cells(protocol, _held_out(_ABLATIONS), wide=False)
+
+
+def _rate_of(settings: Settings) -> float:
+    """The share of wrong labels that is known to whom has to say one."""
+    rate: float = settings.get("noise_rate", _HUMAN_RATE if settings["noise"] == "real" else 0.0)
+    return rate
 
 
 def _held_out(rows: Mapping[str, Settings]) -> dict[str, Settings]:
