@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from alignprune.bench.data import arrays, digits
-from alignprune.bench.data.preparation import Features, Photo, Pixels, Preparation
+from alignprune.bench.data.preparation import Features, Photo, Pixels, Preparation, Resized
 from alignprune.bench.data.transforms import photo_transforms, resized_transforms
 
 PREPARATIONS = [
@@ -19,6 +19,7 @@ PREPARATIONS = [
     Preparation("pixels", (Pixels((0.1,), (1 / 3,)),), shape=(1, 8, 8)),
     Preparation("features", (Features((0.1, 1e-300), (2 / 3, 1.0)),), shape=(2,), names=("a", "b")),
     Preparation("pixels", (Pixels((0.1,), (0.5,)), Features((0.0,), (1.0,))), shape=(1, 1, 1)),
+    Preparation("pixels", (Pixels((0.1,), (0.5,)), Resized(16)), shape=(1, 8, 8)),
     Preparation("features", shape=(3,)),
 ]
 

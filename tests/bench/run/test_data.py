@@ -42,9 +42,9 @@ FORMS = pytest.mark.parametrize("make", [numbers, rows, images])
 def test_own_data_without_a_test_split_is_judged_by_what_is_held_out(
     make: Callable[[Path], str], tmp_path: Path
 ) -> None:
-    words = ["--method", "infobatch", "--epochs", "2", "--device", "cpu", "--holdout", "0.25", "--image-size", "16"]
-    model = ["--model", "resnet-tiny"] if make is images else []
-    assert main(["train", make(tmp_path), *words, *model, "--out", str(tmp_path / "run")]) == 0
+    words = ["--method", "infobatch", "--epochs", "2", "--device", "cpu", "--holdout", "0.25"]
+    photos = ["--image-size", "16", "--model", "resnet-tiny"] if make is images else []
+    assert main(["train", make(tmp_path), *words, *photos, "--out", str(tmp_path / "run")]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["evaluated_on"], result["train_size"]) == ("holdout", 45)
     assert 0 <= result["accuracy"] <= 1
@@ -69,4 +69,14 @@ def test_texts_are_refused_before_anything_begins(tmp_path: Path, capsys: pytest
     words = ["--method", "full", "--holdout", "0.1", "--out", str(tmp_path / "run")]
     assert main(["train", str(tmp_path / "own.csv"), *words]) == 2
     assert "holds texts, expected a way to turn them into vectors: --features tfidf" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("make", [numbers, rows])
+def test_a_size_is_refused_for_what_is_no_photo(
+    make: Callable[[Path], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--method", "full", "--holdout", "0.1", "--image-size", "16", "--out", str(tmp_path / "run")]
+    assert main(["train", make(tmp_path), *words]) == 2
+    assert "whose samples have a size of their own, expected photos, CIFAR, or" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

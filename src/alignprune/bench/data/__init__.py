@@ -134,7 +134,7 @@ def load(
         noise: kind of noise, None for the data set's default.
         noise_rate: nominal rate of synthetic noise in [0, 1]; None for other kinds.
         seed: seed of synthetic noise.
-        image_size: height and width in pixels to which photos are brought, None for the data set's default;
+        image_size: height and width in pixels to which photos and CIFAR are brought, None for the data set's default;
             samples that have a size of their own keep it.
         embeddings: word vectors that a text data set is made of: "glove", or a file in GloVe's text format; None for
             the data set's default.

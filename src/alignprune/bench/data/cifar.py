@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 REBUILT = "cifar-10.npz"
 """CIFAR-10 as arrays, in the place of the official files: train_images, train_labels, test_images, test_labels."""
 
+_SIDE = 32  # of an image, in pixels
 _REBUILT_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _REBUILT_SIZES = {"train": 50_000, "test": 10_000}
 
@@ -92,6 +93,7 @@ CIFAR100N = DatasetRecord(
     default_noise="real",
     note="CIFAR-100_human.pt is needed for the noise real only",
     flips=CIFAR100_FLIPS,
+    image_size=_SIDE,
     inspect=partial(_inspect, "CIFAR100"),
     only_for={"CIFAR-100_human.pt": ("real",)},
 )
@@ -107,13 +109,18 @@ CIFAR10N = DatasetRecord(
     note="CIFAR-10_human.pt is needed for the noises aggre, worse and random1-3 only; "
     f"{REBUILT} may take the place of the folder",
     flips=CIFAR10_FLIPS,
+    image_size=_SIDE,
     inspect=partial(_inspect, "CIFAR10"),
     only_for={"CIFAR-10_human.pt": ("aggre", "worse", "random1", "random2", "random3")},
 )
 
 
 def cifar100n(
-    root: PathLike | None = None, noise: str = "real", noise_rate: float | None = None, seed: int = 0
+    root: PathLike | None = None,
+    noise: str = "real",
+    noise_rate: float | None = None,
+    seed: int = 0,
+    image_size: int = _SIDE,
 ) -> ClassificationData:
     """CIFAR-100 with the labels of CIFAR-100N, clean labels or synthetic noise.
 
@@ -122,9 +129,10 @@ def cifar100n(
         noise: "real" (CIFAR-100N), "clean", or a kind of `alignprune.noise`.
         noise_rate: nominal rate of synthetic noise in [0, 1]; None for "real" and "clean".
         seed: seed of synthetic noise.
+        image_size: height and width of a sample in pixels; others than 32 are made in batches, and stored nowhere.
 
     Returns:
-        the data; images are [3, 32, 32], normalised.
+        the data; images are [3, image_size, image_size], normalised.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -133,11 +141,15 @@ def cifar100n(
     Source: AlignPrune 4.1; Wei et al., "Learning with Noisy Labels Revisited" (CIFAR-N).
     """
     keys = {"real": "noisy_label"}
-    return _cifar(CIFAR100N, "CIFAR100", "CIFAR-100_human.pt", keys, root, noise, noise_rate, seed)
+    return _cifar(CIFAR100N, "CIFAR100", "CIFAR-100_human.pt", keys, root, noise, noise_rate, seed, image_size)
 
 
 def cifar10n(
-    root: PathLike | None = None, noise: str = "worse", noise_rate: float | None = None, seed: int = 0
+    root: PathLike | None = None,
+    noise: str = "worse",
+    noise_rate: float | None = None,
+    seed: int = 0,
+    image_size: int = _SIDE,
 ) -> ClassificationData:
     """CIFAR-10 with the labels of CIFAR-10N, clean labels or synthetic noise.
 
@@ -148,9 +160,10 @@ def cifar10n(
             `alignprune.noise`.
         noise_rate: nominal rate of synthetic noise in [0, 1]; None for the other kinds.
         seed: seed of synthetic noise.
+        image_size: height and width of a sample in pixels; others than 32 are made in batches, and stored nowhere.
 
     Returns:
-        the data; images are [3, 32, 32], normalised.
+        the data; images are [3, image_size, image_size], normalised.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -160,7 +173,7 @@ def cifar10n(
     """
     keys = {"aggre": "aggre_label", "worse": "worse_label"}
     keys |= {f"random{i}": f"random_label{i}" for i in (1, 2, 3)}
-    return _cifar(CIFAR10N, "CIFAR10", "CIFAR-10_human.pt", keys, root, noise, noise_rate, seed)
+    return _cifar(CIFAR10N, "CIFAR10", "CIFAR-10_human.pt", keys, root, noise, noise_rate, seed, image_size)
 
 
 def _cifar(
@@ -172,6 +185,7 @@ def _cifar(
     noise: str,
     noise_rate: float | None,
     seed: int,
+    image_size: int,
 ) -> ClassificationData:
     """The images of torchvision's class of that name; keys: the noises that the label file holds."""
     from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD, tensor_transforms
@@ -191,7 +205,7 @@ def _cifar(
         noisy = draw(record, clean, noise, noise_rate, num_classes, seed)
 
     images = channels_first(train.images)
-    transforms, finish = tensor_transforms(32, 32, 4, CIFAR_MEAN, CIFAR_STD)
+    transforms, finish = tensor_transforms(_SIDE, _SIDE, 4, CIFAR_MEAN, CIFAR_STD, image_size)
 
     def view(labels: Tensor, augment: nn.Module | None) -> TensorData:
         return TensorData(images, labels, augment, finish)
@@ -206,7 +220,7 @@ def _cifar(
         test=TensorData(channels_first(test.images), test.labels, None, finish),
         reference=None,
         num_classes=num_classes,
-        input_shape=(3, 32, 32),
+        input_shape=(3, image_size, image_size),
         class_names=train.classes,
     )
 

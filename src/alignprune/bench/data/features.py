@@ -37,6 +37,7 @@ _BATCH = 200
 CIFAR100N_FEATURES = replace(
     CIFAR100N,
     name="cifar100n-features",
+    image_size=None,
     description=f"cifar100n as {COMPONENTS} features of its patches, learned without labels; they are computed once, "
     "in some minutes, and cached",
 )

@@ -107,6 +107,23 @@ class Pixels(Step):
 
 
 @dataclass(frozen=True)
+class Resized(Step):
+    """Images of one size at another, by the four nearest pixels: float32 [..., C, H, W] to [..., C, size, size].
+
+    Attributes:
+        size: height and width in pixels.
+    """
+
+    kind: ClassVar[str] = "resized"
+    size: int
+
+    def build(self) -> nn.Module:
+        from torchvision.transforms import v2
+
+        return v2.Resize([self.size, self.size], v2.InterpolationMode.BILINEAR, antialias=True)
+
+
+@dataclass(frozen=True)
 class Features(Step):
     """Features, standardised: real numbers [..., D] to float32, computed in float64.
 
@@ -186,7 +203,7 @@ class _AsFloat(nn.Module):
         return x.float()
 
 
-STEPS: dict[str, type[Step]] = {step.kind: step for step in (Photo, Pixels, Features, Embedding)}
+STEPS: dict[str, type[Step]] = {step.kind: step for step in (Photo, Pixels, Resized, Features, Embedding)}
 """Every kind of step, by what the JSON calls it."""
 
 
@@ -214,6 +231,12 @@ class Preparation:
         """What embeds the raw inputs, where something does: it is fastest with many at once."""
         first = self.steps[0] if self.steps else None
         return first.embedder if isinstance(first, Embedding) else None
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and deviation of each channel of the images, of values in [0, 1]; None where they are no images."""
+        found = [step for step in self.steps if isinstance(step, (Photo, Pixels))]
+        return (found[0].mean, found[0].std) if found else None
 
     def build(self) -> nn.Module:
         """The transform of one raw input to float32.

@@ -59,7 +59,7 @@ class DatasetRecord:
         note: what else to know about the files, one line.
         flips: class that each class turns into by "asymmetric" noise; None where that has no meaning.
         per_class: whether asymmetric noise takes its share of each class, or of all samples together.
-        image_size: height and width in pixels to which the loader brings photos without a choice; None for
+        image_size: height and width in pixels to which the loader brings images without a choice; None for
             samples that have a size of their own.
         inspect: what is wrong with one of `files` under a data root, None for nothing; must not take long.
         embedder: makes the pretrained network that its loader lets look at every sample, or raises what it needs; None

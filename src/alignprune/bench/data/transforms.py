@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import AutoAugmentPolicy, v2
 
-from alignprune.bench.data.preparation import Photo, Pixels, Preparation
+from alignprune.bench.data.preparation import Photo, Pixels, Preparation, Resized, Step
 from alignprune.bench.data.views import Transforms
 from alignprune.errors import ValueMistake
 
@@ -49,9 +49,14 @@ class Cutout(nn.Module):
 
 
 def tensor_transforms(
-    height: int, width: int, padding: int, mean: Sequence[float], std: Sequence[float]
+    height: int,
+    width: int,
+    padding: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_size: int | None = None,
 ) -> tuple[Transforms, nn.Module]:
-    """Random crop and flip of one image of a fixed size, and the normalisation of an image or a batch.
+    """Random crop and flip of one image of a fixed size, and what brings an image or a batch to the network's scale.
 
     Args:
         height: of an image in pixels.
@@ -59,6 +64,7 @@ def tensor_transforms(
         padding: reflected pixels at each side before the crop.
         mean: of each channel, of values in [0, 1].
         std: of each channel, of values in [0, 1].
+        image_size: height and width in pixels that normalised images are brought to; None leaves them.
 
     Returns:
         the random transforms of one image, uint8 [C, H, W], and the normalisation, which gives float32. Only
@@ -67,6 +73,8 @@ def tensor_transforms(
     Source: the strong view is Prune4ReL's of CIFAR: AutoAugment (CIFAR-10 policy), crop, flip, Cutout of half the
         side; the contrastive view is SimCLR's of CIFAR: half the colour distortion of photos, no blur.
     """
+    if image_size is not None:
+        _check_size(image_size)
     train = [v2.RandomHorizontalFlip()]
     if padding:
         train.insert(0, v2.RandomCrop((height, width), padding=padding, padding_mode="reflect"))
@@ -77,7 +85,10 @@ def tensor_transforms(
         strong = v2.Compose([*train, v2.AutoAugment(AutoAugmentPolicy.CIFAR10), cutout])
         crop = v2.RandomResizedCrop((height, width))
         contrastive = v2.Compose([crop, v2.RandomHorizontalFlip(), *_colour_distortion(0.5)])
-    preparation = Preparation("pixels", (Pixels(tuple(mean), tuple(std)),), shape=(len(mean), height, width))
+    steps: tuple[Step, ...] = (Pixels(tuple(mean), tuple(std)),)
+    if image_size is not None and (height, width) != (image_size, image_size):
+        steps += (Resized(image_size),)
+    preparation = Preparation("pixels", steps, shape=(len(mean), height, width))
     return Transforms(v2.Compose(train), strong, contrastive, preparation=preparation), preparation.build()
 
 
@@ -112,9 +123,13 @@ def resized_transforms(size: int) -> Transforms:
 
 def _resized(size: int) -> int:
     """Size in pixels from which the crop is cut."""
+    _check_size(size)
+    return round(size / 0.875)
+
+
+def _check_size(size: int) -> None:
     if size < 1:
         raise ValueMistake(f"image_size={size} is out of range, expected an integer >= 1: pixels")
-    return round(size / 0.875)
 
 
 def _colour_distortion(strength: float) -> list[nn.Module]:

@@ -28,8 +28,8 @@ def load(config: TrainConfig, progress: Progress | None = None) -> Classificatio
 
     Raises:
         ValueError, FileNotFoundError: if there is no such data, a part of it that is asked for would be empty, there
-            is nothing to judge the run by, decisions on labels are of other data, or the samples are texts and no
-            features of them are asked for.
+            is nothing to judge the run by, decisions on labels are of other data, the samples are texts and no
+            features of them are asked for, or an image size is given with what has one of its own.
         TypeError, ImportError: if the features are for other samples, or what computes them is not installed.
     """
     heard = progress or Progress()
@@ -129,6 +129,12 @@ def _refuse_unfit(config: TrainConfig, data: ClassificationData) -> None:
         raise ValueMistake(
             f"features='none' is given with {config.data.dataset}, which holds texts, expected a way to turn them into "
             "vectors: --features tfidf, or --features sentences, or columns of numbers by ?features=A,B"
+        )
+    size = config.data.image_size
+    if size is not None and config.data.features != "pretrained" and data.input_shape[1:] != (size, size):
+        raise ValueMistake(
+            f"image_size={size} is given with {config.data.dataset}, whose samples have a size of their own, expected "
+            "photos, CIFAR, or --features pretrained: leave it out"
         )
     if data.test is None and config.data.holdout is None:
         raise ValueMistake(

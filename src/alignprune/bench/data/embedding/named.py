@@ -18,6 +18,7 @@ from alignprune.bench.data.views import ClassificationData, PathLike, Texts, Tra
 CIFAR100N_PRETRAINED = replace(
     CIFAR100N,
     name="cifar100n-pretrained",
+    image_size=None,
     description="cifar100n as 1,280 features of EfficientNet-Lite0, pretrained on ImageNet, at 96 pixels; they are "
     "computed once, in some minutes, and cached; needs the extra pretrained",
     note="needs the extra pretrained; CIFAR-100_human.pt is needed for the noise real only",
