@@ -1,11 +1,15 @@
-"""What tests of several rooms share: a sentence model so small that it is made anew."""
+"""What tests of several rooms share: a sentence model so small that it is made anew, and a package of weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from torch import Tensor
+
+from packaged import write_package
 
 _SIGNS = [",", "!", ";", "?"]
 _ANIMALS = ["a", "and", "cat", "cats", "dog", "dogs", "log", "mat", "on", "sat", "the", "was", "wet"]
@@ -32,3 +36,14 @@ def sentence_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformer = modules.Transformer(str(folder / "network"))
     SentenceTransformer(modules=[transformer, modules.Pooling(16)], device="cpu").save(str(folder / "model"))
     return folder / "model"
+
+
+@pytest.fixture
+def image_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """A package as the real one, with drawn weights under names of its own; gives the weights by timm's names."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state: dict[str, Tensor] = timm.create_model("tf_efficientnet_lite0").state_dict()
+    write_package(tmp_path / "site", state)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    return state

@@ -143,7 +143,7 @@ def test_json_is_the_summary(audited: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_folder_of_classes_without_a_test_split_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("alignprune.bench.data.embedding.choice.packaged_weights", lambda: False)
+    monkeypatch.setattr("alignprune.bench.data.embedding.choice.has_packaged_weights", lambda: False)
     images, labels = load_digits(return_X_y=True)
     for i in range(60):
         folder = tmp_path / "photos" / ("even" if labels[i] % 2 == 0 else "odd")

@@ -23,7 +23,10 @@ from torch.utils.data import DataLoader, Subset
 
 from alignprune._checks import number
 from alignprune.bench.airbench import Airbench
+from alignprune.bench.data.packaged import load_packaged, packaged_weights
+from alignprune.bench.data.preparation import Preparation
 from alignprune.bench.data.views import Samples
+from alignprune.bench.efficientnet import EfficientNet
 from alignprune.bench.reading import weights_in
 from alignprune.errors import MissingFile, TypeMistake, ValueMistake
 
@@ -31,7 +34,7 @@ from alignprune.errors import MissingFile, TypeMistake, ValueMistake
 # 32x32.
 SMALL_IMAGE = 64
 
-PRETRAINED = "pretrained"
+PRETRAINED, PACKAGED = "pretrained", "packaged"
 _WEIGHT_FILES = (".pt", ".pth", ".safetensors")
 
 
@@ -140,6 +143,7 @@ class ModelRecord:
         inputs: "images" or "features".
         build: makes it from (num_classes, input_shape, drop_path, pretrained).
         published: whether timm publishes weights for it; they are those trained on ImageNet-1K alone.
+        packaged: whether the extra pretrained installs weights for it, trained on the same.
     """
 
     name: str
@@ -147,6 +151,7 @@ class ModelRecord:
     inputs: str
     build: _Build
     published: bool = False
+    packaged: bool = False
 
 
 def create(
@@ -155,6 +160,7 @@ def create(
     input_shape: tuple[int, ...],
     weights: str | None = None,
     drop_path: float = 0.0,
+    trained_stages: int | None = None,
 ) -> nn.Module:
     """Make a network; fresh weights are drawn from torch's global generator.
 
@@ -162,17 +168,19 @@ def create(
         name: a key of `MODELS` or the name of a timm model.
         num_classes: number of classes, at least 2.
         input_shape: shape of one sample: (channels, height, width) or (features,).
-        weights: none = fresh; "pretrained" = those that timm publishes; or the file of a state dict (.pt, .pth,
-            .safetensors; averaged weights where it has them). The classifier stays fresh where it has another number
-            of classes there.
+        weights: none = fresh; "pretrained" = those that timm publishes; "packaged" = those that the extra pretrained
+            installs, without their classifier; or the file of a state dict (.pt, .pth, .safetensors; averaged weights
+            where it has them). The classifier stays fresh where it has another number of classes there.
         drop_path: stochastic depth, in [0, 1): the share of samples that skip the last block; 0 = none.
+        trained_stages: how many of the last stages are trained, with what follows them; None = the whole network.
 
     Returns:
-        the network, in training mode.
+        the network, in training mode, but for stages that stay as they are.
 
     Raises:
         ValueError: if the name is unknown, input or weights do not fit it, or a number is out of its range.
         FileNotFoundError: if there is no such file of weights.
+        ImportError: if the package of weights is not installed.
 
     Source: AlignPrune, Table A and section 4.1, for the networks of its experiments.
     """
@@ -194,8 +202,12 @@ def create(
     network = build(num_classes, tuple(input_shape), drop_path, weights == PRETRAINED)
     if len(input_shape) == 3:
         _try(network, name, input_shape)
-    if weights is not None and weights != PRETRAINED:
+    if weights == PACKAGED:
+        _load_packaged(network, input_shape)
+    elif weights is not None and weights != PRETRAINED:
         _load(network, name, Path(weights))
+    if trained_stages is not None:
+        _train_last(network, name, weights, trained_stages)
     return network
 
 
@@ -211,6 +223,18 @@ def look_at(network: nn.Module, samples: Samples) -> None:
     total = len(samples)  # type: ignore[arg-type]
     seen = Subset(samples, range(0, total, -(-total // _SAMPLES_TO_SEE)))
     network.look_at(x for x, _ in DataLoader(seen, batch_size=250, generator=torch.Generator()))
+
+
+def read_prepared(network: nn.Module, preparation: Preparation | None) -> None:
+    """Tell a network whose weights know images in one way how its samples are normalised; others stay as they are.
+
+    Args:
+        network: one that `create` made.
+        preparation: of its samples.
+    """
+    scale = None if preparation is None else preparation.normalisation
+    if isinstance(network, EfficientNet) and scale is not None:
+        network.read_normalised(*scale)
 
 
 def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -325,6 +349,12 @@ def _airbench(
             f"drop_path={drop_path} is given with airbench, which has no stochastic depth, expected 0: leave it out"
         )
     return Airbench(num_classes, input_shape[0], widths)
+
+
+def _efficientnet(
+    name: str, num_classes: int, input_shape: tuple[int, ...], drop_path: float, pretrained: bool
+) -> nn.Module:
+    return EfficientNet(_timm(name, num_classes, input_shape, drop_path, pretrained), input_shape[0])
 
 
 def _features(
@@ -443,6 +473,15 @@ MODELS: dict[str, ModelRecord] = {
             published=True,
         ),
         ModelRecord(
+            name="efficientnet-lite0",
+            description="EfficientNet-Lite0, seven stages of which the last may be trained alone (weights by the extra "
+            "pretrained; 4.7 M), for CPUs",
+            inputs="images",
+            build=partial(_efficientnet, "tf_efficientnet_lite0.in1k"),
+            published=True,
+            packaged=True,
+        ),
+        ModelRecord(
             name="mlp",
             description="Three linear layers, 256 wide, ReLU; for features",
             inputs="features",
@@ -485,17 +524,24 @@ def _check_inputs(name: str, input_shape: tuple[int, ...]) -> None:
 
 
 def _check_weights(name: str, weights: str | None) -> None:
-    """Refuse weights that nobody publishes, and what is no file of weights."""
+    """Refuse weights that nobody publishes or packs, and what is no file of weights."""
     if weights == PRETRAINED:
         if not (MODELS[name].published if name in MODELS else is_model_pretrained(name)):
             raise ValueMistake(
                 f"weights='pretrained' is given, but timm publishes none for {name!r}, expected None or a file: use a "
                 f"file of your own"
             )
+    elif weights == PACKAGED:
+        packed = [record.name for record in MODELS.values() if record.packaged]
+        if name not in packed:
+            raise ValueMistake(
+                f"weights='packaged' is given with {name!r}, which no package brings weights for, expected "
+                f"{', '.join(packed)}: choose this model, or use a file of your own"
+            )
     elif weights is not None:
         if Path(weights).suffix not in _WEIGHT_FILES:
             raise ValueMistake(
-                f"weights={weights!r} is no file of weights, expected 'pretrained' or a file that ends in "
+                f"weights={weights!r} is no file of weights, expected 'pretrained', 'packaged' or a file that ends in "
                 f"{', '.join(_WEIGHT_FILES)}: check the name"
             )
         if not Path(weights).is_file():
@@ -530,6 +576,30 @@ def _try(network: nn.Module, name: str, input_shape: tuple[int, ...]) -> None:
             f"{height}x{width} pixels: resize the images, or choose another network"
         ) from error
     network.train()
+
+
+def _load_packaged(network: Any, input_shape: tuple[int, ...]) -> None:
+    if input_shape[0] != 3:
+        raise ValueMistake(
+            f"weights='packaged' is given with images of {input_shape[0]} channels, expected 3, which these weights "
+            "are of: convert the images, or leave the weights out"
+        )
+    load_packaged(network.network, packaged_weights("start from a file of your own with --weights FILE"))
+
+
+def _train_last(network: nn.Module, name: str, weights: str | None, stages: int) -> None:
+    if not isinstance(network, EfficientNet):
+        staged = ", ".join(record.name for record in MODELS.values() if record.packaged)
+        raise ValueMistake(
+            f"trained_stages={stages} is given with {name!r}, which has no stages here, expected None: train the "
+            f"whole network with --recipe.trained-stages None, or choose the model {staged}"
+        )
+    if weights is None:
+        raise ValueMistake(
+            f"trained_stages={stages} is given with fresh weights, which would stay as they are drawn, expected "
+            "weights: add --weights packaged, or train the whole network with --recipe.trained-stages None"
+        )
+    network.train_last(stages)
 
 
 def _load(network: Any, name: str, path: Path) -> None:

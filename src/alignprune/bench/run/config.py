@@ -66,7 +66,8 @@ class DataSettings:
         limit: train on a random, class-balanced subset of this size.
         holdout: share of the training set, in (0, 1), that is held out and takes the place of the test set, with its
             given (noisy) labels: for choosing settings without looking at the test set, and for data without one.
-        image_size: height and width of photos; None = the data set's own, or what fits a pretrained network.
+        image_size: height and width of photos, and of CIFAR's images, which are enlarged; None = the data set's own, or
+            what fits a pretrained network.
         embeddings: word vectors that NEWS is made of: "glove" for those of the extra glove, or a file in GloVe's text
             format; None = trained on the training documents.
         features: train on fixed vectors in the place of the samples: "pretrained" for images by a pretrained network,
@@ -248,7 +249,7 @@ class NetworkSettings:
 
     Attributes:
         model: network; None = the recipe's, else mlp for features and resnet18 for images.
-        weights: "pretrained", or a file to start from; None = the recipe's, which mostly is random weights.
+        weights: "pretrained", "packaged", or a file to start from; None = the recipe's, which mostly is random weights.
     """
 
     model: str | None = None

@@ -575,9 +575,11 @@ def make_network(config: TrainConfig, samples: ClassificationData) -> nn.Module:
         samples.input_shape,
         weights=weights,
         drop_path=config.recipe.drop_path,
+        trained_stages=config.recipe.trained_stages,
     )
     if weights is None:
         models.look_at(network, samples.train_eval)
+    models.read_prepared(network, samples.preparation)
     return trained.laid_out(network, samples.input_shape)
 
 

