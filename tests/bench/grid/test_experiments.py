@@ -36,7 +36,7 @@ def test_every_cell_is_a_run_that_can_be_configured(name: str) -> None:
             assert config.pruning.method == cell.settings["method"]
 
 
-@pytest.mark.parametrize("protocol", ["pretrained", "scratch", "scratch-40", "short"])
+@pytest.mark.parametrize("protocol", ["pretrained", "scratch", "scratch-40", "finetune", "short"])
 def test_what_is_compared_with_robust_costs_half_of_a_full_training_or_is_named_by_its_own_cost(protocol: str) -> None:
     cells = cells_of(EXPERIMENTS["evidence"], PROTOCOLS[protocol])
     whole = {"Full-training", "ELR", "stopped by a noisy hold-out"}

@@ -1,9 +1,9 @@
 """Evidence: networks that people use, and what they would pick instead of pruning.
 
-A head on the features of a pretrained network, a small fast network from scratch, and the paper's ResNet-18. Every
-method is there at half of the forward passes of a full training; what people pick instead is there at its own cost. The
-gap that counts lies between stopping by a noisy hold-out, which is free, and the oracle, which trains on the right
-labels alone.
+A head on the features of a pretrained network, its last stages, a small fast network from scratch, and the paper's
+ResNet-18. Every method is there at half of the forward passes of a full training; what people pick instead is there at
+its own cost. The gap that counts lies between stopping by a noisy hold-out, which is free, and the oracle, which trains
+on the right labels alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ _ELR, _GCE = {"loss": "elr-cifar10"}, {"loss": "gce"}
 
 _HEAD = {"recipe": "head"}
 _SCRATCH = {"recipe": "scratch", "dataset": "cifar100n"}
+_FINETUNE = {"recipe": "finetune", "dataset": "cifar100n", "image_size": 64, "limit": 10_000, "reference_size": 1_000}
 _RESNET = {"dataset": "cifar100n", "workers": 4}
 _NOISES: dict[str, Settings] = {
     "clean": {"noise": "clean"},
@@ -63,6 +64,12 @@ _DATA = (
         ("clean", "real"),
         ("real",),
         {"scratch": _SCRATCH, "scratch-40": {**_SCRATCH, "recipe.epochs": 40}},
+    ),
+    _Data(
+        "CIFAR-100N, the last stages of EfficientNet-Lite0",
+        ("clean", "real"),
+        ("real",),
+        {"finetune": _FINETUNE},
     ),
     _Data(
         "CIFAR-100N, ResNet-18",

@@ -95,6 +95,12 @@ PROTOCOLS: dict[str, Protocol] = {
                 "cifar10n": {"recipe": "scratch", "recipe.epochs": 40},
             },
         ),
+        Protocol(
+            name="finetune",
+            summary="the last two stages of a pretrained EfficientNet-Lite0 at 64 pixels, 10,000 images of CIFAR, 10 "
+            "epochs: minutes a run on a CPU",
+            settings={"cifar100n": {"recipe": "finetune", "image_size": 64, "limit": 10_000, "reference_size": 1_000}},
+        ),
     )
 }
 
@@ -153,10 +159,13 @@ _CORESET_SETTINGS: dict[tuple[str, str, str], Settings] = {
         for protocol in PROTOCOLS
         for method, setting in (("prune4rel", {"coreset.tau": 0.975}), ("dual", {"coreset.c_d": 5.5}))
     },
-    # of proxy runs that take 20 epochs
+    # of proxy runs that take 10 or 20 epochs
     **{
         (protocol, dataset, method): {"coreset.epochs": 10}
-        for protocol, dataset in (("pretrained", "cifar100n"), ("scratch", "cifar100n"), ("scratch", "cifar10n"))
+        for protocol, dataset in (
+            *(("pretrained", "cifar100n"), ("finetune", "cifar100n")),
+            *(("scratch", "cifar100n"), ("scratch", "cifar10n")),
+        )
         for method in ("forgetting", "dual")
     },
     ("scratch", "cifar10n", "dual"): {"coreset.epochs": 10, "coreset.c_d": 5.5},
