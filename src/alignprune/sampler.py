@@ -137,7 +137,7 @@ class EvenBatches(Sampler[list[int]]):
     """An epoch in batches whose sizes differ by one at most: as many batches as otherwise, and no short last one.
 
     A pruned epoch ends in a batch of any size. The statistics of a batch norm over a few samples, and a step as long as
-    every other along their gradient, cost accuracy where the epochs are short; `docs/beyond.md` has a measurement.
+    every other along their gradient, cost accuracy where the epochs are short.
 
     Args:
         sampler: of the epochs.

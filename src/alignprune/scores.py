@@ -244,7 +244,7 @@ class ExposureLoss(Score):
     Attributes:
         exponent: 0 gives every epoch the same weight, 1 a single exposure half of it.
 
-    Source: this library, `docs/beyond.md`.
+    Source: this library, `docs/robust.md`.
     """
 
     suspect: ClassVar[End] = "high"

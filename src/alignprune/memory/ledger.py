@@ -6,7 +6,7 @@ as the sample was held out, so it counts (1 + n) ** -exponent, n being how often
 onset. And of two parts of an epoch that chance has made, the one that the epoch before trained on has the lower losses
 if the network memorises. What follows from these facts policies decide, the onset too.
 
-This is no method of the paper; `docs/beyond.md` has the measurements behind it.
+This is no method of the paper; `docs/robust.md` says what it is for.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Wrong labels do their harm by being learned by heart, so samples are flagged whe
 groups of samples lie clearly apart. Before, hard and wrong look alike and nobody is left out; nor where a network
 learns nothing by heart, since two groups are then the samples that it has learned and those that it has not.
 
-Source: this library; `docs/beyond.md` has the measurements behind the thresholds.
+Source: this library; `docs/how-it-was-chosen.md` has what is behind the thresholds.
 """
 
 from __future__ import annotations

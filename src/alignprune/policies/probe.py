@@ -4,7 +4,7 @@ Few wrong labels lie in the tail of the hard samples, and no two groups of suspi
 sample that is held out separates them: its label is then as probable as the network finds it, and not as often as it
 was trained on. A slice that was found mostly wrong lets the probe go on to the next one; one that was not ends it.
 
-Source: this library; `docs/beyond.md` has the measurements.
+Source: this library; `docs/robust.md`.
 """
 
 from __future__ import annotations

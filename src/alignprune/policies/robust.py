@@ -80,7 +80,7 @@ class Robust(Policy):
         thinning: whether the other samples are thinned out at "random", those first that were seen last, or the "easy"
             ones first, those on the right side of their mean score, and the rest of these weighs more, as in InfoBatch.
 
-    Source: this library; `docs/beyond.md` has what each ingredient is worth.
+    Source: this library; `docs/robust.md` has what each ingredient is worth.
     """
 
     reads_probabilities: ClassVar[bool] = True

@@ -19,13 +19,13 @@ FIGURES = ("1", "2a", "2b", "2c", "3", "A", "B", "C")
 
 
 def test_every_table_and_figure_of_the_paper_is_there() -> None:
-    papers = {name for name in EXPERIMENTS if not name.startswith(("beyond", "evidence", "label-issues"))}
+    papers = {name for name in EXPERIMENTS if not name.startswith(("beyond", "claims", "evidence", "label-issues"))}
     assert papers == {f"table-{name}" for name in TABLES} | {f"figure-{name}" for name in FIGURES}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_cell_is_a_run_that_can_be_configured(name: str) -> None:
-    assert cells_of(EXPERIMENTS[name], PAPER)
+    found = 0
     for protocol in PROTOCOLS.values():
         try:
             cells = cells_of(EXPERIMENTS[name], protocol)
@@ -34,6 +34,10 @@ def test_every_cell_is_a_run_that_can_be_configured(name: str) -> None:
         for cell in cells:
             config = configure({**cell.settings, "seed": 0})
             assert config.pruning.method == cell.settings["method"]
+        found += len(cells)
+    assert found
+    if name != "claims":
+        assert cells_of(EXPERIMENTS[name], PAPER)
 
 
 @pytest.mark.parametrize("protocol", ["pretrained", "scratch", "scratch-40", "finetune", "short"])

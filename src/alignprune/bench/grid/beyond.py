@@ -2,7 +2,7 @@
 
 Every method trains on exactly as many samples; full training is there twice, over all of its epochs and stopped at the
 same number of samples. The oracle trains on the samples with right labels alone: the bound that no method can know.
-How the settings were chosen, partly by these very test sets, is said in `docs/beyond.md`.
+How the settings were chosen, partly by these very test sets, is said in `docs/how-it-was-chosen.md`.
 
 A table is a list of rows, each of which says what it runs in a place: on a data set under one noise.
 """
@@ -114,7 +114,7 @@ _PAIRFLIP: dict[str, Settings] = {"pairflip_0.2": {"noise": "pairflip", "noise_r
 _SYMMETRIC: dict[str, Settings] = {column: _DRAWN[column] for column in ("sym_0.2", "sym_0.5")}
 _ASYMMETRIC: dict[str, Settings] = {"asym_0.3": {"noise": "asymmetric", "noise_rate": 0.3}}
 
-# Run when all was settled; but what happens on the images was changed after their first runs (`docs/beyond.md`).
+# Run when all was settled; but what happens on the images was changed after their first runs.
 _UNSEEN = (
     _Data(
         block="NEWS, 20 groups, word vectors",
