@@ -84,7 +84,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             name="scratch",
             summary="airbench's network at half width from scratch, all 50,000 images of CIFAR, 20 epochs: half an "
-            "hour a run on two cores",
+            "hour a run on a CPU core, half of that at half of the passes",
             settings={"cifar100n": {"recipe": "scratch"}, "cifar10n": {"recipe": "scratch"}},
         ),
         Protocol(
