@@ -42,10 +42,14 @@ def imported(code: str, *arguments: str) -> set[str]:
     return HEAVY & set(json.loads(python(f"{code}\n{last}", *arguments)))
 
 
-def imported_by_main(*words: str, code: int) -> set[str]:
-    """The heavy libraries that a command loads; ``code`` is the exit code that it has to end with."""
-    run = f"import sys; from alignprune.cli import main; assert main(sys.argv[1:]) == {code}"
-    return imported(run, *words)
+def imported_by_main(commands: list[tuple[list[str], int]]) -> set[str]:
+    """The heavy libraries that commands load, one after the other; each has to end with its exit code."""
+    run = f"""
+from alignprune.cli import main
+for words, code in {commands!r}:
+    assert main(words) == code, words
+"""
+    return imported(run)
 
 
 def core_modules() -> list[str]:
@@ -108,24 +112,18 @@ print("imported")
 # -- the command line ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "words, code",
-    [(["trian"], 2), (["help", "trian"], 2), (["--version"], 0), (["--help"], 0), (["help"], 0)],
-)
-def test_a_mistyped_command_and_the_overview_do_without_torch(words: list[str], code: int) -> None:
-    assert imported_by_main(*words, code=code) == set()
+def test_a_mistyped_command_and_the_overview_do_without_torch() -> None:
+    commands = [(["trian"], 2), (["help", "trian"], 2), (["--version"], 0), (["--help"], 0), (["help"], 0)]
+    assert imported_by_main(commands) == set()
 
 
-@pytest.mark.parametrize(
-    "words, code",
-    [
+def test_methods_and_a_mistyped_method_load_torch_at_most() -> None:
+    pytest.importorskip("tyro", reason="the extra of the command line is not installed")
+    commands = [
         (["methods"], 0),
         (["methods", "--markdwon"], 2),
         (["train", "cifar100n", "--method", "infobach"], 2),
         (["train", "--method=infobach", "cifar100n"], 2),
         (["train", "cifar100n", "--recipe"], 2),
-    ],
-)
-def test_methods_and_a_mistyped_method_load_torch_at_most(words: list[str], code: int) -> None:
-    pytest.importorskip("tyro", reason="the extra of the command line is not installed")
-    assert imported_by_main(*words, code=code) <= {"torch"}
+    ]
+    assert imported_by_main(commands) <= {"torch"}

@@ -22,6 +22,8 @@ from alignprune.bench.run import checkpoint, ranks
 from alignprune.bench.run.config import MachineSettings, configure
 from alignprune.bench.run.folder import RunFolder
 from alignprune.bench.run.progress import Progress
+from alignprune.bench.run.training import train
+from alignprune.cli import main
 from alignprune.errors import ExistingFile, LostRank, UserError, ValueMistake
 
 # This file is also the program of the ranks (see the end): a start of them takes seconds, so each does several things.
@@ -103,8 +105,6 @@ def written(folder: Path) -> list[str]:
 
 def under_torchrun(folder: Path) -> int:
     """Something befalls the second rank in every start but the last, in which mistakes are made."""
-    from alignprune.cli import main
-
     start, rank = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"])
     if start == 3:
         return mistaken(folder, rank)
@@ -125,8 +125,6 @@ def under_torchrun(folder: Path) -> int:
 
 def without_torchrun(folder: Path) -> int:
     """Three ranks that nobody watches finish a run; in another the last one is killed."""
-    from alignprune.cli import main
-
     assert main([*words(folder, "elastic"), "--devices", "3"]) == 0
     if os.environ["LOCAL_RANK"] == "2":
         befalls(KILLED, 1)
@@ -135,8 +133,6 @@ def without_torchrun(folder: Path) -> int:
 
 def mistaken(folder: Path, rank: int) -> int:
     """A mistake that both ranks make, and one that only the second makes."""
-    from alignprune.cli import main
-
     assert main([*words(folder, "mistaken"), "--recipe.momentun", "1"]) == 2
     assert rank == 0 or main([*words(folder, "mistaken"), "--recipe.lr", "fast"]) == 2
     as_one(folder, rank)
@@ -177,7 +173,7 @@ def as_one(folder: Path, rank: int) -> None:
     out["draws"] = draws()
     checkpoint.restore({}, out["state"])
     out["draws again"] = draws()
-    launch.write(folder, rank, 2, out)
+    launch.save(folder, rank, 2, out)
 
 
 # -------------------------------------------------------------------------- the tests
@@ -249,8 +245,6 @@ class StopIn(Progress):
 def test_a_run_of_two_ranks_goes_on_on_one_and_ends_on_three(
     disturbed: tuple[Path, int, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from alignprune.bench.run.training import train
-
     folder, _, said = disturbed
     assert "RuntimeError: a fault of one rank" in said, said
     assert len(rows_of(folder / "elastic")) == 2
@@ -351,8 +345,6 @@ def test_what_needs_all_samples_on_one_rank_is_refused_by_name_on_several(tmp_pa
 
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_from_its_start(tmp_path: Path) -> None:
-    from alignprune.bench.run.training import train
-
     make_data(tmp_path / "own.npz")
     for stop in (StopIn(0), StopIn(0)):
         with pytest.raises(Stop):
