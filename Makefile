@@ -23,7 +23,7 @@ audit: .venv/.installed-audit ## find the labels that are probably wrong, and wr
 	$(BIN)/alignprune audit $(ARGS)
 
 test: .venv/.installed-dev ## run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 faults: .venv/.installed-dev ## kill, starve and damage runs, and count what is lost: about an hour
 	PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import json
+import multiprocessing
 import os
 import runpy
 import signal
@@ -28,6 +29,11 @@ import torch
 from faults.processes import environment
 
 PATIENCE = 600  # seconds after which ranks that take five are taken to hang, however busy the machine is
+
+FORKED = multiprocessing.get_context("forkserver")
+"""Of processes that begin with what most of them import first, and with nothing of the tests' own process."""
+
+FORKED.set_forkserver_preload(["torch._dynamo", "sklearn.datasets"])
 
 _THREADS = "/proc/self/task"
 

@@ -5,22 +5,40 @@ from __future__ import annotations
 import ast
 import os
 import re
+import runpy
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import launch
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 OWN = sorted(EXAMPLES.glob("own_*.py"))
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+SETTINGS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def printed_by(*words: str | Path, patience: float | None = None) -> str:
-    run = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=patience, env=ONE_THREAD)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+def be(example: Path, out: Path) -> None:
+    """Be ``python EXAMPLE``."""
+    for descriptor, file in ((1, out), (2, out.with_suffix(".err"))):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+    os.environ.update(SETTINGS)
+    sys.argv = [str(example)]
+    runpy.run_path(str(example), run_name="__main__")
+
+
+def printed_by(example: Path) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        process = launch.FORKED.Process(target=be, args=(example, out))
+        process.start()
+        process.join()
+        assert process.exitcode == 0, out.with_suffix(".err").read_text()
+        return out.read_text()
 
 
 def shares(pattern: str, printed: str) -> list[float]:
@@ -38,12 +56,15 @@ def test_the_plain_loop_prunes_more_wrong_than_right_labels() -> None:
 
 
 def printed_by_two_ranks(example: Path) -> str:
-    words = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", example)
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(example)]
+    settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 600, "env": os.environ | SETTINGS}
     try:
-        return printed_by(*words, patience=600)
+        run = subprocess.run(line, **settings)
     except subprocess.TimeoutExpired as hung:  # gloo of torch 2.4 was seen to hang once; what hangs twice is our fault
         warnings.warn(f"the ranks hung and were started again: {hung}", stacklevel=2)
-        return printed_by(*words, patience=600)
+        run = subprocess.run(line, **settings)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
 
 
 def test_ranks_end_with_the_same_scores() -> None:

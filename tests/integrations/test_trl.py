@@ -236,14 +236,14 @@ def test_what_trl_logs_of_a_training_stays(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------- interrupted
 
 
-def test_a_training_resumed_at_any_step_is_one_that_was_never_stopped(tmp_path: Path) -> None:
+def test_a_training_resumed_at_a_step_is_one_that_was_never_stopped(tmp_path: Path) -> None:
     settings = {"dropout": 0.1, "reference": "clean", "eval_strategy": "epoch"}
     whole = trainer(tmp_path, save_strategy="steps", save_steps=1, **settings)
     whole.train()
     expected, steps = result(whole), whole.state.global_step
     assert len(checkpoints(tmp_path)) == steps
     assert expected["passes"] < 0.95 * EPOCHS * N
-    for checkpoint in checkpoints(tmp_path):
+    for checkpoint in checkpoints(tmp_path)[::-3]:  # the Trainer's own tests take every step
         resumed = trainer(tmp_path / "resumed", **settings)
         resumed.train(resume_from_checkpoint=checkpoint)
         assert same(result(resumed), expected), checkpoint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import platform
 import re
@@ -15,8 +14,7 @@ import pytest
 from alignprune.bench.files import write_json
 from alignprune.bench.run.lock import FolderInUse, locked, refuse_in_use
 from alignprune.cli import main
-
-SPAWN = multiprocessing.get_context("spawn")
+from launch import FORKED
 
 
 def hold(folder: Path, pipe: Connection) -> None:
@@ -30,8 +28,8 @@ class Holder:
     """Another process that is in a folder, as a context."""
 
     def __init__(self, folder: Path) -> None:
-        self.pipe, there = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=hold, args=(folder, there))
+        self.pipe, there = FORKED.Pipe()
+        self.process = FORKED.Process(target=hold, args=(folder, there))
 
     def __enter__(self) -> Holder:
         self.process.start()
@@ -74,14 +72,14 @@ def test_a_process_holds_a_folder_as_often_as_it_likes(tmp_path: Path) -> None:
 
 def self_as_another(folder: Path) -> None:
     """Raise what another process would meet."""
-    with SPAWN.Pool(1) as pool:
+    with FORKED.Pool(1) as pool:
         pool.apply(refuse_in_use, (folder,))
 
 
 def test_who_waits_gets_the_folder_when_it_is_left(tmp_path: Path) -> None:
-    pipe, there = SPAWN.Pipe()
+    pipe, there = FORKED.Pipe()
     with locked(tmp_path):
-        waiting = SPAWN.Process(target=wait_for, args=(tmp_path, there))
+        waiting = FORKED.Process(target=wait_for, args=(tmp_path, there))
         waiting.start()
         assert pipe.recv() == "waiting"
         (tmp_path / "made").touch()
