@@ -7,9 +7,7 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -278,15 +276,25 @@ def test_an_unknown_interval_is_refused_before_anything_is_read(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM that a process may hear")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_says_where_it_is_stored_and_how_to_go_on(number: int, tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "alignprune.cli", "train", "digits", "--method", "robust", "--device", "cpu"]
+def test_the_command_says_where_it_is_stored_and_how_to_go_on(
+    number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["train", "digits", "--method", "robust", "--device", "cpu"]
     line += ["--recipe.epochs", "2000", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while not (tmp_path / "run" / "checkpoint.pt").exists() and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, said = process.communicate()
-    assert process.returncode == 128 + number, said
+    ended = threading.Event()
+
+    def interrupt() -> None:
+        while not ended.wait(0.05):
+            if (tmp_path / "run" / "checkpoint.pt").exists():
+                return os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    code = main(line)
+    ended.set()
+    sender.join()
+    said = capsys.readouterr().err
+    assert code == 128 + number, said
     assert re.fullmatch(
         r"error: interrupted: the run is stored (\d+ steps into|after) epoch \d+ of 2000, in .*run. "
         r"The same command with --resume goes on.\n",
