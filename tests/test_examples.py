@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import os
 import re
 import runpy
@@ -27,6 +28,7 @@ def be(example: Path, out: Path) -> None:
     for descriptor, file in ((1, out), (2, out.with_suffix(".err"))):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
     os.environ.update(SETTINGS)
+    multiprocessing.set_start_method(None, force=True)  # which is that of a new process again
     sys.argv = [str(example)]
     runpy.run_path(str(example), run_name="__main__")
 
