@@ -309,6 +309,7 @@ ENDS: dict[str, list[Any]] = {
     "reference_timing": ["before"],
     "smoothing": [0, 1, 10 * EPOCHS],
     "exponent": [0, 10],
+    "least_agreement": [0, 1],
     "decay": [0, 1 - 1e-9, 1],
     "delta": [0, 1e-9, 1 - 1e-9, 1],
 }

@@ -131,7 +131,7 @@ def test_a_knob_of_another_method_is_unknown() -> None:
 
 def test_the_known_knobs_are_the_settings_of_score_and_policy() -> None:
     assert presets.get("robust").knobs == [
-        *("confused", "exponent", "noise_rate", "prune_ratio", "ramp", "refresh", "thinning"),
+        *("confused", "exponent", "least_agreement", "noise_rate", "prune_ratio", "ramp", "refresh", "thinning"),
     ]
     assert presets.get("full").knobs == []
 
