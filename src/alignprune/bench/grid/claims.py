@@ -26,14 +26,16 @@ _DATA: dict[str, tuple[Settings, Mapping[str, Settings]]] = {
 
 _OURS = {"method": "infobatch+das"}
 _HALF = {"prune_ratio": 0.5}
+_STATIC: dict[str, Settings] = {"static-random": {}, "small-loss": {}, "dual": {"coreset.epochs": 10}}
+_DYNAMIC = ("dynamic-random", "infobatch", "infobatch+das")
 
 _CLAIMS: dict[str, Mapping[str, Settings]] = {
     "the score": {
         title_of(name): {"method": name} for name in ("full", "infobatch", "infobatch+das", "seta", "seta+das")
     },
     "half, static or dynamic": {
-        title_of(name): {"method": name, **_HALF}
-        for name in ("static-random", "dynamic-random", "prune4rel", "infobatch", "infobatch+das")
+        **{title_of(name): {"method": name, **_HALF, **own} for name, own in _STATIC.items()},
+        **{title_of(name): {"method": name, **_HALF} for name in _DYNAMIC},
     },
     "reference samples": {
         "10,000": _OURS,
