@@ -499,8 +499,10 @@ def _print_list(found: dict[str, Any]) -> None:
 
     protocol = experiments.protocol(found["protocol"])
     table = Table(title=f"protocol {protocol.name}: {protocol.summary}", title_justify="left")
-    for name in ("name", "what it shows", "cells", "runs", "complete"):
-        table.add_column(name, justify="left" if name in ("name", "what it shows") else "right")
+    table.add_column("name", min_width=max(len(row["name"]) for row in found["experiments"]))  # to be copied, so whole
+    table.add_column("what it shows")
+    for name in ("cells", "runs", "complete"):
+        table.add_column(name, justify="right", min_width=len(name))
     for row in found["experiments"]:
         table.add_row(*("-" if value is None else str(value) for value in row.values()))
     table.add_section()
