@@ -259,7 +259,7 @@ _REGISTRY = (
         delta=1.0,
         summary="leaves out the labels that are probably wrong, as many as it estimates, and thins out the others",
         use="noisy labels, with or without clean data; most where the network memorises its training set",
-        cost="28 bytes a sample, a fit of two normal distributions per epoch",
+        cost="32 bytes a sample, a fit of two normal distributions per epoch",
         source="this library, beyond the paper",
         title="Robust",
     ),

@@ -617,6 +617,15 @@ def test_a_suspect_is_readmitted_by_bayes_rule_under_the_most_likely_odds(classe
     assert set(suspects_of(after)) <= set(left_out_of(after))
 
 
+def met_while_held_out(loss: float, met: int, suspects: int = 240) -> Ledger:
+    """A ledger of 600 samples: the first suspects were looked at, with this loss, and so many of them were met."""
+    ledger = ledger_of(600)
+    ledger.held_out[:suspects] = loss
+    ledger.agreement[:suspects] = 0.0
+    ledger.agreement[:met] = 1.0
+    return ledger
+
+
 @pytest.mark.parametrize("met", [0, 40, 79])
 def test_where_the_network_meets_few_suspects_only_those_come_back_that_it_meets(met: int) -> None:
     n, policy = 600, Robust(ramp=1, prune_ratio=0.0)  # 240 suspects: a third of them is 80
@@ -631,20 +640,13 @@ def test_where_the_network_meets_few_suspects_only_those_come_back_that_it_meets
 
 
 def test_where_the_network_meets_a_third_of_the_suspects_bayes_rule_stands_alone() -> None:
-    n, policy = 600, Robust(ramp=1, prune_ratio=0.0)
-    score, ledger, labels = scores_of(n), ledger_of(n), labels_of(n, 4, 0)
-    ledger.held_out[:240] = 0.2
-    ledger.agreement[:240] = 0.0
-    ledger.agreement[:80] = 1.0
+    score, ledger, labels = scores_of(600), met_while_held_out(0.2, 80), labels_of(600, 4, 0)
+    policy = Robust(ramp=1, prune_ratio=0.0)
     assert not set(range(240)) & set(left_out_of(select(policy, score, ledger=ledger, labels=labels)))
 
 
 def test_how_many_have_to_be_met_is_a_setting() -> None:
-    n, score, labels = 600, scores_of(600), labels_of(600, 4, 0)
-    ledger = ledger_of(n)
-    ledger.held_out[:240] = 0.2
-    ledger.agreement[:240] = 0.0
-    ledger.agreement[:30] = 1.0
+    score, ledger, labels = scores_of(600), met_while_held_out(0.2, 30), labels_of(600, 4, 0)
     for least, kept in ((0.0, 240), (0.125, 240), (0.126, 30), (1.0, 30)):
         policy = Robust(ramp=1, prune_ratio=0.0, least_agreement=least)
         left_out = set(left_out_of(select(policy, score, ledger=ledger, labels=labels)))
@@ -652,12 +654,11 @@ def test_how_many_have_to_be_met_is_a_setting() -> None:
 
 
 def test_what_is_met_brings_nobody_back_whose_label_is_improbable() -> None:
-    n, policy = 600, Robust(ramp=1, prune_ratio=0.0)
-    score, ledger, labels = scores_of(n), ledger_of(n), labels_of(n, 4, 0)
-    ledger.held_out[:240] = 9.0
-    before = left_out_of(select(policy, score, ledger=ledger, labels=labels))
-    ledger.agreement[:240] = 0.0
-    ledger.agreement[:30] = 1.0
+    score, ledger, labels = scores_of(600), met_while_held_out(9.0, 30), labels_of(600, 4, 0)
+    policy = Robust(ramp=1, prune_ratio=0.0)
+    untold = met_while_held_out(9.0, 30)
+    untold.agreement.fill_(NAN)
+    before = left_out_of(select(policy, score, ledger=untold, labels=labels))
     assert left_out_of(select(policy, score, ledger=ledger, labels=labels)) == before
     assert set(range(240)) <= set(before)
 

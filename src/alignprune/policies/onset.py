@@ -48,7 +48,7 @@ class Share(NamedTuple):
     few: bool = False
 
 
-def memorises(memorisation: float) -> bool | None:
+def learns_by_heart(memorisation: float) -> bool | None:
     """Whether a network learns anything by heart; None where its `Ledger.memorisation` is unknown."""
     return None if math.isnan(memorisation) else memorisation >= HARDLY
 
@@ -65,13 +65,13 @@ def sensed(evidence: Evidence, known: NDArray[Any], memorisation: float) -> Onse
         known: float [n], the suspicions that there are.
         memorisation: `Ledger.memorisation`, NaN = unknown.
     """
-    if evidence.epoch == 0 or not len(known) or memorises(memorisation) is False:
+    if evidence.epoch == 0 or not len(known) or learns_by_heart(memorisation) is False:
         return None
     fitted = mixture.fit(known) if len(known) >= _FEWEST else None
     separation = 0.0 if fitted is None else fitted.separation
-    does, clear = memorisation > MEMORISING, separation >= CLEAR
+    memorises, clear = memorisation > MEMORISING, separation >= CLEAR
     settled = evidence.epoch >= _SETTLED * evidence.epochs
-    if memorisation > STRONGLY or (does and clear) or (settled and (clear or (does and separation >= APART))):
+    if memorisation > STRONGLY or (memorises and clear) or (settled and (clear or (memorises and separation >= APART))):
         return Onset(evidence.epoch - 1, None if fitted is None else fitted.separation)
     return None
 

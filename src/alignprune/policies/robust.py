@@ -122,7 +122,7 @@ class Robust(Policy):
             # The epoch after the onset is uniform still: the ledger then has two epochs in a row to compare.
             began = onset.sensed(evidence, suspicion[~np.isnan(suspicion)], ledger.memorisation)
             chosen = _longest_unseen("others", np.arange(size), age, budget, evidence.draws)
-            memorises = onset.memorises(ledger.memorisation)
+            memorises = onset.learns_by_heart(ledger.memorisation)
             return Selection(torch.from_numpy(chosen), None, size, uniform=True, onset=began, memorises=memorises)
         flagged = self._flag(evidence, ledger, began)
         looked = self._look(flagged, age, floor(self.refresh * budget), evidence.draws)

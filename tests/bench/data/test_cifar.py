@@ -63,7 +63,9 @@ def test_evaluation_images_are_the_official_pixels_normalised(cifar100_root: Pat
 def test_images_of_another_size_are_made_of_the_stored_ones_when_they_are_read(cifar100_root: Path) -> None:
     data, small = (cifar100n(cifar100_root, "clean", image_size=size) for size in (64, 32))
     assert data.input_shape == (3, 64, 64)
-    x, own = data.test[17][0], small.test[17][0].double().numpy()  # type: ignore[index]
+    views: Any = (data.test, small.test, data.train, data.strong)
+    test, stored, train, strong = views
+    x, own = test[17][0], stored[17][0].double().numpy()
     for row, column in [(0, 0), (1, 2), (30, 31), (63, 63)]:
         # Pixel i lies at (i + 0.5) / 2 - 0.5 of the stored image; beyond its outer pixels it is those.
         at = [min(max((i + 0.5) / 2 - 0.5, 0), 31) for i in (row, column)]
@@ -72,9 +74,8 @@ def test_images_of_another_size_are_made_of_the_stored_ones_when_they_are_read(c
         rows = corner[:, 0] * (1 - down) + corner[:, -1] * down
         expected = rows[:, 0] * (1 - right) + rows[:, -1] * right
         np.testing.assert_allclose(x[:, row, column], expected, rtol=1e-5, atol=1e-5)
-    seen: Any = data.train
-    assert seen.inputs.shape == (100, 3, 32, 32)
-    assert data.train[3][0].shape == data.strong[3][0].shape == (3, 64, 64)  # type: ignore[index]
+    assert train.inputs.shape == (100, 3, 32, 32)
+    assert train[3][0].shape == strong[3][0].shape == (3, 64, 64)
     with pytest.raises(ValueError, match="image_size=0 is out of range"):
         cifar100n(cifar100_root, "clean", image_size=0)
 
