@@ -9,17 +9,19 @@ OLDEST := .venv-oldest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo audit test faults lint docs bench test-oldest lock clean
+.PHONY: help install demo audit test faults lint docs bench test-oldest lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/.installed-demo ## train with label noise on a small data set, with and without pruning
+install: .venv/.installed ## install the command line with all that the README shows: .venv/bin/alignprune
+
+demo: .venv/.installed ## train with label noise on a small data set, with and without pruning
 	$(BIN)/alignprune demo $(ARGS)
 
 # Wrong labels planted in real digits; data of your own: make audit ARGS="path/to/folder".
 audit: ARGS := $(or $(ARGS),digits --noise symmetric --noise-rate 0.1 --out runs/audit-digits)
-audit: .venv/.installed-audit ## find the labels that are probably wrong, and write the label report
+audit: .venv/.installed ## find the labels that are probably wrong, and write the label report
 	$(BIN)/alignprune audit $(ARGS)
 
 test: .venv/.installed-dev ## run the tests
@@ -33,21 +35,22 @@ lint: .venv/.installed-dev ## check format, style and types
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-docs: .venv/.installed-dev ## write the generated tables of the documentation anew
+docs: .venv/.installed-dev ## write the generated parts of the documentation anew, and build the site into site/
 	$(BIN)/python docs/generate.py $(ARGS)
+	$(BIN)/mkdocs build --strict --quiet
 
-bench: .venv/.installed-bench ## measure the overhead per step and per epoch
+bench: .venv/.installed ## measure the overhead per step and per epoch
 	$(BIN)/python benchmarks/speed.py $(ARGS)
 
 test-oldest: $(OLDEST)/.installed ## run the core tests on the oldest supported torch and numpy (Python 3.10 to 3.12)
 	$(OLDEST)/bin/python -m pytest tests --ignore=tests/bench --ignore=tests/audit --ignore=tests/test_cli.py --ignore=tests/test_cli_output.py --ignore=tests/test_cli_files.py --ignore=tests/faults --ignore=tests/test_docs.py $(ARGS)
 
-lock: .venv/.installed-uv ## write constraints.txt from pyproject.toml; newest versions: make lock ARGS=--upgrade
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-emit-index-url \
+lock: .venv/.installed-lock ## write constraints.txt from pyproject.toml; newest versions: make lock ARGS=--upgrade
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --group dev --no-emit-index-url \
 	  --no-annotate --custom-compile-command "make lock" --output-file constraints.txt $(ARGS) pyproject.toml
 
 clean: ## remove caches and build outputs; environments, runs/ and data/ stay
-	rm -rf build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf build dist site .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
 	find src tests docs examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- environments -----------------------------------------------------------------------------------------
@@ -64,12 +67,22 @@ endef
 	$(call require,v >= (3, 10),AlignPrune needs Python 3.10 or newer)
 	$(PYTHON) -m venv .venv
 
-.venv/.installed-uv: | .venv/bin/pip
-	$(BIN)/python -m pip install -q uv
+# One environment for all that users do.
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/pip
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[audit,pretrained,sentences]"
 	@touch $@
 
-.venv/.installed-%: pyproject.toml constraints.txt | .venv/bin/pip
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[$*]"
+.venv/.installed-dev: pyproject.toml constraints.txt | .venv/.knows-groups
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[all]" --group dev
+	@touch $@
+
+.venv/.installed-lock: pyproject.toml | .venv/.knows-groups
+	$(BIN)/python -m pip install -q --group lock
+	@touch $@
+
+# pip of Python 3.10 to 3.13 is older than the groups of pyproject.toml.
+.venv/.knows-groups: | .venv/bin/pip
+	$(BIN)/python -m pip install -q "pip>=25.1"
 	@touch $@
 
 $(OLDEST)/bin/pip:

@@ -24,27 +24,33 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def generated() -> dict[Path, str]:
     """Every file with a generated part, as it should be."""
-    rows = presets.table()
-    short = [{name: row[name] for name in ("method", "what it does", "when", "reference", "cost")} for row in rows]
-    full = [{name: row[name] for name in ("method", "settings", "source")} for row in rows]
     parts = {
-        "README.md": ("methods", short),
-        "docs/methods.md": ("methods", full),
-        "docs/coresets.md": ("coresets", coresets.table()),
-        "docs/losses.md": ("losses", losses.table()),
-        "docs/recipes.md": ("recipes", recipes.table()),
+        "docs/methods.md": ("methods", _cards(presets.table())),
+        "docs/coresets.md": ("coresets", _cards(coresets.table())),
+        "docs/losses.md": ("losses", _cards(losses.table())),
+        "docs/recipes.md": ("recipes", markdown_table(recipes.table())),
     }
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
     texts = {page: page.read_text() for page in pages}
-    for path, (name, table) in parts.items():
-        texts[ROOT / path] = _between(texts[ROOT / path], name, markdown_table(table))
+    for path, (name, part) in parts.items():
+        texts[ROOT / path] = _between(texts[ROOT / path], name, part)
     return {page: _with_sources(page, _with_results(page, text)) for page, text in texts.items()}
 
 
-def _between(text: str, name: str, table: str) -> str:
+def _cards(rows: list[dict[str, str]]) -> str:
+    """A card for each row: the first value is its heading."""
+    return "\n\n".join(_card(*row.items()) for row in rows)
+
+
+def _card(name: tuple[str, str], *facts: tuple[str, str]) -> str:
+    lines = [f"- **{what}**: {f'`{said}`' if what == 'settings' else said}" for what, said in facts if said != "-"]
+    return f"### {name[1]}\n\n" + "\n".join(lines)
+
+
+def _between(text: str, name: str, part: str) -> str:
     start, end = f"<!-- {name}: written by `make docs` -->", f"<!-- /{name} -->"
     before, rest = text.split(start)
-    return f"{before}{start}\n{table}\n{end}{rest.split(end)[1]}"
+    return f"{before}{start}\n\n{part}\n\n{end}{rest.split(end)[1]}"
 
 
 def _with_results(page: Path, text: str) -> str:

@@ -38,7 +38,9 @@ def streamed_alignment_score(
         squares: float32 [num_samples], the sum of the squares of every column of `rows`.
         seen: `set_packed` bits [words, num_samples] of the rows in which a sample was seen; None where it always was.
         reference: reference losses [window], finite.
-        correlation, min_observations, flat: as in `dynamic_alignment_score`.
+        correlation: as in `dynamic_alignment_score`.
+        min_observations: as in `dynamic_alignment_score`.
+        flat: as in `dynamic_alignment_score`.
 
     Returns:
         float32 [num_samples]; NaN means "no score yet".

@@ -165,7 +165,13 @@ class Pruner:
 
         Args:
             name: one of `alignprune.PRESETS`, such as "infobatch+das".
-            num_samples, epochs, seed, labels, device, bank_path, journal: as in the class.
+            num_samples: as in the class.
+            epochs: as in the class.
+            seed: as in the class.
+            labels: as in the class.
+            device: as in the class.
+            bank_path: as in the class.
+            journal: as in the class.
             delta: as in the class; None = the method's.
             knobs: settings of the method's score or policy to replace, such as ``window=10`` or ``prune_prob=0.75``.
 

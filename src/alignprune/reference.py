@@ -136,7 +136,9 @@ class Reference:
         Args:
             dataset: map-style.
             indices: integers [M], M >= 10, each once.
-            losses, batch_size, num_workers: as in `subset`.
+            losses: as in `subset`.
+            batch_size: as in `subset`.
+            num_workers: as in `subset`.
 
         Returns:
             the reference, its samples in the order of the indices.

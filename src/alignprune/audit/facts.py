@@ -24,8 +24,10 @@ class Facts:
         suspicion: float32 [N], how suspect a label is by all losses, high = suspect; NaN = never seen.
         held_out: float32 [N], the loss by which a sample is judged: of late, while it was not trained on; NaN = none.
         first_flagged: int32 [N], epoch from 0, -1 = never.
-        times_trained, times_held_out: int32 [N], epochs.
-        mean_loss, held_out_loss: float32 [N], over the run; NaN = none.
+        times_trained: int32 [N], epochs.
+        times_held_out: int32 [N], epochs.
+        mean_loss: float32 [N], over the run; NaN = none.
+        held_out_loss: float32 [N], over the run; NaN = none.
         predictions: int32 [N], epochs in which a class was predicted.
         agreeing: int32 [N], those in which it was the given one.
         alternative: int32 [N], class id that was predicted most of the others; -1 = none.

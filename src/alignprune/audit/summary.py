@@ -51,7 +51,9 @@ def summary(
     """Summarise a report.
 
     Args:
-        table, known, judged: of the report.
+        table: of the report.
+        known: of the report.
+        judged: of the report.
         class_names: C names.
         name: of the data set.
         accuracy: of the trained network, if it was measured.

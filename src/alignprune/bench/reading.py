@@ -86,7 +86,10 @@ def json_object(place: str, file: PathLike, expected: str, remedy: str) -> dict[
     """The object in a JSON file, in UTF-8.
 
     Args:
-        place, file, expected, remedy: as in `reading`.
+        place: as in `reading`.
+        file: as in `reading`.
+        expected: as in `reading`.
+        remedy: as in `reading`.
 
     Raises:
         ValueError: if it holds anything else.

@@ -114,7 +114,8 @@ class SampleLoss(nn.Module, ABC):
         """The losses [B] and the batch's extra term [] of a batch that has been checked.
 
         Args:
-            index, labels: int64 [B], on the device of the logits.
+            index: int64 [B], on the device of the logits.
+            labels: int64 [B], on the device of the logits.
             logits: float32 or float64 [B, C].
             strong_logits: as the logits where the settings need them, else None.
         """

@@ -68,7 +68,9 @@ class ELR(RowLoss):
     A prediction that is not finite, as of a step that a GradScaler skips, leaves the target as it was.
 
     Args:
-        num_samples, num_classes, settings: as in `SampleLoss`.
+        num_samples: as in `SampleLoss`.
+        num_classes: as in `SampleLoss`.
+        settings: as in `SampleLoss`.
 
     Attributes:
         targets: float32 or float16 [N, C].

@@ -42,7 +42,9 @@ class GCE(SampleLoss):
     """Generalised cross-entropy. It keeps nothing of the samples.
 
     Args:
-        num_samples, num_classes, settings: as in `SampleLoss`.
+        num_samples: as in `SampleLoss`.
+        num_classes: as in `SampleLoss`.
+        settings: as in `SampleLoss`.
     """
 
     made_with = GCESettings

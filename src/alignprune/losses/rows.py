@@ -17,7 +17,9 @@ class RowLoss(SampleLoss):
     So a sample that is pruned keeps its row as it is, however many epochs pass without it. Every rank holds all rows.
 
     Args:
-        num_samples, num_classes, settings: as in `SampleLoss`.
+        num_samples: as in `SampleLoss`.
+        num_classes: as in `SampleLoss`.
+        settings: as in `SampleLoss`.
     """
 
     _changed: Tensor

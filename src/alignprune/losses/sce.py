@@ -51,7 +51,9 @@ class SCE(SampleLoss):
     """Symmetric cross-entropy. It keeps nothing of the samples.
 
     Args:
-        num_samples, num_classes, settings: as in `SampleLoss`.
+        num_samples: as in `SampleLoss`.
+        num_classes: as in `SampleLoss`.
+        settings: as in `SampleLoss`.
     """
 
     made_with = SCESettings

@@ -46,7 +46,9 @@ class Smoothing(SampleLoss):
     """Cross-entropy with smoothed labels. It keeps nothing of the samples.
 
     Args:
-        num_samples, num_classes, settings: as in `SampleLoss`.
+        num_samples: as in `SampleLoss`.
+        num_classes: as in `SampleLoss`.
+        settings: as in `SampleLoss`.
     """
 
     made_with = SmoothingSettings

@@ -85,7 +85,9 @@ class SOP(RowLoss):
     Both views go through the network as one batch, so that its normalisations see them together.
 
     Args:
-        num_samples, num_classes, settings: as in `SampleLoss`.
+        num_samples: as in `SampleLoss`.
+        num_classes: as in `SampleLoss`.
+        settings: as in `SampleLoss`.
         seed: of the first u and v; torch's global generator is not used.
 
     Attributes:
@@ -173,7 +175,8 @@ def consistency_losses(weak: Tensor, strong: Tensor) -> Tensor:
     """KL divergence of the strong view's prediction from the weak view's, which gets no gradient.
 
     Args:
-        weak, strong: float [B, C], logits.
+        weak: float [B, C], logits.
+        strong: float [B, C], logits.
 
     Returns:
         float [B].

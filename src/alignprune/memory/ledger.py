@@ -44,7 +44,8 @@ class Ledger(Memory):
         total: float32 [N], sum of the weighted losses, each less the mean loss of the samples trained on in its epoch.
         weight: float32 [N], sum of the weights; 0 = never seen.
         exposures: int32 [N], how often a sample was trained on since the onset.
-        last_seen, last_trained: int32 [N], epoch, -1 = never.
+        last_seen: int32 [N], epoch, -1 = never.
+        last_trained: int32 [N], epoch, -1 = never.
         held_out: float32 [N], running mean, since the onset, of the losses of a sample that was looked at without being
             trained on; NaN = none.
         agreement: float32 [N], running mean over the same looks of whether the given class was predicted, 1, or another

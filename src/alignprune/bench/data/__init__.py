@@ -173,7 +173,9 @@ def refuse_unknown(dataset: PathLike, noise: str | None, noise_rate: float | Non
     """Refuse a data set that there is not, and noise that it does not offer, before anything is read.
 
     Args:
-        dataset, noise, noise_rate: as in `load`.
+        dataset: as in `load`.
+        noise: as in `load`.
+        noise_rate: as in `load`.
 
     Raises:
         ValueError: if the data set or the noise is unknown, or the rate is missing or superfluous.

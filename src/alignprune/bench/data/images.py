@@ -49,7 +49,8 @@ def opened(place: str, source: str | bytes, use: Callable[[Image.Image], _Made])
     """What is made of an image while its file is open.
 
     Args:
-        place, source: as in `read_image`.
+        place: as in `read_image`.
+        source: as in `read_image`.
         use: of the image as it is stored.
 
     Raises:

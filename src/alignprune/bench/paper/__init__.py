@@ -34,7 +34,8 @@ class PaperNumber:
 
     Attributes:
         table: "1", ..., "I".
-        dataset, model: as the caption names them.
+        dataset: as the caption names them.
+        model: as the caption names them.
         prune_ratio: in percent; "0" for full training, "default" or "not_stated" where the paper names none.
         method: as printed.
         noise: "clean", "real", "sym_0.2", ...; "mean_delta" for the mean over the columns.

@@ -102,7 +102,10 @@ class RunRecord:
     """What a finished run reports. Fractions are of a full training: all samples in all epochs of the recipe.
 
     Attributes:
-        dataset, method, prune_ratio, seed: as configured.
+        dataset: as configured.
+        method: as configured.
+        prune_ratio: as configured.
+        seed: as configured.
         noise: kind of the label noise; None where no noise is known.
         noise_rate: measured share of wrong labels; None where no noise is known.
         model: name of the network.
