@@ -37,7 +37,7 @@ lint: .venv/.installed-dev ## check format, style and types
 
 docs: .venv/.installed-dev ## write the generated parts of the documentation anew, and build the site into site/
 	$(BIN)/python docs/generate.py $(ARGS)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/.installed ## measure the overhead per step and per epoch
 	$(BIN)/python benchmarks/speed.py $(ARGS)

@@ -1,6 +1,6 @@
-"""What the site adds to the pages: the README as its home, the code that pages link to, and a map for language models.
+"""What the site adds to the pages: the README as home, the code that they link to, and a map for language models.
 
-Pages link to files beside `docs/`, so that they can be followed in the repository. Here each such file becomes a page of
+Pages link to files beside `docs/`, so that they can be followed in the repository. Here each such file is a page of
 its own below `code/`.
 """
 
@@ -18,7 +18,7 @@ from mkdocs.structure.nav import Navigation
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "examples/*.py", "tests/integrations/*.py")
+OUTSIDE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "examples/*.py", "tests/integrations/*.py")
 LANGUAGES = {".py": "python", ".cff": "yaml"}
 LINK = re.compile(r"\]\((?!\w+:)(?P<path>[^)#\s]+)(?P<rest>#[^)\s]*)?\)")
 
@@ -26,8 +26,7 @@ _map: list[str] = []
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the home page, and a page for every file outside of `docs/` that pages link to."""
-    files.append(File.generated(config, "index.md", content=_moved("README.md", "index.md")))
+    """Add a page for every file outside of `docs/` that pages link to."""
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
             file = path.relative_to(ROOT).as_posix()
@@ -67,7 +66,7 @@ def on_post_build(config: MkDocsConfig, **_: Any) -> None:
 
 def _page_of(file: str) -> str:
     """The page of a file outside of `docs/`, as seen from there."""
-    return f"code/{Path(file).with_suffix('.md')}"
+    return "index.md" if file == "README.md" else f"code/{Path(file).with_suffix('.md')}"
 
 
 def _shown(file: str) -> str:

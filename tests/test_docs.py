@@ -6,6 +6,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+
+import alignprune
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -24,3 +27,29 @@ def test_links_lead_to_files() -> None:
         if not target.startswith("http") and not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    shown = {
+        name
+        for page in (ROOT / "docs" / "reference").glob("*.md")
+        for name in re.findall(r"^::: (\S+)", page.read_text(), re.MULTILINE)
+    }
+    values = {name: getattr(alignprune, name) for name in alignprune.__all__}
+    homes = {
+        name: value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", "alignprune.presets")
+        for name, value in values.items()
+    }
+    absent = {
+        name
+        for name, home in homes.items()
+        if not shown & {home, f"{home}.{name}", f"alignprune.{name}", home.rpartition(".")[0]} - {"alignprune"}
+    }
+    assert absent == set()
+
+
+def test_the_map_of_the_site_has_every_page() -> None:
+    pages = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]))
+    parts = re.compile(r"results/(beyond|claims|evidence|label-issues)-")
+    written = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").glob("**/*.md")}
+    assert {page for page in written if not parts.match(page)} == pages - {"index.md", "code/CHANGELOG.md"}
