@@ -425,6 +425,17 @@ def test_a_standard_deviation_is_shown_beside_the_papers(filled: Callable[..., S
     assert f"| {deviation:.2f}<br>0.20 (+{deviation - 0.2:.2f}) |" in text
 
 
+def test_a_block_that_all_rows_share_stands_in_the_title(filled: Callable[..., Store]) -> None:
+    cells = [Cell(block, "SeTa", "real", settings("SeTa", "real")) for block in ("30%", "50%")]
+    store = filled({("SeTa", "real"): (0.5, 0.6)}, cells[:1])  # the cells share a run
+    title, _, header, *_ = render(experiment(cells), CPU, store, "markdown").splitlines()
+    assert "30%" not in title
+    assert header.startswith("| prune ratio | method |")
+    title, _, header, *_ = render(experiment(cells[:1]), CPU, store, "markdown").splitlines()
+    assert title.endswith("; prune ratio: 30%**")
+    assert header.startswith("| method |")
+
+
 def test_every_measure_asked_for_has_its_line(filled: Callable[..., Store]) -> None:
     cells = table_1()
     every: dict[tuple[str, str], Sequence[float]] = {(cell.row, cell.column): (0.7, 0.8) for cell in cells}

@@ -200,7 +200,7 @@ def render(
     shown = entries(experiment, protocol, store, measures, against, between)
     if form == "csv":
         return _csv(experiment, protocol, shown)
-    title = f"{experiment.name}: {experiment.title} (protocol {protocol.name})"
+    title = f"{experiment.name}: {experiment.title} (protocol {protocol.name}){_only_block(experiment, shown)}"
     write = _text if form == "text" else _markdown
     notes = _notes(experiment, protocol, shown) + _note_of_draws(store, protocol, shown)
     return write(title, _grid(experiment, shown), notes)
@@ -259,12 +259,19 @@ def _grid(experiment: Experiment, shown: Sequence[Entry]) -> _Grid:
         cells = [_cell(line[column], usual) if column in line else "" for column in columns]
         rows.append([block, row, heading, *cells, _mean_delta(experiment, shown, line, columns)])
     said = [any(row[i] for row in rows) for i in range(len(header))]
+    said[0] &= len({block for block, _, _ in lines}) > 1
     return _Grid(
         header=list(compress(header, said)),
         rows=[list(compress(row, said)) for row in rows],
         headings=sum(said[:3]),
         places=[(block, row) for block, row, _ in lines],
     )
+
+
+def _only_block(experiment: Experiment, shown: Sequence[Entry]) -> str:
+    """The block where there is but one, for the title: a column would say the same in every row."""
+    blocks = {entry.cell.block for entry in shown}
+    return f"; {experiment.block_title}: {blocks.pop()}" if len(blocks) == 1 and blocks != {""} else ""
 
 
 def _lines(shown: Sequence[Entry]) -> dict[tuple[str, str, int], dict[str, Entry]]:
