@@ -13,14 +13,12 @@ import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_auc_score
 
 from alignprune.bench.files import save_arrays
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.results import charts, figures
 from alignprune.bench.results.store import Store, archive
-from alignprune.bench.results.suspicion import STATISTICS, History
-from alignprune.bench.run import diagnosis, trace
+from alignprune.bench.run import diagnosis
 from runs import complete_run
 
 CPU = Protocol("cpu", "a small network", {})
@@ -293,88 +291,6 @@ def test_other_formats_and_kinds_are_refused(tmp_path: Path) -> None:
         charts.save(Figure(), tmp_path / "picture.gif")
     with pytest.raises(ValueError, match="draw='pie' is unknown, expected one of bars, lines"):
         figures.picture(experiment(grid(), "pie"), CPU, Store(tmp_path))
-
-
-def memorised(epochs: int, samples: int, reference: bool) -> History:
-    """A run that learns right labels first and wrong ones later; some samples are not seen in some epochs."""
-    rng = np.random.default_rng(0)
-    is_noisy = rng.random(samples) < 0.4
-    losses = rng.gamma(2, 1, (epochs, samples)) * np.where(is_noisy, 2.0, 1.0) / np.arange(1, epochs + 1)[:, None]
-    losses[rng.random(losses.shape) < 0.2] = np.nan
-    return History(losses, -losses, np.geomspace(2, 1, epochs) if reference else None, is_noisy)
-
-
-def write_trace(root: Path, cell: Cell, seed: int, run: History) -> None:
-    """A run with its trace."""
-    write_run(root, cell, seed, accuracy=0.5)
-    reference = np.full(len(run.losses), np.nan) if run.reference is None else run.reference
-    arrays = {"losses": run.losses, "margins": run.margins, "is_noisy": run.is_noisy}
-    folder = root / "cpu" / f"made-{cell.key}" / f"seed{seed}"
-    save_arrays(folder / "trace.npz", trace.KIND, **arrays, reference=reference)
-
-
-def test_suspicion_is_drawn_above_the_losses_of_both_kinds(tmp_path: Path, draw: Callable[..., Figure]) -> None:
-    runs = {"a": memorised(12, 50, True), "b": memorised(9, 60, False), "c": memorised(5, 40, True)}
-    runs["d"] = runs["c"]
-    cells = grid(("",), tuple(runs), ("",))
-    for cell in cells:
-        write_trace(tmp_path, cell, 0, runs[cell.row])
-    figure = draw(cells, "suspicion")
-    titled = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
-    assert list(titled) == ["a", "b", "c", "d"]
-    assert len(figure.axes) == 8  # each with the losses below it, and no empty ones
-    for title, run in list(runs.items())[:3]:
-        above = lines(titled[title])
-        ((epochs, drawn),) = above["mean loss since the start"]
-        means = np.nanmean(run.losses, axis=0)
-        seen = ~np.isnan(means)
-        assert drawn[-1] == pytest.approx(roc_auc_score(run.is_noisy[seen], means[seen]))
-        assert epochs == list(range(1, len(run.losses) + 1))
-        assert above["chance"][0][1] == [0.5, 0.5]
-        assert ("alignment, window 25" in above) == (run.reference is not None)
-        below = lines(figure.axes[figure.axes.index(titled[title]) + 3])  # of the first line of three
-        for kind, mask in (("right", ~run.is_noisy), ("wrong", run.is_noisy)):
-            assert below[f"mean loss of {kind} labels"][0][1] == pytest.approx(
-                np.nanmean(run.losses[:, mask], axis=1).tolist()
-            )
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [
-        "chance",
-        *STATISTICS,
-        "mean loss of right labels",
-        "mean loss of wrong labels",
-    ]
-    looks = {(line.get_color(), line.get_linestyle()) for line in titled["a"].lines}
-    assert len(looks) == len(STATISTICS) + 1
-
-
-def test_suspicion_is_drawn_from_the_trace_of_each_cells_first_seed(
-    tmp_path: Path, draw: Callable[..., Figure]
-) -> None:
-    cells = grid(("",), ("digits",), ("sym_0.4", "sym_0.5")) + grid(("",), ("images",), ("real",))
-    runs = {4: memorised(6, 40, True), 2: memorised(9, 40, True)}
-    for cell in cells[:2]:
-        for seed, run in runs.items():
-            write_trace(tmp_path, cell, seed, run)
-    figure = draw(cells, "suspicion")
-    titled = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
-    assert list(titled) == ["digits, sym_0.4", "digits, sym_0.5"]
-    for axes in titled.values():
-        ((epochs, drawn),) = lines(axes)["mean loss since the start"]
-        assert epochs == list(range(1, 10))  # seed 2
-        means = np.nanmean(runs[2].losses, axis=0)
-        assert drawn[-1] == pytest.approx(roc_auc_score(runs[2].is_noisy, means))
-    assert "The first seed of each cell." in caption(figure)
-    assert "Left out, without runs or without such a value: images, real." in caption(figure)
-
-
-def test_suspicion_without_a_run_or_its_trace_says_what_to_do(tmp_path: Path, draw: Callable[..., Figure]) -> None:
-    cells = grid(("",), ("digits",), ("sym_0.4",))
-    with pytest.raises(ValueError, match="no run to draw .*alignprune sweep figure-9 --protocol cpu"):
-        draw(cells, "suspicion")
-    write_run(tmp_path, cells[0], 0, accuracy=0.5)
-    with pytest.raises(FileNotFoundError, match="trace.npz' is not there, .* train the run with --trace"):
-        draw(cells, "suspicion")
 
 
 def test_full_training_is_the_line_and_its_stopped_run_and_the_oracle_are_bars(

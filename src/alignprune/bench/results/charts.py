@@ -1,4 +1,4 @@
-"""How pictures are drawn: bars, lines, marks, histograms, trajectories, areas under curves. Needs matplotlib alone.
+"""How pictures are drawn: bars, lines, marks, histograms, trajectories. Needs matplotlib alone.
 
 A picture is a grid of panels. What they show is given as numbers; no picture changes matplotlib's settings.
 """
@@ -32,7 +32,7 @@ _CLEAN, _NOISY, _REFERENCE = "#2b6cb0", "#c05621", "#1a202c"
 _PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#f0e442", "#999999")
 _HATCHES = ("", "////", "....")
 _MARKERS = "os^vDXP"
-_SHADES, _STROKES = 6, ("-", "--")  # of thin lines: yellow is too pale and grey stands for nothing
+_STROKES = ("-", "--")
 
 _FULL, _PAPER = "full training", "paper"
 _LAST_IN_LEGEND = ("", _FULL, _PAPER)
@@ -73,19 +73,6 @@ class Point:
     low: float
     high: float
     paper: float
-
-
-@dataclass(frozen=True, eq=False)
-class Curves:
-    """What the epochs of a run say of its wrong labels.
-
-    Attributes:
-        aurocs: by statistic float [E], the area under its ROC curve; the place of a statistic says how it is drawn.
-        losses: by kind, "right" and "wrong", float [E], the mean loss of such labels.
-    """
-
-    aurocs: Mapping[str, Array | None]
-    losses: Mapping[str, Array]
 
 
 # -- pictures of one run -----------------------------------------------------------------------------------
@@ -356,55 +343,6 @@ def lay_out(panels: Sequence[Panel], abreast: int, title: str, *, same_scale: bo
     columns = LETTERS // (max(map(len, names)) + 8)
     _legend(figure, {name: found[name] for name in names}, title, max(1, min(columns, len(names))))
     return figure
-
-
-def lay_out_curves(runs: Mapping[str, Curves], title: str) -> Figure:
-    """How well statistics of the losses find wrong labels, epoch by epoch, above the losses of both kinds.
-
-    Where the mean loss of the wrong labels falls to that of the right ones, the network has memorised them.
-
-    Args:
-        runs: by title.
-        title: of the picture.
-    """
-    abreast = min(len(runs), 3)
-    lines = math.ceil(len(runs) / abreast)
-    figure = Figure(figsize=(_WIDTH, 1.3 + 4.2 * lines), layout="constrained")
-    grid = figure.subplots(2 * lines, abreast, squeeze=False, sharey="row", height_ratios=(3, 1) * lines)
-    for place, (name, run) in enumerate(runs.items()):
-        line, column = divmod(place, abreast)
-        above, below = grid[2 * line : 2 * line + 2, column]
-        _paint_aurocs(above, run.aurocs)
-        _paint_mean_losses(below, run.losses)
-        above.set_title(textwrap.fill(name, LETTERS // abreast - 3), fontsize=10)
-        above.sharex(below)
-        above.tick_params(labelbottom=False)
-        if column == 0:
-            above.set_ylabel("AUROC for wrong labels")
-            below.set_ylabel("mean loss")
-    for line in range(lines):
-        grid[2 * line + 1, 0].set_ylim(bottom=0)  # only now: it ends the scaling to all panels abreast
-    for axes in grid[-2:, (len(runs) - 1) % abreast + 1 :].ravel():
-        axes.remove()
-    _legend(figure, _handles(figure.axes), title, 3)
-    return figure
-
-
-def _paint_aurocs(axes: Axes, aurocs: Mapping[str, Array | None]) -> None:
-    """A line a statistic, in the colour and the stroke that it has in every picture."""
-    axes.axhline(0.5, color=_REFERENCE, linewidth=0.8, linestyle=":", label="chance")
-    for place, (name, areas) in enumerate(aurocs.items()):
-        if areas is not None:
-            stroke, shade = divmod(place, _SHADES)
-            epochs = range(1, len(areas) + 1)
-            axes.plot(epochs, areas, _STROKES[stroke], color=_PALETTE[shade], linewidth=1.4, label=name)
-
-
-def _paint_mean_losses(axes: Axes, losses: Mapping[str, Array]) -> None:
-    for (name, means), stroke in zip(losses.items(), ("-", "--"), strict=True):
-        epochs = range(1, len(means) + 1)
-        axes.plot(epochs, means, stroke, color=_REFERENCE, linewidth=1.2, label=f"mean loss of {name} labels")
-    axes.set_xlabel("epoch")
 
 
 def _legend(figure: Figure, handles: Mapping[str, Any], title: str, columns: int) -> None:

@@ -21,12 +21,11 @@ from alignprune._checks import choice
 from alignprune._files import read_arrays
 from alignprune.bench.grid.cells import Experiment, Protocol
 from alignprune.bench.results import charts, tables
-from alignprune.bench.results.charts import LETTERS, Array, Curves, Panel, Point
+from alignprune.bench.results.charts import LETTERS, Array, Panel, Point
 from alignprune.bench.results.measures import Measure
 from alignprune.bench.results.store import Store
-from alignprune.bench.results.suspicion import STATISTICS, auroc_by_epoch, load, mean_losses_by_epoch
 from alignprune.bench.results.tables import Entry
-from alignprune.bench.run import diagnosis, trace
+from alignprune.bench.run import diagnosis
 from alignprune.errors import ValueMistake
 
 _INTERVAL = "Mean over the seeds with its 95 % t-interval."
@@ -45,7 +44,6 @@ def picture(experiment: Experiment, protocol: Protocol, store: Store) -> Figure:
 
     Raises:
         ValueError: where no cell has a run to draw, and for "lines" over columns without numbers.
-        FileNotFoundError: for "suspicion" of a run without a trace.
     """
     kind = experiment.draw or "bars"
     choice("draw", kind, _KINDS)
@@ -190,21 +188,6 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], column: str) -> dict[int, flo
     return {epoch: float(np.mean(values)) for epoch, values in found.items()}
 
 
-def _suspicions(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
-    """A panel a cell: how well statistics of the losses of its first seed find wrong labels."""
-    folders = _first_seeds(protocol, store, shown)
-    drawn = [entry for entry in _cells(shown) if entry.cell.key in folders]
-    runs = {_name(experiment, entry): _curves(folders[entry.cell.key] / trace.FILE) for entry in drawn}
-    return _Picture(partial(charts.lay_out_curves, runs), drawn, _FIRST_SEED)
-
-
-def _curves(path: Path) -> Curves:
-    history = load(path)
-    found = auroc_by_epoch(history)
-    right, wrong = mean_losses_by_epoch(history)
-    return Curves({name: found.get(name) for name in STATISTICS}, {"right": right, "wrong": wrong})
-
-
 def _first_seeds(protocol: Protocol, store: Store, shown: Sequence[Entry]) -> dict[str, Path]:
     """By key the folder of the run with the lowest seed, of the cells that have one."""
     folders: dict[str, Path] = {}
@@ -219,7 +202,6 @@ _KINDS: dict[str, Callable[[Experiment, Protocol, Store, Sequence[Entry]], _Pict
     "costs": _costs,
     "losses": _losses,
     "trajectories": _trajectories,
-    "suspicion": _suspicions,
 }
 
 
