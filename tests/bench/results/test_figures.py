@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 
 from alignprune.bench.files import save_arrays
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
+from alignprune.bench.grid.experiments import EXPERIMENTS, PROTOCOLS, cells_of
 from alignprune.bench.results import charts, figures
 from alignprune.bench.results.store import Store, archive
 from alignprune.bench.run import diagnosis
@@ -151,7 +153,7 @@ def test_another_protocol_than_the_papers_is_said(tmp_path: Path, draw: Callable
 def test_costs_are_the_share_of_forward_passes_that_the_runs_and_their_proxies_took(
     tmp_path: Path, draw: Callable[..., Figure]
 ) -> None:
-    cells = grid(("",))
+    cells = [replace(cell, settings={**cell.settings, "noise": cell.column}) for cell in grid(("",))]
     passes = {"Full-training": (1_000, 0), "InfoBatch": (700, 0), "SeTa": (400, 1_000)}  # own, of the proxy
     for cell in cells:
         own, proxy = passes[cell.row]
@@ -159,7 +161,7 @@ def test_costs_are_the_share_of_forward_passes_that_the_runs_and_their_proxies_t
             made = {"forward_passes": own, "forward_fraction": own / 1_000, "proxy_forward_passes": proxy}
             write_run(tmp_path, cell, seed, accuracy=accuracy, **made)
     figure = draw(cells, "costs")
-    assert [axes.get_title() for axes in figure.axes] == list(NOISES)
+    assert [axes.get_title() for axes in figure.axes] == ["clean labels", "people's labels"]
     half = 100 * float(scipy.stats.sem([0.2, 0.4]) * scipy.stats.t.ppf(0.975, 1))
     for axes in figure.axes:
         for mark, (own, proxy) in zip(axes.containers, passes.values(), strict=True):
@@ -167,6 +169,54 @@ def test_costs_are_the_share_of_forward_passes_that_the_runs_and_their_proxies_t
             assert [float(value[0]) for value in point.get_data()] == pytest.approx([(own + proxy) / 10, 30.0])
             assert bar.get_segments()[0][:, 1] == pytest.approx([30 - half, 30 + half])
         assert axes.get_xlim()[1] > 140
+
+
+def write_costs(root: Path, cells: Sequence[Cell], protocol: Protocol = CPU) -> None:
+    """A run a cell, which says what it took."""
+    for cell in cells:
+        taken = {"forward_passes": 500, "forward_fraction": 0.5, "proxy_forward_passes": 0}
+        write_run(root, cell, 0, protocol=protocol, accuracy=0.5, **taken)
+
+
+def test_a_panel_of_costs_says_its_labels_in_words_and_its_block_where_there_are_several(
+    tmp_path: Path, draw: Callable[..., Figure]
+) -> None:
+    noises = {
+        "clean labels": {"noise": "clean"},
+        "5 % wrong": {"noise": "symmetric", "noise_rate": 0.05},
+        "pairflip 20 %": {"noise": "pairflip", "noise_rate": 0.2},
+        "people's labels": {"noise": "real"},
+        "worse": {"noise": "worse"},
+    }
+    names = [name if name == "worse" else f"column {i}" for i, name in enumerate(noises)]
+    first, second = (
+        [
+            Cell(block, "SeTa", column, {"method": "seta", "at": block, **noise})
+            for column, noise in zip(names, noises.values(), strict=True)
+        ]
+        for block in ("photos", "texts")
+    )
+    write_costs(tmp_path, first + second)
+    alone, both = draw(first, "costs"), draw(first + second, "costs")
+    assert [axes.get_title() for axes in alone.axes] == list(noises)
+    assert [axes.get_title() for axes in both.axes] == [
+        f"{block}\n{name}" for block in ("photos", "texts") for name in noises
+    ]
+    titles = [figure.legends[0].get_title().get_text() for figure in (alone, both)]
+    assert titles == ["Made up (figure-9, protocol cpu)\nphotos", "Made up (figure-9, protocol cpu)"]
+
+
+def test_the_legend_of_the_evidence_takes_two_lines_inside_the_picture(tmp_path: Path) -> None:
+    shown, protocol = EXPERIMENTS["evidence-costs"], PROTOCOLS["pretrained"]
+    cells = [cell for cell in cells_of(shown, protocol) if cell.column == "real"]
+    write_costs(tmp_path, cells, protocol)
+    figure = figures.picture(shown, protocol, Store(tmp_path))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    texts = legend.get_texts()
+    assert len(texts) == len(cells) == 6
+    assert len({round(text.get_transform().transform((0, 0))[1]) for text in texts}) == 2
+    assert legend.get_window_extent().width < figure.bbox.width
 
 
 def test_a_picture_without_any_run_is_refused_with_the_command(draw: Callable[..., Figure]) -> None:
@@ -251,8 +301,17 @@ def test_losses_are_those_of_the_first_seed_right_and_wrong_apart(tmp_path: Path
     write_run(tmp_path, cells[1], 0)
     figure = draw(cells, "losses")
     assert [axes.get_title().splitlines()[-1] for axes in figure.axes] == ["epoch 1", "epoch 4", "epoch 9"]
-    counts = [[sum(heights(bar)) for bar in axes.containers] for axes in figure.axes]  # type: ignore[arg-type]
-    assert counts == [[60, 40], [60, 40], [50, 40]]
+    chosen = losses[[0, 3, 4]].astype(np.float32)
+    limit = max(np.nanquantile(row, 0.995) for row in chosen)
+    for axes, row in zip(figure.axes, chosen, strict=True):
+        expected = {}
+        for kind, mask in (("right", ~is_noisy), ("wrong", is_noisy)):
+            values = row[mask & ~np.isnan(row)]
+            beyond = (values > limit).sum()
+            more = f"; {beyond} beyond" if beyond else ""
+            expected[f"{kind} label ({len(values)}{more})"] = len(values) - beyond
+        assert axes.get_legend_handles_labels()[1] == [*expected, "mean loss"]
+        assert [sum(heights(bar)) for bar in axes.containers] == list(expected.values())  # type: ignore[arg-type]
     assert "Full-training, clean." in caption(figure)
 
 

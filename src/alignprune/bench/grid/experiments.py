@@ -530,7 +530,7 @@ _REGISTRY = (
     ),
     Experiment(
         "evidence-costs",
-        "Accuracy over cost: what there is to choose between",
+        "Accuracy over cost: six ways",
         evidence.costs,
         "costs",
         block_title="data",

@@ -36,7 +36,7 @@ _STROKES = ("-", "--")
 
 _FULL, _PAPER = "full training", "paper"
 _LAST_IN_LEGEND = ("", _FULL, _PAPER)
-_WIDTH = 10  # of a picture, in inches
+_WIDTH, _HEIGHT = 10, 2.9  # of a picture, and of a line of its panels, in inches
 
 Array = NDArray[Any]
 
@@ -245,16 +245,16 @@ def paint_costs(axes: Axes, points: Sequence[Point], rows: Sequence[str], headin
         )
     axes.set_xlim(0, max(105.0, *(1.05 * float(point.column) for point in points)))
     axes.grid(axis="y", alpha=0.3)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.set_ylabel(heading)
 
 
 def paint_losses(axes: Axes, losses: Array, wrong: Array, limit: float) -> None:
-    """Histograms of losses, float [N], up to a limit, with those beyond it in the last bin; wrong: bool [N]."""
+    """Histograms of losses, float [N], up to a limit, right and wrong labels apart; wrong: bool [N]."""
     seen = ~np.isnan(losses)
-    bins = np.linspace(0, limit, 60)
+    bins = np.linspace(0, limit, 60).tolist()
     for name, mask, colour in (("right label", seen & ~wrong, _CLEAN), ("wrong label", seen & wrong, _NOISY)):
-        values = np.clip(losses[mask], 0, bins[-1])
-        axes.hist(values, bins.tolist(), alpha=0.6, color=colour, label=f"{name} ({mask.sum():,})")
+        axes.hist(losses[mask], bins, alpha=0.6, color=colour, label=_counted(name, losses[mask], limit))
     axes.axvline(losses[seen].mean(), color=_REFERENCE, linestyle="--", label="mean loss")
     axes.set_ylabel("samples")
     axes.legend(frameon=False, fontsize=8)
@@ -279,23 +279,31 @@ def paint_series(axes: Axes, series: Mapping[str, Mapping[int, float]], heading:
 
 
 def paint_distributions(axes: Axes, groups: Sequence[Mapping[str, Array]]) -> None:
-    """Outlines of histograms; those beyond the usual maximum stand in the last bin.
+    """Outlines of histograms, up to the usual maximum.
 
     Args:
         axes: to draw into.
         groups: values by name, float [n]; a group has a colour, and its members the strokes.
     """
     every = np.concatenate([values for group in groups for values in group.values()])
-    edges = np.linspace(0, usual_maximum(every), 40)
+    limit = usual_maximum(every)
+    edges = np.linspace(0, limit, 40)
     for group, shade in zip(groups, _PALETTE, strict=False):
         for (name, values), stroke in zip(group.items(), _STROKES, strict=False):
-            counts, _ = np.histogram(np.clip(values, 0, edges[-1]), edges)
-            axes.stairs(counts, edges, color=shade, linestyle=stroke, linewidth=1.2, label=f"{name} ({len(values):,})")
+            counts, _ = np.histogram(values, edges)
+            label = _counted(name, values, limit)
+            axes.stairs(counts, edges, color=shade, linestyle=stroke, linewidth=1.2, label=label)
     # A few wrong labels far from a thousand right ones would not be seen otherwise.
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.8)
     axes.set_ylabel("samples")
     axes.legend(frameon=False, fontsize=8)
+
+
+def _counted(name: str, values: Array, limit: float) -> str:
+    """A name of the legend, with the number of its values, and of those that lie outside of [0, limit]."""
+    beyond = int(((values < 0) | (values > limit)).sum())
+    return f"{name} ({len(values):,}; {beyond:,} beyond)" if beyond else f"{name} ({len(values):,})"
 
 
 def usual_maximum(losses: Array) -> float:
@@ -322,12 +330,22 @@ def paint_trajectories(
 # -- pictures ----------------------------------------------------------------------------------------------
 
 
-def lay_out(panels: Sequence[Panel], abreast: int, title: str, *, same_scale: bool = False) -> Figure:
-    """Lay out panels, so many side by side, and paint them; those without an own legend share one, below the title."""
+def lay_out(
+    panels: Sequence[Panel], abreast: int, title: str, *, same_scale: bool = False, scale: float = 1.0
+) -> Figure:
+    """Lay out panels, so many side by side, and paint them; those without an own legend share one, below the title.
+
+    Args:
+        panels: in reading order.
+        abreast: how many stand side by side, at most.
+        title: of the picture.
+        same_scale: whether they share the vertical axis.
+        scale: of the picture, whose letters keep their size.
+    """
     title = title.replace("$", r"\$")  # a text, which may hold the name of a file: nothing in it is mathematics
     abreast = min(abreast, len(panels))
     lines = math.ceil(len(panels) / abreast)
-    figure = Figure(figsize=(_WIDTH, 1.4 + 2.9 * lines), layout="constrained")
+    figure = Figure(figsize=(scale * _WIDTH, 1.4 + scale * _HEIGHT * lines), layout="constrained")
     grid = figure.subplots(lines, abreast, squeeze=False, sharey=same_scale).ravel()
     for axes, panel in zip(grid, panels, strict=False):
         panel.paint(axes)
@@ -340,13 +358,21 @@ def lay_out(panels: Sequence[Panel], abreast: int, title: str, *, same_scale: bo
     if not names:
         figure.suptitle(title, fontsize=12)
         return figure
-    columns = LETTERS // (max(map(len, names)) + 8)
-    _legend(figure, {name: found[name] for name in names}, title, max(1, min(columns, len(names))))
+    _legend(figure, {name: found[name] for name in names}, title, _abreast(names, scale * LETTERS))
     return figure
 
 
+def _abreast(names: Sequence[str], letters: float) -> int:
+    """How many columns a legend has: the most that fit into so many letters, marks and gaps included."""
+    for columns in range(len(names), 1, -1):
+        widest = [max(map(len, column)) for column in np.array_split(names, columns)]
+        if sum(widest) + 8 * columns <= letters:
+            return columns
+    return 1
+
+
 def _legend(figure: Figure, handles: Mapping[str, Any], title: str, columns: int) -> None:
-    figure.legend(
+    legend = figure.legend(
         handles.values(),
         handles,
         title=title,
@@ -356,6 +382,7 @@ def _legend(figure: Figure, handles: Mapping[str, Any], title: str, columns: int
         frameon=False,
         fontsize=9,
     )
+    legend.get_title().set_multialignment("center")
 
 
 def _handles(every: Iterable[Axes]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from alignprune._checks import choice
 from alignprune._files import read_arrays
-from alignprune.bench.grid.cells import Experiment, Protocol
+from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.results import charts, tables
 from alignprune.bench.results.charts import LETTERS, Array, Panel, Point
 from alignprune.bench.results.measures import Measure
@@ -56,7 +56,7 @@ def picture(experiment: Experiment, protocol: Protocol, store: Store) -> Figure:
         )
     figure = found.lay_out(f"{experiment.title} ({experiment.name}, protocol {protocol.name})")
     caption = _caption(experiment, protocol, found, shown)
-    figure.supxlabel(textwrap.fill(caption, 160), x=0.01, ha="left", fontsize=8)
+    figure.supxlabel(textwrap.fill(caption, round(16 * figure.get_figwidth())), x=0.01, ha="left", fontsize=8)
     return figure
 
 
@@ -118,23 +118,44 @@ def _lines(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequ
 
 def _costs(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
     """A panel a block and column: the rows over the forward passes that they take, those of proxies included."""
-    spent: dict[str, list[float]] = {}
-    for run in store.runs({entry.cell.key for entry in shown}, protocol.name):
-        whole = run["forward_passes"] / run["forward_fraction"]
-        spent.setdefault(run["key"], []).append(100 * (run["forward_passes"] + run["proxy_forward_passes"]) / whole)
+    spent = _spent(protocol, store, shown)
     drawn = [entry for entry in shown if entry.measured.value is not None]
+    blocks = {entry.cell.block for entry in drawn}
+    common = blocks.pop() if len(blocks) == 1 else ""
     panels = []
     for block, column, measure in dict.fromkeys((e.cell.block, e.cell.column, e.measure) for e in drawn):
         own = [
             entry for entry in drawn if (entry.cell.block, entry.cell.column, entry.measure) == (block, column, measure)
         ]
         points = [
-            replace(point, column=str(float(np.mean(spent[entry.cell.key]))))
-            for entry, point in zip(own, _points(own), strict=True)
+            replace(point, column=str(spent[entry.cell.key])) for entry, point in zip(own, _points(own), strict=True)
         ]
         paint = partial(charts.paint_costs, points=points, rows=_rows(drawn), heading=measure.heading)
-        panels.append(Panel(f"{block}\n{column}" if block else column, paint, "forward passes [% of full training]"))
-    return _Picture(partial(charts.lay_out, panels, 2), drawn, _INTERVAL)
+        labels = _labels_of(own[0].cell)
+        title = labels if block == common else f"{block}\n{labels}"
+        panels.append(Panel(title, paint, "forward passes [% of full training]"))
+
+    def lay_out(title: str) -> Figure:
+        return charts.lay_out(panels, 2, f"{title}\n{common}".rstrip(), scale=0.75)
+
+    return _Picture(lay_out, drawn, _INTERVAL)
+
+
+def _spent(protocol: Protocol, store: Store, shown: Sequence[Entry]) -> dict[str, float]:
+    """By key the mean of the forward passes, those of proxies included, in percent of full training."""
+    found: dict[str, list[float]] = {}
+    for run in store.runs({entry.cell.key for entry in shown}, protocol.name):
+        whole = run["forward_passes"] / run["forward_fraction"]
+        found.setdefault(run["key"], []).append(100 * (run["forward_passes"] + run["proxy_forward_passes"]) / whole)
+    return {key: float(np.mean(shares)) for key, shares in found.items()}
+
+
+def _labels_of(cell: Cell) -> str:
+    """The labels that a cell trains on, in words."""
+    noise, rate = cell.settings.get("noise"), cell.settings.get("noise_rate")
+    if rate is None:
+        return {"clean": "clean labels", "real": "people's labels"}.get(str(noise), cell.column)
+    return f"{100 * rate:g} % wrong" if noise == "symmetric" else f"{noise} {100 * rate:g} %"
 
 
 def _losses(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
