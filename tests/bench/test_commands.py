@@ -244,7 +244,7 @@ def test_rows_columns_and_blocks_choose_cells_and_misspelt_ones_are_told(tmp_pat
 def test_a_block_is_shown_alone_but_for_a_block_of_full_training() -> None:
     for name, block, shown in (
         ("table-1", "50", {"0", "50"}),
-        ("beyond", "CIFAR-100N, features", {"CIFAR-100N, features"}),
+        ("beyond-batch-losses", "CIFAR-100N, features", {"CIFAR-100N, features"}),
     ):
         which = SweepConfig(names=(name,), protocol="cpu", blocks=(block,))
         ((experiment, chosen),) = commands.chosen_cells(which, experiments.PROTOCOLS["cpu"])

@@ -31,9 +31,13 @@ IS_NOISY = torch.arange(40) < 10
 def test_the_losses_of_an_epoch_are_counted_right_and_wrong_labels_apart(drawn: Callable[[], Axes]) -> None:
     losses = LOSSES[2].clone()
     losses[:5] = torch.nan
+    limit = float(np.nanquantile(losses.numpy(), 0.995))
+    assert int((losses > limit).sum()) == 1  # a right label
     charts.loss_distribution(losses, IS_NOISY, 3, Path("distribution.png"))
     counts = [sum(patch.get_height() for patch in bars.patches) for bars in drawn().containers]
-    assert counts == [30, 5]  # right, and wrong without the five that were not seen
+    assert counts == [29, 5]  # right, and wrong without the five that were not seen
+    names = drawn().get_legend_handles_labels()[1]
+    assert names == ["right label (30; 1 beyond)", "wrong label (5)", "mean loss"]
     (mean,) = drawn().lines
     assert mean.get_xdata()[0] == pytest.approx(float(losses[5:].mean()))
 

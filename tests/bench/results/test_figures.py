@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_auc_score
 
 from alignprune.bench.files import save_arrays
 from alignprune.bench.grid.cells import Cell, Experiment, Protocol
+from alignprune.bench.grid.experiments import EXPERIMENTS, PROTOCOLS, cells_of
 from alignprune.bench.results import charts, figures
 from alignprune.bench.results.store import Store, archive
-from alignprune.bench.results.suspicion import STATISTICS, History
-from alignprune.bench.run import diagnosis, trace
+from alignprune.bench.run import diagnosis
 from runs import complete_run
 
 CPU = Protocol("cpu", "a small network", {})
@@ -153,7 +153,7 @@ def test_another_protocol_than_the_papers_is_said(tmp_path: Path, draw: Callable
 def test_costs_are_the_share_of_forward_passes_that_the_runs_and_their_proxies_took(
     tmp_path: Path, draw: Callable[..., Figure]
 ) -> None:
-    cells = grid(("",))
+    cells = [replace(cell, settings={**cell.settings, "noise": cell.column}) for cell in grid(("",))]
     passes = {"Full-training": (1_000, 0), "InfoBatch": (700, 0), "SeTa": (400, 1_000)}  # own, of the proxy
     for cell in cells:
         own, proxy = passes[cell.row]
@@ -161,7 +161,7 @@ def test_costs_are_the_share_of_forward_passes_that_the_runs_and_their_proxies_t
             made = {"forward_passes": own, "forward_fraction": own / 1_000, "proxy_forward_passes": proxy}
             write_run(tmp_path, cell, seed, accuracy=accuracy, **made)
     figure = draw(cells, "costs")
-    assert [axes.get_title() for axes in figure.axes] == list(NOISES)
+    assert [axes.get_title() for axes in figure.axes] == ["clean labels", "people's labels"]
     half = 100 * float(scipy.stats.sem([0.2, 0.4]) * scipy.stats.t.ppf(0.975, 1))
     for axes in figure.axes:
         for mark, (own, proxy) in zip(axes.containers, passes.values(), strict=True):
@@ -169,6 +169,54 @@ def test_costs_are_the_share_of_forward_passes_that_the_runs_and_their_proxies_t
             assert [float(value[0]) for value in point.get_data()] == pytest.approx([(own + proxy) / 10, 30.0])
             assert bar.get_segments()[0][:, 1] == pytest.approx([30 - half, 30 + half])
         assert axes.get_xlim()[1] > 140
+
+
+def write_costs(root: Path, cells: Sequence[Cell], protocol: Protocol = CPU) -> None:
+    """A run a cell, which says what it took."""
+    for cell in cells:
+        taken = {"forward_passes": 500, "forward_fraction": 0.5, "proxy_forward_passes": 0}
+        write_run(root, cell, 0, protocol=protocol, accuracy=0.5, **taken)
+
+
+def test_a_panel_of_costs_says_its_labels_in_words_and_its_block_where_there_are_several(
+    tmp_path: Path, draw: Callable[..., Figure]
+) -> None:
+    noises = {
+        "clean labels": {"noise": "clean"},
+        "5 % wrong": {"noise": "symmetric", "noise_rate": 0.05},
+        "pairflip 20 %": {"noise": "pairflip", "noise_rate": 0.2},
+        "people's labels": {"noise": "real"},
+        "worse": {"noise": "worse"},
+    }
+    names = [name if name == "worse" else f"column {i}" for i, name in enumerate(noises)]
+    first, second = (
+        [
+            Cell(block, "SeTa", column, {"method": "seta", "at": block, **noise})
+            for column, noise in zip(names, noises.values(), strict=True)
+        ]
+        for block in ("photos", "texts")
+    )
+    write_costs(tmp_path, first + second)
+    alone, both = draw(first, "costs"), draw(first + second, "costs")
+    assert [axes.get_title() for axes in alone.axes] == list(noises)
+    assert [axes.get_title() for axes in both.axes] == [
+        f"{block}\n{name}" for block in ("photos", "texts") for name in noises
+    ]
+    titles = [figure.legends[0].get_title().get_text() for figure in (alone, both)]
+    assert titles == ["Made up (figure-9, protocol cpu)\nphotos", "Made up (figure-9, protocol cpu)"]
+
+
+def test_the_legend_of_the_evidence_takes_two_lines_inside_the_picture(tmp_path: Path) -> None:
+    shown, protocol = EXPERIMENTS["evidence-costs"], PROTOCOLS["pretrained"]
+    cells = [cell for cell in cells_of(shown, protocol) if cell.column == "real"]
+    write_costs(tmp_path, cells, protocol)
+    figure = figures.picture(shown, protocol, Store(tmp_path))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    texts = legend.get_texts()
+    assert len(texts) == len(cells) == 6
+    assert len({round(text.get_transform().transform((0, 0))[1]) for text in texts}) == 2
+    assert legend.get_window_extent().width < figure.bbox.width
 
 
 def test_a_picture_without_any_run_is_refused_with_the_command(draw: Callable[..., Figure]) -> None:
@@ -253,8 +301,17 @@ def test_losses_are_those_of_the_first_seed_right_and_wrong_apart(tmp_path: Path
     write_run(tmp_path, cells[1], 0)
     figure = draw(cells, "losses")
     assert [axes.get_title().splitlines()[-1] for axes in figure.axes] == ["epoch 1", "epoch 4", "epoch 9"]
-    counts = [[sum(heights(bar)) for bar in axes.containers] for axes in figure.axes]  # type: ignore[arg-type]
-    assert counts == [[60, 40], [60, 40], [50, 40]]
+    chosen = losses[[0, 3, 4]].astype(np.float32)
+    limit = max(np.nanquantile(row, 0.995) for row in chosen)
+    for axes, row in zip(figure.axes, chosen, strict=True):
+        expected = {}
+        for kind, mask in (("right", ~is_noisy), ("wrong", is_noisy)):
+            values = row[mask & ~np.isnan(row)]
+            beyond = (values > limit).sum()
+            more = f"; {beyond} beyond" if beyond else ""
+            expected[f"{kind} label ({len(values)}{more})"] = len(values) - beyond
+        assert axes.get_legend_handles_labels()[1] == [*expected, "mean loss"]
+        assert [sum(heights(bar)) for bar in axes.containers] == list(expected.values())  # type: ignore[arg-type]
     assert "Full-training, clean." in caption(figure)
 
 
@@ -293,88 +350,6 @@ def test_other_formats_and_kinds_are_refused(tmp_path: Path) -> None:
         charts.save(Figure(), tmp_path / "picture.gif")
     with pytest.raises(ValueError, match="draw='pie' is unknown, expected one of bars, lines"):
         figures.picture(experiment(grid(), "pie"), CPU, Store(tmp_path))
-
-
-def memorised(epochs: int, samples: int, reference: bool) -> History:
-    """A run that learns right labels first and wrong ones later; some samples are not seen in some epochs."""
-    rng = np.random.default_rng(0)
-    is_noisy = rng.random(samples) < 0.4
-    losses = rng.gamma(2, 1, (epochs, samples)) * np.where(is_noisy, 2.0, 1.0) / np.arange(1, epochs + 1)[:, None]
-    losses[rng.random(losses.shape) < 0.2] = np.nan
-    return History(losses, -losses, np.geomspace(2, 1, epochs) if reference else None, is_noisy)
-
-
-def write_trace(root: Path, cell: Cell, seed: int, run: History) -> None:
-    """A run with its trace."""
-    write_run(root, cell, seed, accuracy=0.5)
-    reference = np.full(len(run.losses), np.nan) if run.reference is None else run.reference
-    arrays = {"losses": run.losses, "margins": run.margins, "is_noisy": run.is_noisy}
-    folder = root / "cpu" / f"made-{cell.key}" / f"seed{seed}"
-    save_arrays(folder / "trace.npz", trace.KIND, **arrays, reference=reference)
-
-
-def test_suspicion_is_drawn_above_the_losses_of_both_kinds(tmp_path: Path, draw: Callable[..., Figure]) -> None:
-    runs = {"a": memorised(12, 50, True), "b": memorised(9, 60, False), "c": memorised(5, 40, True)}
-    runs["d"] = runs["c"]
-    cells = grid(("",), tuple(runs), ("",))
-    for cell in cells:
-        write_trace(tmp_path, cell, 0, runs[cell.row])
-    figure = draw(cells, "suspicion")
-    titled = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
-    assert list(titled) == ["a", "b", "c", "d"]
-    assert len(figure.axes) == 8  # each with the losses below it, and no empty ones
-    for title, run in list(runs.items())[:3]:
-        above = lines(titled[title])
-        ((epochs, drawn),) = above["mean loss since the start"]
-        means = np.nanmean(run.losses, axis=0)
-        seen = ~np.isnan(means)
-        assert drawn[-1] == pytest.approx(roc_auc_score(run.is_noisy[seen], means[seen]))
-        assert epochs == list(range(1, len(run.losses) + 1))
-        assert above["chance"][0][1] == [0.5, 0.5]
-        assert ("alignment, window 25" in above) == (run.reference is not None)
-        below = lines(figure.axes[figure.axes.index(titled[title]) + 3])  # of the first line of three
-        for kind, mask in (("right", ~run.is_noisy), ("wrong", run.is_noisy)):
-            assert below[f"mean loss of {kind} labels"][0][1] == pytest.approx(
-                np.nanmean(run.losses[:, mask], axis=1).tolist()
-            )
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [
-        "chance",
-        *STATISTICS,
-        "mean loss of right labels",
-        "mean loss of wrong labels",
-    ]
-    looks = {(line.get_color(), line.get_linestyle()) for line in titled["a"].lines}
-    assert len(looks) == len(STATISTICS) + 1
-
-
-def test_suspicion_is_drawn_from_the_trace_of_each_cells_first_seed(
-    tmp_path: Path, draw: Callable[..., Figure]
-) -> None:
-    cells = grid(("",), ("digits",), ("sym_0.4", "sym_0.5")) + grid(("",), ("images",), ("real",))
-    runs = {4: memorised(6, 40, True), 2: memorised(9, 40, True)}
-    for cell in cells[:2]:
-        for seed, run in runs.items():
-            write_trace(tmp_path, cell, seed, run)
-    figure = draw(cells, "suspicion")
-    titled = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
-    assert list(titled) == ["digits, sym_0.4", "digits, sym_0.5"]
-    for axes in titled.values():
-        ((epochs, drawn),) = lines(axes)["mean loss since the start"]
-        assert epochs == list(range(1, 10))  # seed 2
-        means = np.nanmean(runs[2].losses, axis=0)
-        assert drawn[-1] == pytest.approx(roc_auc_score(runs[2].is_noisy, means))
-    assert "The first seed of each cell." in caption(figure)
-    assert "Left out, without runs or without such a value: images, real." in caption(figure)
-
-
-def test_suspicion_without_a_run_or_its_trace_says_what_to_do(tmp_path: Path, draw: Callable[..., Figure]) -> None:
-    cells = grid(("",), ("digits",), ("sym_0.4",))
-    with pytest.raises(ValueError, match="no run to draw .*alignprune sweep figure-9 --protocol cpu"):
-        draw(cells, "suspicion")
-    write_run(tmp_path, cells[0], 0, accuracy=0.5)
-    with pytest.raises(FileNotFoundError, match="trace.npz' is not there, .* train the run with --trace"):
-        draw(cells, "suspicion")
 
 
 def test_full_training_is_the_line_and_its_stopped_run_and_the_oracle_are_bars(

@@ -1,4 +1,4 @@
-"""Suspicion by epoch equals slow loops over each sample's losses, and scikit-learn's area under the ROC curve."""
+"""Suspicion by epoch equals slow loops over each sample's losses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from alignprune.alignment import dynamic_alignment_score
 from alignprune.bench.files import save_arrays
 from alignprune.bench.results import suspicion
-from alignprune.bench.results.suspicion import STATISTICS, History, auroc, auroc_by_epoch
+from alignprune.bench.results.suspicion import STATISTICS, History
 from alignprune.bench.run.trace import KIND
 
 EPOCHS, SAMPLES = 30, 40
@@ -107,32 +107,27 @@ def test_the_combination_is_the_mean_of_two_ranks_among_the_samples_that_have_bo
             assert combined[sample] == pytest.approx(expected, nan_ok=True)
 
 
-def test_the_area_is_scikit_learns_over_the_samples_with_a_value() -> None:
-    rng = np.random.default_rng(1)
-    values, is_noisy = rng.integers(0, 9, 200).astype(float), rng.random(200) < 0.3  # with ties
-    values[:20] = np.nan
-    assert auroc(values, is_noisy) == pytest.approx(roc_auc_score(is_noisy[20:], values[20:]))
-    assert math.isnan(auroc(np.where(is_noisy, np.nan, values), is_noisy))
-
-
 def test_every_statistic_finds_wrong_labels_that_are_learned_late() -> None:
     epochs = np.arange(20.0)[:, None]
     is_noisy = np.arange(50) < 20
     jitter = np.random.default_rng(2).normal(size=(20, 50)) / 50
     losses = np.where(is_noisy, 2.5 + epochs / 20, 2.5 * np.exp(-epochs / 5)) + jitter
-    found = auroc_by_epoch(History(losses, -losses, losses[:, -1] + 0.1, is_noisy))
-    assert list(found) == list(STATISTICS)
-    assert {name: curve[-1] for name, curve in found.items()} == dict.fromkeys(STATISTICS, pytest.approx(1.0))
+    run = History(losses, -losses, losses[:, -1] + 0.1, is_noisy)
+    found = {name: list(statistic.by_epoch(run)) for name, statistic in STATISTICS.items()}
+    areas = {name: roc_auc_score(is_noisy, rows[-1]) for name, rows in found.items()}
+    assert areas == dict.fromkeys(STATISTICS, pytest.approx(1.0))
     assert np.isnan(found["alignment since the start"][:2]).all()  # fewer than three observations
 
 
 def test_without_a_reference_there_is_no_alignment() -> None:
     run = history(with_reference=False)
-    assert set(auroc_by_epoch(run)) == {name for name in STATISTICS if "alignment" not in name}
-    with pytest.raises(ValueError, match="reference=None, but alignment needs one"):
-        auroc_by_epoch(run, ["last loss", "alignment, window 25"])
-    with pytest.raises(ValueError, match="statistic='last los' is unknown, .*; did you mean 'last loss'"):
-        auroc_by_epoch(run, ["last los"])
+    for name, statistic in STATISTICS.items():
+        assert statistic.needs_reference == ("alignment" in name)
+        if not statistic.needs_reference:
+            assert len(list(statistic.by_epoch(run))) == EPOCHS
+            continue
+        with pytest.raises(ValueError, match="reference=None, but alignment needs one"):
+            list(statistic.by_epoch(run))
 
 
 def save(path: Path, run: History, **changes: NDArray[np.float64] | None) -> Path:

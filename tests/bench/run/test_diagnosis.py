@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
-from alignprune.bench.run.diagnosis import LatestLosses, kept_noise, noise_auroc
+from alignprune.bench.run.diagnosis import LatestLosses, auroc, kept_noise, noise_auroc
 from alignprune.bench.run.record import mean_of_known
 from alignprune.scores import Alignment, Loss
 from alignprune.selection import Selection
@@ -22,6 +24,14 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order() -> None:
     high = sum(a > b for a, b in pairs) / len(pairs)
     assert abs(noise_auroc(Loss(), values, noisy) - high) < 1e-9
     assert abs(noise_auroc(Alignment(), values, noisy) - (1 - high)) < 1e-9
+
+
+def test_the_area_is_scikit_learns_over_the_samples_with_a_value() -> None:
+    rng = np.random.default_rng(1)
+    values, is_noisy = rng.integers(0, 9, 200).astype(float), rng.random(200) < 0.3  # with ties
+    values[:20] = np.nan
+    assert auroc(values, is_noisy) == pytest.approx(roc_auc_score(is_noisy[20:], values[20:]))
+    assert math.isnan(auroc(np.where(is_noisy, np.nan, values), is_noisy))
 
 
 def test_auroc_is_unknown_without_scores_or_with_one_kind_of_label() -> None:

@@ -100,7 +100,7 @@ class Experiment:
         title: what it shows, in a few words.
         cells: its cells under a protocol, in reading order; see `cells_of`.
         draw: a figure's kind: "bars", "lines" (a number on the horizontal axis), "costs" (forward passes on it),
-            "losses" (distribution), "trajectories" or "suspicion"; None for a table.
+            "losses" (distribution) or "trajectories"; None for a table.
         block_title, row_title, column_title: what blocks, rows and columns are.
     """
 

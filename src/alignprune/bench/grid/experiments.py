@@ -512,37 +512,15 @@ _REGISTRY = (
     ),
     Experiment(
         "beyond-unseen",
-        "Half of the forward passes, on other data and noise",
+        "Half of the forward passes, under other noise",
         beyond.unseen,
         block_title="data",
     ),
-    Experiment(
-        "beyond-ablation", "robust with one ingredient changed", beyond.ablation, block_title="data", row_title="change"
-    ),
-    Experiment(
-        "beyond-choice",
-        "Settings of robust, by held-out training samples with noisy labels",
-        beyond.choice,
-        block_title="data",
-        row_title="setting",
-    ),
-    Experiment(
-        "beyond-causes",
-        "InfoBatch + Ours without rescaling and annealing",
-        beyond.causes,
-        block_title="data",
-        row_title="change",
-    ),
-    Experiment("beyond-few", "Few wrong labels, or none", beyond.few, block_title="data"),
     Experiment(
         "beyond-batch-losses",
         "Scores by a sample's losses and by those of its batches",
         beyond.batch_losses,
         block_title="data",
-    ),
-    Experiment("beyond-batches", "Even batches and a short last one", beyond.batches, block_title="data"),
-    Experiment(
-        "beyond-traces", "How statistics of the losses find wrong labels", beyond.traces, "suspicion", row_title="data"
     ),
     Experiment(
         "evidence",
@@ -552,7 +530,7 @@ _REGISTRY = (
     ),
     Experiment(
         "evidence-costs",
-        "Accuracy over cost: what there is to choose between",
+        "Accuracy over cost: six ways",
         evidence.costs,
         "costs",
         block_title="data",

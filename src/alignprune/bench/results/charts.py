@@ -1,4 +1,4 @@
-"""How pictures are drawn: bars, lines, marks, histograms, trajectories, areas under curves. Needs matplotlib alone.
+"""How pictures are drawn: bars, lines, marks, histograms, trajectories. Needs matplotlib alone.
 
 A picture is a grid of panels. What they show is given as numbers; no picture changes matplotlib's settings.
 """
@@ -32,11 +32,11 @@ _CLEAN, _NOISY, _REFERENCE = "#2b6cb0", "#c05621", "#1a202c"
 _PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#f0e442", "#999999")
 _HATCHES = ("", "////", "....")
 _MARKERS = "os^vDXP"
-_SHADES, _STROKES = 6, ("-", "--")  # of thin lines: yellow is too pale and grey stands for nothing
+_STROKES = ("-", "--")
 
 _FULL, _PAPER = "full training", "paper"
 _LAST_IN_LEGEND = ("", _FULL, _PAPER)
-_WIDTH = 10  # of a picture, in inches
+_WIDTH, _HEIGHT = 10, 2.9  # of a picture, and of a line of its panels, in inches
 
 Array = NDArray[Any]
 
@@ -73,19 +73,6 @@ class Point:
     low: float
     high: float
     paper: float
-
-
-@dataclass(frozen=True, eq=False)
-class Curves:
-    """What the epochs of a run say of its wrong labels.
-
-    Attributes:
-        aurocs: by statistic float [E], the area under its ROC curve; the place of a statistic says how it is drawn.
-        losses: by kind, "right" and "wrong", float [E], the mean loss of such labels.
-    """
-
-    aurocs: Mapping[str, Array | None]
-    losses: Mapping[str, Array]
 
 
 # -- pictures of one run -----------------------------------------------------------------------------------
@@ -258,16 +245,16 @@ def paint_costs(axes: Axes, points: Sequence[Point], rows: Sequence[str], headin
         )
     axes.set_xlim(0, max(105.0, *(1.05 * float(point.column) for point in points)))
     axes.grid(axis="y", alpha=0.3)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.set_ylabel(heading)
 
 
 def paint_losses(axes: Axes, losses: Array, wrong: Array, limit: float) -> None:
-    """Histograms of losses, float [N], up to a limit, with those beyond it in the last bin; wrong: bool [N]."""
+    """Histograms of losses, float [N], up to a limit, right and wrong labels apart; wrong: bool [N]."""
     seen = ~np.isnan(losses)
-    bins = np.linspace(0, limit, 60)
+    bins = np.linspace(0, limit, 60).tolist()
     for name, mask, colour in (("right label", seen & ~wrong, _CLEAN), ("wrong label", seen & wrong, _NOISY)):
-        values = np.clip(losses[mask], 0, bins[-1])
-        axes.hist(values, bins.tolist(), alpha=0.6, color=colour, label=f"{name} ({mask.sum():,})")
+        axes.hist(losses[mask], bins, alpha=0.6, color=colour, label=_counted(name, losses[mask], limit))
     axes.axvline(losses[seen].mean(), color=_REFERENCE, linestyle="--", label="mean loss")
     axes.set_ylabel("samples")
     axes.legend(frameon=False, fontsize=8)
@@ -292,23 +279,31 @@ def paint_series(axes: Axes, series: Mapping[str, Mapping[int, float]], heading:
 
 
 def paint_distributions(axes: Axes, groups: Sequence[Mapping[str, Array]]) -> None:
-    """Outlines of histograms; those beyond the usual maximum stand in the last bin.
+    """Outlines of histograms, up to the usual maximum.
 
     Args:
         axes: to draw into.
         groups: values by name, float [n]; a group has a colour, and its members the strokes.
     """
     every = np.concatenate([values for group in groups for values in group.values()])
-    edges = np.linspace(0, usual_maximum(every), 40)
+    limit = usual_maximum(every)
+    edges = np.linspace(0, limit, 40)
     for group, shade in zip(groups, _PALETTE, strict=False):
         for (name, values), stroke in zip(group.items(), _STROKES, strict=False):
-            counts, _ = np.histogram(np.clip(values, 0, edges[-1]), edges)
-            axes.stairs(counts, edges, color=shade, linestyle=stroke, linewidth=1.2, label=f"{name} ({len(values):,})")
+            counts, _ = np.histogram(values, edges)
+            label = _counted(name, values, limit)
+            axes.stairs(counts, edges, color=shade, linestyle=stroke, linewidth=1.2, label=label)
     # A few wrong labels far from a thousand right ones would not be seen otherwise.
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.8)
     axes.set_ylabel("samples")
     axes.legend(frameon=False, fontsize=8)
+
+
+def _counted(name: str, values: Array, limit: float) -> str:
+    """A name of the legend, with the number of its values, and of those that lie outside of [0, limit]."""
+    beyond = int(((values < 0) | (values > limit)).sum())
+    return f"{name} ({len(values):,}; {beyond:,} beyond)" if beyond else f"{name} ({len(values):,})"
 
 
 def usual_maximum(losses: Array) -> float:
@@ -335,12 +330,22 @@ def paint_trajectories(
 # -- pictures ----------------------------------------------------------------------------------------------
 
 
-def lay_out(panels: Sequence[Panel], abreast: int, title: str, *, same_scale: bool = False) -> Figure:
-    """Lay out panels, so many side by side, and paint them; those without an own legend share one, below the title."""
+def lay_out(
+    panels: Sequence[Panel], abreast: int, title: str, *, same_scale: bool = False, scale: float = 1.0
+) -> Figure:
+    """Lay out panels, so many side by side, and paint them; those without an own legend share one, below the title.
+
+    Args:
+        panels: in reading order.
+        abreast: how many stand side by side, at most.
+        title: of the picture.
+        same_scale: whether they share the vertical axis.
+        scale: of the picture, whose letters keep their size.
+    """
     title = title.replace("$", r"\$")  # a text, which may hold the name of a file: nothing in it is mathematics
     abreast = min(abreast, len(panels))
     lines = math.ceil(len(panels) / abreast)
-    figure = Figure(figsize=(_WIDTH, 1.4 + 2.9 * lines), layout="constrained")
+    figure = Figure(figsize=(scale * _WIDTH, 1.4 + scale * _HEIGHT * lines), layout="constrained")
     grid = figure.subplots(lines, abreast, squeeze=False, sharey=same_scale).ravel()
     for axes, panel in zip(grid, panels, strict=False):
         panel.paint(axes)
@@ -353,62 +358,21 @@ def lay_out(panels: Sequence[Panel], abreast: int, title: str, *, same_scale: bo
     if not names:
         figure.suptitle(title, fontsize=12)
         return figure
-    columns = LETTERS // (max(map(len, names)) + 8)
-    _legend(figure, {name: found[name] for name in names}, title, max(1, min(columns, len(names))))
+    _legend(figure, {name: found[name] for name in names}, title, _abreast(names, scale * LETTERS))
     return figure
 
 
-def lay_out_curves(runs: Mapping[str, Curves], title: str) -> Figure:
-    """How well statistics of the losses find wrong labels, epoch by epoch, above the losses of both kinds.
-
-    Where the mean loss of the wrong labels falls to that of the right ones, the network has memorised them.
-
-    Args:
-        runs: by title.
-        title: of the picture.
-    """
-    abreast = min(len(runs), 3)
-    lines = math.ceil(len(runs) / abreast)
-    figure = Figure(figsize=(_WIDTH, 1.3 + 4.2 * lines), layout="constrained")
-    grid = figure.subplots(2 * lines, abreast, squeeze=False, sharey="row", height_ratios=(3, 1) * lines)
-    for place, (name, run) in enumerate(runs.items()):
-        line, column = divmod(place, abreast)
-        above, below = grid[2 * line : 2 * line + 2, column]
-        _paint_aurocs(above, run.aurocs)
-        _paint_mean_losses(below, run.losses)
-        above.set_title(textwrap.fill(name, LETTERS // abreast - 3), fontsize=10)
-        above.sharex(below)
-        above.tick_params(labelbottom=False)
-        if column == 0:
-            above.set_ylabel("AUROC for wrong labels")
-            below.set_ylabel("mean loss")
-    for line in range(lines):
-        grid[2 * line + 1, 0].set_ylim(bottom=0)  # only now: it ends the scaling to all panels abreast
-    for axes in grid[-2:, (len(runs) - 1) % abreast + 1 :].ravel():
-        axes.remove()
-    _legend(figure, _handles(figure.axes), title, 3)
-    return figure
-
-
-def _paint_aurocs(axes: Axes, aurocs: Mapping[str, Array | None]) -> None:
-    """A line a statistic, in the colour and the stroke that it has in every picture."""
-    axes.axhline(0.5, color=_REFERENCE, linewidth=0.8, linestyle=":", label="chance")
-    for place, (name, areas) in enumerate(aurocs.items()):
-        if areas is not None:
-            stroke, shade = divmod(place, _SHADES)
-            epochs = range(1, len(areas) + 1)
-            axes.plot(epochs, areas, _STROKES[stroke], color=_PALETTE[shade], linewidth=1.4, label=name)
-
-
-def _paint_mean_losses(axes: Axes, losses: Mapping[str, Array]) -> None:
-    for (name, means), stroke in zip(losses.items(), ("-", "--"), strict=True):
-        epochs = range(1, len(means) + 1)
-        axes.plot(epochs, means, stroke, color=_REFERENCE, linewidth=1.2, label=f"mean loss of {name} labels")
-    axes.set_xlabel("epoch")
+def _abreast(names: Sequence[str], letters: float) -> int:
+    """How many columns a legend has: the most that fit into so many letters, marks and gaps included."""
+    for columns in range(len(names), 1, -1):
+        widest = [max(map(len, column)) for column in np.array_split(names, columns)]
+        if sum(widest) + 8 * columns <= letters:
+            return columns
+    return 1
 
 
 def _legend(figure: Figure, handles: Mapping[str, Any], title: str, columns: int) -> None:
-    figure.legend(
+    legend = figure.legend(
         handles.values(),
         handles,
         title=title,
@@ -418,6 +382,7 @@ def _legend(figure: Figure, handles: Mapping[str, Any], title: str, columns: int
         frameon=False,
         fontsize=9,
     )
+    legend.get_title().set_multialignment("center")
 
 
 def _handles(every: Iterable[Axes]) -> dict[str, Any]:

@@ -19,14 +19,13 @@ from matplotlib.figure import Figure
 
 from alignprune._checks import choice
 from alignprune._files import read_arrays
-from alignprune.bench.grid.cells import Experiment, Protocol
+from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.results import charts, tables
-from alignprune.bench.results.charts import LETTERS, Array, Curves, Panel, Point
+from alignprune.bench.results.charts import LETTERS, Array, Panel, Point
 from alignprune.bench.results.measures import Measure
 from alignprune.bench.results.store import Store
-from alignprune.bench.results.suspicion import STATISTICS, auroc_by_epoch, load, mean_losses_by_epoch
 from alignprune.bench.results.tables import Entry
-from alignprune.bench.run import diagnosis, trace
+from alignprune.bench.run import diagnosis
 from alignprune.errors import ValueMistake
 
 _INTERVAL = "Mean over the seeds with its 95 % t-interval."
@@ -45,7 +44,6 @@ def picture(experiment: Experiment, protocol: Protocol, store: Store) -> Figure:
 
     Raises:
         ValueError: where no cell has a run to draw, and for "lines" over columns without numbers.
-        FileNotFoundError: for "suspicion" of a run without a trace.
     """
     kind = experiment.draw or "bars"
     choice("draw", kind, _KINDS)
@@ -58,7 +56,7 @@ def picture(experiment: Experiment, protocol: Protocol, store: Store) -> Figure:
         )
     figure = found.lay_out(f"{experiment.title} ({experiment.name}, protocol {protocol.name})")
     caption = _caption(experiment, protocol, found, shown)
-    figure.supxlabel(textwrap.fill(caption, 160), x=0.01, ha="left", fontsize=8)
+    figure.supxlabel(textwrap.fill(caption, round(16 * figure.get_figwidth())), x=0.01, ha="left", fontsize=8)
     return figure
 
 
@@ -120,23 +118,44 @@ def _lines(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequ
 
 def _costs(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
     """A panel a block and column: the rows over the forward passes that they take, those of proxies included."""
-    spent: dict[str, list[float]] = {}
-    for run in store.runs({entry.cell.key for entry in shown}, protocol.name):
-        whole = run["forward_passes"] / run["forward_fraction"]
-        spent.setdefault(run["key"], []).append(100 * (run["forward_passes"] + run["proxy_forward_passes"]) / whole)
+    spent = _spent(protocol, store, shown)
     drawn = [entry for entry in shown if entry.measured.value is not None]
+    blocks = {entry.cell.block for entry in drawn}
+    common = blocks.pop() if len(blocks) == 1 else ""
     panels = []
     for block, column, measure in dict.fromkeys((e.cell.block, e.cell.column, e.measure) for e in drawn):
         own = [
             entry for entry in drawn if (entry.cell.block, entry.cell.column, entry.measure) == (block, column, measure)
         ]
         points = [
-            replace(point, column=str(float(np.mean(spent[entry.cell.key]))))
-            for entry, point in zip(own, _points(own), strict=True)
+            replace(point, column=str(spent[entry.cell.key])) for entry, point in zip(own, _points(own), strict=True)
         ]
         paint = partial(charts.paint_costs, points=points, rows=_rows(drawn), heading=measure.heading)
-        panels.append(Panel(f"{block}\n{column}" if block else column, paint, "forward passes [% of full training]"))
-    return _Picture(partial(charts.lay_out, panels, 2), drawn, _INTERVAL)
+        labels = _labels_of(own[0].cell)
+        title = labels if block == common else f"{block}\n{labels}"
+        panels.append(Panel(title, paint, "forward passes [% of full training]"))
+
+    def lay_out(title: str) -> Figure:
+        return charts.lay_out(panels, 2, f"{title}\n{common}".rstrip(), scale=0.75)
+
+    return _Picture(lay_out, drawn, _INTERVAL)
+
+
+def _spent(protocol: Protocol, store: Store, shown: Sequence[Entry]) -> dict[str, float]:
+    """By key the mean of the forward passes, those of proxies included, in percent of full training."""
+    found: dict[str, list[float]] = {}
+    for run in store.runs({entry.cell.key for entry in shown}, protocol.name):
+        whole = run["forward_passes"] / run["forward_fraction"]
+        found.setdefault(run["key"], []).append(100 * (run["forward_passes"] + run["proxy_forward_passes"]) / whole)
+    return {key: float(np.mean(shares)) for key, shares in found.items()}
+
+
+def _labels_of(cell: Cell) -> str:
+    """The labels that a cell trains on, in words."""
+    noise, rate = cell.settings.get("noise"), cell.settings.get("noise_rate")
+    if rate is None:
+        return {"clean": "clean labels", "real": "people's labels"}.get(str(noise), cell.column)
+    return f"{100 * rate:g} % wrong" if noise == "symmetric" else f"{noise} {100 * rate:g} %"
 
 
 def _losses(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
@@ -190,21 +209,6 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], column: str) -> dict[int, flo
     return {epoch: float(np.mean(values)) for epoch, values in found.items()}
 
 
-def _suspicions(experiment: Experiment, protocol: Protocol, store: Store, shown: Sequence[Entry]) -> _Picture:
-    """A panel a cell: how well statistics of the losses of its first seed find wrong labels."""
-    folders = _first_seeds(protocol, store, shown)
-    drawn = [entry for entry in _cells(shown) if entry.cell.key in folders]
-    runs = {_name(experiment, entry): _curves(folders[entry.cell.key] / trace.FILE) for entry in drawn}
-    return _Picture(partial(charts.lay_out_curves, runs), drawn, _FIRST_SEED)
-
-
-def _curves(path: Path) -> Curves:
-    history = load(path)
-    found = auroc_by_epoch(history)
-    right, wrong = mean_losses_by_epoch(history)
-    return Curves({name: found.get(name) for name in STATISTICS}, {"right": right, "wrong": wrong})
-
-
 def _first_seeds(protocol: Protocol, store: Store, shown: Sequence[Entry]) -> dict[str, Path]:
     """By key the folder of the run with the lowest seed, of the cells that have one."""
     folders: dict[str, Path] = {}
@@ -219,7 +223,6 @@ _KINDS: dict[str, Callable[[Experiment, Protocol, Store, Sequence[Entry]], _Pict
     "costs": _costs,
     "losses": _losses,
     "trajectories": _trajectories,
-    "suspicion": _suspicions,
 }
 
 

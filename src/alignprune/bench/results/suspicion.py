@@ -1,14 +1,13 @@
-"""How well the losses of a run separate wrong labels from right ones, epoch by epoch, by ten statistics of them.
+"""How suspect the losses of a run make its samples, epoch by epoch, by ten statistics of them.
 
-A statistic gives every sample a suspicion after every epoch, from what the run has seen up to then; the area under the
-ROC curve says how often a wrong label is more suspect than a right one (0.5 = chance). All of them run forward through
-the epochs once. Diagnosis against the truth; never fed back.
+A statistic gives every sample a suspicion after every epoch, from what the run has seen up to then. All of them run
+forward through the epochs once. Diagnosis against the truth; never fed back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alignprune._checks import choice
 from alignprune.alignment import FLAT_VARIANCE, dynamic_alignment_score
 from alignprune.bench.run import trace
-from alignprune.bench.run.diagnosis import auroc, mean_losses
 from alignprune.errors import ValueMistake
 
 MIN_OBSERVATIONS = 3
@@ -98,36 +95,6 @@ class Statistic:
     by_epoch: Callable[[History], _Rows]
     needs_reference: bool = False
     needs_plain_losses: bool = False
-
-
-def auroc_by_epoch(history: History, names: Sequence[str] = ()) -> dict[str, NDArray[np.float64]]:
-    """How well statistics find wrong labels after every epoch.
-
-    Args:
-        history: of a run of E epochs.
-        names: of `STATISTICS`; empty = all that the history has what they need for.
-
-    Returns:
-        by name float64 [E], the area under the ROC curve; NaN where no right or no wrong label has a value.
-
-    Raises:
-        ValueError: for an unknown name, and for a statistic that needs a reference where there is none.
-    """
-    for name in names:
-        choice("statistic", name, STATISTICS)
-        if STATISTICS[name].needs_reference:
-            _reference(history)
-    chosen = names or [s.name for s in STATISTICS.values() if not s.needs_reference or history.reference is not None]
-    return {
-        name: np.array([auroc(row, history.is_noisy) for row in STATISTICS[name].by_epoch(history)]) for name in chosen
-    }
-
-
-def mean_losses_by_epoch(history: History) -> tuple[_Array, _Array]:
-    """The mean losses of the samples with right and of those with wrong labels, float [E] each."""
-    truth = torch.from_numpy(history.is_noisy)
-    right, wrong = np.array([mean_losses(torch.from_numpy(row), truth) for row in history.losses]).T
-    return right, wrong
 
 
 def _mean(values: _Array, decay: float = 1.0) -> _Rows:
