@@ -1,7 +1,7 @@
 """What the site adds to the pages: the README as its home, the code that pages link to, and a map for language models.
 
-Pages link to files beside `docs/`, so that they can be followed in the repository. Here each such file becomes a page of
-its own below `code/`.
+Pages link to files beside `docs/`, so that they can be followed in the repository. Here each such file becomes a page
+of its own below `code/`.
 """
 
 from __future__ import annotations
