@@ -91,6 +91,6 @@ $(OLDEST)/bin/pip:
 
 # The two pins are the lower bounds of the dependencies in pyproject.toml.
 $(OLDEST)/.installed: pyproject.toml | $(OLDEST)/bin/pip
-	$(OLDEST)/bin/python -m pip install -q torch==2.4.0 numpy==1.26.4 pytest hypothesis scipy scikit-learn ckwrap
+	$(OLDEST)/bin/python -m pip install -q torch==2.4.0 numpy==1.26.4 pytest hypothesis scipy scikit-learn ckwrap sybil
 	$(OLDEST)/bin/python -m pip install -q --no-deps -e .
 	@touch $@

@@ -5,9 +5,6 @@ import signal
 
 from hypothesis import settings
 
-# Before torch is imported: tests work on small tensors, on which threads cost more than they give.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 # A shell starts what runs in the background with Ctrl-C ignored, which every process that a test starts would inherit.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
