@@ -6,7 +6,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 from types import ModuleType
+
+import pytest
 
 import alignprune
 
@@ -53,3 +56,25 @@ def test_the_map_of_the_site_has_every_page() -> None:
     parts = re.compile(r"results/(beyond|claims|evidence|label-issues)-")
     written = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").glob("**/*.md")}
     assert {page for page in written if not parts.match(page)} == pages - {"index.md", "code/CHANGELOG.md"}
+
+
+def sentences(page: Path) -> list[str]:
+    """The sentences of a page's prose: without code, tables, headings, generated parts and addresses of links."""
+    text = page.read_text()
+    for part in (r"<!-- (include|source) .*?<!-- /\1 -->", r"<!-- (\w+): written .*?<!-- /\1 -->", r"```.*?```"):
+        text = re.sub(part, "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->|!\[[^]]*\]\([^)]*\)", "", text, flags=re.DOTALL)
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"`[^`]*`", "code", text).replace("*", "")
+    text = re.sub(r"^(\||#|:::| {4}options:| {6}).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^\s*(- |\d+\. )", "\n\n", text, flags=re.MULTILINE)
+    paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    return [said for paragraph in paragraphs if paragraph for said in re.split(r"(?<=[.!?:])\s+(?=[\w'(])", paragraph)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_sentences_are_short(page: Path) -> None:
+    said = [(len(sentence.split()), sentence) for sentence in sentences(page)]
+    assert [sentence for words, sentence in said if words > 40] == []
+    if said:
+        assert median(words for words, _ in said) <= 18
