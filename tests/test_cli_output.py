@@ -113,7 +113,7 @@ def test_a_mistake_leaves_standard_output_empty(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("error: ")
-    for command in ("figure", "help"):
+    for command in ("completion", "help"):
         assert main([command, "--json"]) == 2
         assert f"json=True is given with {command}, expected it with demo, train" in capsys.readouterr().err
 

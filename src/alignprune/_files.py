@@ -8,6 +8,8 @@ part. A sealed file holds a line of text, its seal,
 with the SHA-256 of the file itself, in which the digits count as zeros. The seal stands where the format has room for
 it: the comment of a zip archive (.npz, .pt), the metadata of a Parquet or safetensors file, a field of a JSON object.
 Other programs read such files as ever; here a file is read only after its seal.
+
+Torch is imported by what reads or writes tensors, so that a look at other files does not wait for it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from alignprune.errors import DamagedFile, MissingFile, ValueMistake
@@ -193,6 +194,7 @@ def write_arrays(path: str | os.PathLike[str], kind: Kind, arrays: Mapping[str, 
 
 def write_tensors(path: Path, kind: Kind, value: Any) -> None:
     """Write a sealed file of tensors and plain values, by torch.save."""
+    import torch
 
     def write(file: IO[bytes]) -> None:
         torch.save(value, file)
@@ -234,6 +236,8 @@ def read_tensors(path: Path, kind: Kind) -> Any:
     Raises:
         MissingFile, DamagedFile, ValueMistake: as `check_seal`.
     """
+    import torch
+
     check_seal(path, kind)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

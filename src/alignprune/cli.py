@@ -4,8 +4,8 @@ Heavy libraries are imported inside the functions that work with them, so that a
 
 Exit codes:
     0  done
-    1  a run failed or diverged, no data set is complete or one is damaged, or a bug of AlignPrune, which shows its
-       traceback
+    1  a run failed or diverged, no data set is complete or one is damaged, an installed library is broken, or a bug
+       of AlignPrune, which shows its traceback
     2  a mistake that you can mend, in a line
   130  interrupted by Ctrl-C
   141  the reader of the output has left, as in `alignprune methods | head`
@@ -15,6 +15,7 @@ Exit codes:
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import math
@@ -27,18 +28,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import alignprune
 from alignprune._checks import choice
 from alignprune.errors import Diverged, LostRank, UserError, ValueMistake
 
 if TYPE_CHECKING:
+    from alignprune.bench.doctor import Report
     from alignprune.bench.run.config import TrainConfig
+    from alignprune.bench.run.listing import ListedRun
 
 _Config = TypeVar("_Config")
 
@@ -68,15 +72,36 @@ _LIBRARIES_OF_EXTRAS = {
 # -- from the words to the exit code -----------------------------------------------------------------------
 
 
+_SHARED = {
+    "--help": "with any command: its options",
+    "--debug": "with any command: show the traceback of every error",
+    "--json": "the answer as JSON",
+}
+"""Options that stand anywhere in the line."""
+
+
+def process() -> int:
+    """The process ``alignprune``; returns its exit code.
+
+    Imports make half a million objects, which all stay. So garbage is looked for only when the work begins, and where
+    there was no work not at the end either: that takes a third off the help and off a mistyped option.
+    """
+    gc.disable()
+    code = main()
+    if not gc.isenabled():
+        gc.freeze()
+    return code
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of ``alignprune``; returns the exit code."""
+    """Run a command, of this process or as given; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    words = [word for word in given if word != "--debug"]
+    words = [word for word in given if word not in ("--debug", "--json")]
     before = _hear_sigterm()
     if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding has no letter for, as in names of files
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = _run(words)
+        code = _run(words, as_json="--json" in given)
         sys.stdout.flush()  # here a closed pipe can be answered; Python's own flush at its end comes too late
         return code
     except BrokenPipeError:
@@ -110,30 +135,30 @@ def _hear_sigterm() -> Any:
     return signal.signal(signal.SIGTERM, end) if ours and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else None
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], as_json: bool) -> int:
     if words[:1] == ["--version"]:
         print(alignprune.__version__)
         return 0
     name, *rest = ["help"] if not words or words[0] in ("-h", "--help") else words
     choice("command", name, _COMMANDS)
     try:
-        return _answered(name, rest)
+        return _answered(name, rest, as_json)
     except SystemExit as stopped:  # how tyro ends after its help or an unknown option, and rich at a closed pipe
         if isinstance(stopped.__context__, BrokenPipeError):
             raise stopped.__context__ from None
         return int(stopped.code or 0)
 
 
-def _answered(name: str, words: list[str]) -> int:
-    """Run a command; with --json its answer is all that standard output gets, progress goes to standard error."""
-    command, plain_words = _COMMANDS[name], [word for word in words if word != "--json"]
-    if plain_words == words:
+def _answered(name: str, words: list[str], as_json: bool) -> int:
+    """Run a command; as JSON its answer is all that standard output gets, progress goes to standard error."""
+    command = _COMMANDS[name]
+    if not as_json or "--help" in words or "-h" in words:
         return command.run(words, False).code
     if not command.json:
         can = ", ".join(other for other, one in _COMMANDS.items() if one.json)
         raise ValueMistake(f"json=True is given with {name}, expected it with {can}: leave --json out")
     with contextlib.redirect_stdout(sys.stderr):
-        answer = command.run(plain_words, True)
+        answer = command.run(words, True)
     if answer.value is not None:
         from alignprune.bench.files import plain
 
@@ -241,10 +266,9 @@ def _overview() -> str:
             "",
             "Prune while training, robust to wrong labels.",
             "",
-            *(f"  {name:<10}{command.summary}" for name, command in _COMMANDS.items()),
+            *(f"  {name:<12}{command.summary}" for name, command in _COMMANDS.items()),
             "",
-            "  --debug   with any command: show the traceback of every error",
-            f"  --json    with {', '.join(name for name, one in _COMMANDS.items() if one.json)}: the answer as JSON",
+            *(f"  {option:<12}{meaning}" for option, meaning in _SHARED.items()),
             "  --version",
             "",
             f"{title}{codes.rstrip()}",
@@ -406,7 +430,133 @@ def _table(words: list[str], as_json: bool) -> _Answer:
 def _figure(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import commands
 
-    return _Answer(commands.draw_figures(_parsed(commands.FigureConfig, words, "figure")))
+    files = commands.draw_figures(_parsed(commands.FigureConfig, words, "figure"))
+    if as_json:
+        return _Answer(value={"written": files})
+    for file in files:
+        print(f"written to {file}")
+    return _Answer()
+
+
+def _runs(words: list[str], as_json: bool) -> _Answer:
+    from alignprune.bench.run import listing
+
+    config = _parsed(listing.RunsConfig, words, "runs")
+    found = listing.runs_below(config.folder)
+    if as_json:
+        return _Answer(value=[asdict(run) for run in found])
+    _print_table(
+        f"Runs below {config.folder}",
+        ["run", "state", "data set", "method", "noise", "epochs", "accuracy", "suspects", "forward passes", "when"],
+        [_run_row(run, config.folder) for run in found],
+    )
+    for run in found:
+        if run.reason is not None:
+            print(f"{run.folder}: {_in_a_line(run.reason)}")
+    return _Answer()
+
+
+def _run_row(run: ListedRun, root: Path) -> list[str]:
+    done, of = str(run.epochs_done), run.epochs
+    return [
+        str(run.folder.relative_to(root)),
+        run.state,
+        run.dataset or "-",
+        run.method or "-",
+        (run.noise or "-") + ("" if run.noise_rate is None else f" {run.noise_rate:.0%}"),
+        done if of is None else f"{done}/{of}",
+        _shown(run.accuracy, ".2%"),
+        _shown(run.suspects, ",d"),
+        _shown(run.forward_fraction, ".1%"),
+        f"{datetime.fromisoformat(run.changed).astimezone():%Y-%m-%d %H:%M}",
+    ]
+
+
+def _shown(value: Any, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _compare(words: list[str], as_json: bool) -> _Answer:
+    from alignprune.bench.results import side_by_side
+
+    config = _parsed(side_by_side.CompareConfig, words, "compare")
+    runs = side_by_side.read(config.runs)
+    settings, results = side_by_side.settings_that_differ(runs), side_by_side.results_of(runs)
+    side_by_side.draw(runs, config.out)
+    if as_json:
+        about = [asdict(run.about) for run in runs]
+        return _Answer(value={"out": config.out, "runs": about, "settings": settings, "results": results})
+    _print_table(
+        "What differs, and what came of it",
+        ["", *(run.name for run in runs)],
+        [
+            *([name, *(_shown(value, "") for value in values)] for name, values in settings.items()),
+            *([name, *(_shown(value, side_by_side.RESULTS[name].form) for value in results[name])] for name in results),
+        ],
+    )
+    for run in runs:
+        if run.about.state != "finished":
+            print(f"{run.name} is {run.about.state}: compared by the {len(run.epochs)} epochs that it has")
+    print(f"written to {config.out}")
+    return _Answer()
+
+
+def _doctor(words: list[str], as_json: bool) -> _Answer:
+    from alignprune.bench import doctor
+
+    config = _parsed(doctor.DoctorConfig, words, "doctor")
+    with _SamplesDisplay("libraries") as display:
+        report = doctor.examine(config, display.reached)
+    code = 1 if report.broken else 0
+    if as_json:
+        return _Answer(code, asdict(report))
+    for title, lines in _findings(report).items():
+        print(title)
+        for line in lines:
+            print(f"    {line}")
+    return _Answer(code)
+
+
+def _findings(report: Report) -> dict[str, list[str]]:
+    """What the doctor found, in lines below titles."""
+    every: tuple[Any, ...] = (*report.libraries, *report.extras, *report.devices, *report.datasets)
+    names = max((len(one.name) for one in every), default=0)
+    found = {
+        f"alignprune {report.alignprune}, python {report.python}, {report.system}": [
+            f"{one.name:<{names}}  {one.version}" for one in report.libraries
+        ],
+        "extras": [
+            f"{one.name:<{names}}  "
+            + ("complete" if one.install is None else f"without {', '.join(one.missing)}: {one.install}")
+            for one in report.extras
+        ],
+        "devices": [
+            f"{one.name:<{names}}  {one.about}"
+            + ("" if one.free is None or one.memory is None else f", {_gib(one.free)} of {_gib(one.memory)} GiB free")
+            for one in report.devices
+        ],
+        f"data sets in {report.data_root}": [
+            f"{one.name:<{names}}  " + ("complete" if one.complete else f"{len(one.missing)} missing")
+            for one in report.datasets
+        ],
+        "broken": list(report.broken),
+    }
+    if report.data_root is None:
+        found["data sets: no folder is given, by --data-root or ALIGNPRUNE_DATA"] = []
+    return {title: lines for title, lines in found.items() if lines or title.startswith("data sets:")}
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f}"
+
+
+def _completion(words: list[str], as_json: bool) -> _Answer:
+    from alignprune.bench import completion
+
+    config = _parsed(completion.CompletionConfig, words, "completion")
+    summaries = {name: command.summary for name, command in _COMMANDS.items()}
+    print(completion.script(config.shell, summaries, _SHARED), end="")
+    return _Answer()
 
 
 class _Command(NamedTuple):
@@ -433,6 +583,8 @@ _COMMANDS = {
         interrupted=" The same command goes on.",
     ),
     "predict": _Command(_predict, "what the model of a finished run says of images, arrays or a table"),
+    "runs": _Command(_runs, "list the runs below a folder: how each stands, and what came of it"),
+    "compare": _Command(_compare, "what differs between runs and what came of it, as a table and a picture"),
     "methods": _Command(_methods, "list the named methods and their settings", extra="cli"),
     "data": _Command(
         _data, "data check: which data sets are there, what is missing; data check DATASET: which files are damaged"
@@ -443,9 +595,13 @@ _COMMANDS = {
         interrupted=" Finished runs are stored; the same command goes on.",
     ),
     "table": _Command(_table, "a table of the paper from the runs that are there, beside its numbers"),
-    "figure": _Command(
-        _figure, "a figure of the paper from the runs that are there, or of a run in its folder", json=False
+    "figure": _Command(_figure, "a figure of the paper from the runs that are there, or of a run in its folder"),
+    "doctor": _Command(
+        _doctor,
+        "what is installed, what it can compute on, which data is there, what to do about the rest",
+        extra="cli",
     ),
+    "completion": _Command(_completion, "the script that completes commands, options and names in a shell", json=False),
     "help": _Command(_help, "this overview; help COMMAND, or COMMAND --help: the options of a command", json=False),
 }
 
@@ -454,7 +610,13 @@ _COMMANDS = {
 
 
 def _parsed(kind: type[_Config], words: Sequence[str], command: str, **settings: Any) -> _Config:
-    """Read the words of a command into its record.
+    """Read the words of a command, in any order, into its record."""
+    arguments, options = _parted(_split(words), _numbers_of_values(get_type_hints(kind)))
+    return _record(kind, [*arguments, *options], command, **settings)
+
+
+def _record(kind: type[_Config], words: Sequence[str], command: str, **settings: Any) -> _Config:
+    """The record of words, the arguments of the command first. The work begins after that.
 
     tyro answers what it cannot read in a box of its own, with the nearest option. It would do so too with a mistake
     that the record itself finds, which here is raised as what it is.
@@ -464,7 +626,9 @@ def _parsed(kind: type[_Config], words: Sequence[str], command: str, **settings:
     answer = io.StringIO()
     try:
         with contextlib.redirect_stderr(answer):
-            return tyro.cli(kind, args=_split(words), prog=f"alignprune {command}", **settings)
+            record = tyro.cli(kind, args=words, prog=f"alignprune {command}", **settings)
+        gc.enable()
+        return record
     except SystemExit as stopped:
         mistake = _mistake_behind(stopped)
         if mistake is None:
@@ -519,13 +683,13 @@ def parse_train(words: Sequence[str]) -> TrainConfig:
             return stored.from_file(Path(file), dataset=dataset, method=method, **chosen)
         return configs.default_config(dataset or "cifar100n", str(method), **chosen)
 
-    place = _place_of_dataset(words, default(None))
-    dataset = None if place is None else words.pop(place)
-    _, rest = _taken_names(words)
+    arguments, options = _parted(words, _numbers_of_values(configs.kinds_of(default(None))))
+    dataset = arguments[0] if arguments else None
+    _, rest = _taken_names(options)
     given = default(dataset)
-    config = _parsed(
+    config = _record(
         configs.TrainConfig,
-        rest if dataset is None else [dataset, *rest],  # in front, where no list of values ends in it
+        [*arguments, *rest],
         "train",
         default=given,
         description=_train_help(),
@@ -570,31 +734,46 @@ def _taken_names(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return names, rest
 
 
-def _place_of_dataset(words: Sequence[str], config: TrainConfig) -> int | None:
-    """The place of the first word that is neither an option nor the value of one."""
-    number_of_values, expected = _numbers_of_values(config.options()), 0.0
-    for place, word in enumerate(words):
+def _parted(words: Sequence[str], number_of_values: Mapping[str, float]) -> tuple[list[str], list[str]]:
+    """The arguments of a command, and its options with their values: tyro takes arguments that stand together."""
+    arguments: list[str] = []
+    options: list[str] = []
+    expected = 0.0
+    for word in words:
         if word.startswith("--"):
             expected = number_of_values.get(word[2:].replace("_", "-"), 1)
-        elif expected:
-            expected -= 1
-        elif not word.startswith("-"):
-            return place
-    return None
+            options.append(word)
+        elif expected or word.startswith("-"):
+            expected = max(0.0, expected - 1)
+            options.append(word)
+        else:
+            arguments.append(word)
+    return arguments, options
 
 
-def _numbers_of_values(options: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """How many words follow an option, by its name, for those that do not take one: flags and lists."""
+def _numbers_of_values(kinds: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """How many words follow an option, by its name, for those that do not take one: flags and lists.
+
+    Args:
+        kinds: types of the settings by their names.
+        prefix: of the options.
+    """
     numbers: dict[str, float] = {}
-    for option, value in options.items():
-        name = option.replace("_", "-")
-        if isinstance(value, bool):
+    for setting, kind in kinds.items():
+        name = setting.replace("_", "-")
+        if kind is bool:
             numbers |= {f"{prefix}{name}": 0, f"{prefix}no-{name}": 0}
-        elif isinstance(value, tuple):
-            numbers[f"{prefix}{name}"] = math.inf
-        elif is_dataclass(value):
-            numbers |= _numbers_of_values({one.name: getattr(value, one.name) for one in fields(value)}, f"{name}.")
+        elif is_dataclass(kind):
+            numbers |= _numbers_of_values(get_type_hints(kind), f"{name}.")
+        else:
+            numbers |= {f"{prefix}{name}": length for length in _lengths(kind)}
     return numbers
+
+
+def _lengths(kind: Any) -> list[float]:
+    """How many values a list of that type holds; nothing for what is no list."""
+    lists = [get_args(part) for part in (kind, *get_args(kind)) if get_origin(part) is tuple]
+    return [math.inf if parts[-1] is Ellipsis else len(parts) for parts in lists]
 
 
 # -- one way to draw ---------------------------------------------------------------------------------------
@@ -761,4 +940,4 @@ class _SweepDisplay(_Display):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(process())

@@ -376,8 +376,12 @@ def table_rows(config: TableConfig) -> list[dict[str, Any]]:
     ]
 
 
-def draw_figures(config: FigureConfig) -> int:
-    """Draw the chosen figures: of experiments, and of runs by their folders. All are drawn before one is written."""
+def draw_figures(config: FigureConfig) -> list[Path]:
+    """Draw the chosen figures: of experiments, and of runs by their folders. All are drawn before one is written.
+
+    Returns:
+        the files that were written.
+    """
     from alignprune.bench.results import charts, figures, one_run
 
     refuse_unwritable("out", config.out)
@@ -390,11 +394,10 @@ def draw_figures(config: FigureConfig) -> int:
         for experiment, cells in chosen_cells(replace(config, names=names), protocol):
             narrowed = _narrowed(experiment, cells)
             drawn[f"{experiment.name}-{protocol.name}"] = figures.picture(narrowed, protocol, stored)
-    for name, picture in drawn.items():
-        file = config.out / f"{name}.{config.suffix}"
+    files = {config.out / f"{name}.{config.suffix}": picture for name, picture in drawn.items()}
+    for file, picture in files.items():
         charts.save(picture, file)
-        print(f"written to {file}")
-    return 0
+    return list(files)
 
 
 def _store(which: Which) -> Store:

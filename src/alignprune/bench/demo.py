@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -23,7 +22,6 @@ import alignprune as ap
 from alignprune._checks import integer
 from alignprune.bench.files import write_json
 from alignprune.bench.places import refuse_unwritable
-from alignprune.bench.results import charts
 from alignprune.bench.run.diagnosis import kept_noise, noise_auroc
 from alignprune.bench.run.record import mean_of_known
 
@@ -64,6 +62,8 @@ class Digits:
 
 def digits(seed: int) -> Digits:
     """Split the digits at random and flip 40 % of the training labels."""
+    from sklearn.datasets import load_digits
+
     images, labels = load_digits(return_X_y=True)
     x, y = torch.from_numpy(images).float() / 16, torch.from_numpy(labels).long()
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
@@ -141,6 +141,7 @@ def run(config: DemoConfig, on_step: Callable[[str, int], None] = lambda method,
         ValueError, FileExistsError: if the folder cannot be written, before any run.
     """
     refuse_unwritable("out", config.out)
+    draw(config)
     rows = []
     for method in METHODS:
         results = []
@@ -151,13 +152,14 @@ def run(config: DemoConfig, on_step: Callable[[str, int], None] = lambda method,
             )
             results.append(train(data, pruner, seed, lambda m=method, s=seed: on_step(m, s)))  # type: ignore[misc]
         rows.append(_summary(method, results))
-    draw(config)
     write_json(config.out / "summary.json", {"rows": rows})
     return rows
 
 
 def draw(config: DemoConfig) -> None:
     """Draw the paper's figures B and C: full training with a window as long as the run records all trajectories."""
+    from alignprune.bench.results import charts
+
     data = digits(seed=0)
     pruner = ap.Pruner(
         len(data.train),

@@ -69,6 +69,7 @@ __all__ = [
     "cifar100n_features",
     "cifar100n_pretrained",
     "clothing1m",
+    "data_root",
     "digits",
     "huggingface",
     "image_folder",

@@ -34,6 +34,7 @@ from typing import Any, Literal, get_args
 
 from alignprune._checks import choice, integer, number
 from alignprune.bench.files import write_json
+from alignprune.bench.run.listing import ERROR
 from alignprune.bench.run.lock import HOLDER, FolderInUse, locked
 from alignprune.errors import MissingExtra, UserError, ValueMistake
 
@@ -317,9 +318,9 @@ class _Sweep:
 
     def skip(self, job: Job) -> None:
         """Note a job that is complete without this sweep, and take away what a process left that died just then."""
-        if any((job.folder / name).exists() for name in (HOLDER, "error.json")):
+        if any((job.folder / name).exists() for name in (HOLDER, ERROR)):
             with suppress(FolderInUse, OSError), locked(job.folder):  # as of runs that may only be read
-                (job.folder / "error.json").unlink(missing_ok=True)
+                (job.folder / ERROR).unlink(missing_ok=True)
         self.skipped.append(job)
         self.report.skipped(job)
 
@@ -395,7 +396,7 @@ def _outcome(job: Job, work: Work) -> _Event:
     except Exception as error:
         written = _record_error(job.folder, _named(error), traceback.format_exc())
         return _Event("failed", written, lasting=isinstance(error, _LASTING) and not isinstance(error, FolderInUse))
-    (job.folder / "error.json").unlink(missing_ok=True)
+    (job.folder / ERROR).unlink(missing_ok=True)
     return _Event("done", seconds=time.monotonic() - start)
 
 
@@ -405,7 +406,7 @@ def _named(error: Exception) -> str:
 
 def _record_error(folder: Path, error: str, trace: str) -> str:
     """Write error.json; returns the error, and where that could not be written also why."""
-    file = folder / "error.json"
+    file = folder / ERROR
     try:
         write_json(file, {"error": error, "traceback": trace, "attempts": _attempts(file) + 1})
     except OSError as unwritten:

@@ -23,6 +23,9 @@ from torch import Tensor
 from alignprune._checks import choice
 from alignprune.bench.files import save_bytes
 
+SUFFIXES = (".png", ".svg", ".pdf")
+"""Of the files that a picture can be written to."""
+
 LETTERS = 130
 """How many letters fit into the width of a picture."""
 
@@ -278,6 +281,29 @@ def paint_series(axes: Axes, series: Mapping[str, Mapping[int, float]], heading:
         axes.legend(frameon=False, fontsize=8)
 
 
+def paint_courses(
+    axes: Axes, courses: Mapping[str, Mapping[float, float]], heading: str, *, from_zero: bool = False
+) -> None:
+    """A line a run over what it has cost so far, in the colour of its place; a run without values keeps its colour.
+
+    Args:
+        axes: to draw into.
+        courses: by run, at most as many as there are colours, the value at each cost.
+        heading: of the vertical axis.
+        from_zero: whether the vertical axis starts at 0.
+    """
+    for (name, values), shade in zip(courses.items(), _PALETTE, strict=False):
+        if values:
+            x = sorted(values)
+            y = [values[cost] for cost in x]
+            axes.plot(x, y, color=shade, marker=".", markersize=4, linewidth=1.4, label=name)
+    axes.set_ylabel(heading)
+    axes.set_xlim(left=0)
+    if from_zero:
+        axes.set_ylim(bottom=0)
+    axes.grid(axis="y", alpha=0.3)
+
+
 def paint_distributions(axes: Axes, groups: Sequence[Mapping[str, Array]]) -> None:
     """Outlines of histograms, up to the usual maximum.
 
@@ -397,7 +423,7 @@ def _numbers(points: Sequence[Point], what: str) -> NDArray[np.float64]:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a picture, whole or not at all; its suffix says the format: .png, .svg or .pdf."""
-    choice("suffix", path.suffix, (".png", ".svg", ".pdf"))
+    choice("suffix", path.suffix, SUFFIXES)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     picture = io.BytesIO()

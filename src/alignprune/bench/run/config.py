@@ -654,6 +654,13 @@ SETTINGS: dict[str, Any] = {
 }
 """By the flat name of a setting its type."""
 
+
+def kinds_of(config: TrainConfig) -> dict[str, Any]:
+    """By the flat name of a setting its type; of a record the one that the configuration has."""
+    values = config.options()
+    return {name: type(values[name]) if is_dataclass(values[name]) else kind for name, kind in SETTINGS.items()}
+
+
 # Where a run takes place, who watches it, how often it is stored and what it was made from by hand: a resumed run may
 # differ in these. On another number of devices it goes on too: the recipe's batch is that of all together, and the
 # draws are by sample.

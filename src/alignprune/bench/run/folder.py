@@ -19,17 +19,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignprune._files import Kind, read_tensors
 from alignprune.bench.files import plain, read_record, save_bytes, save_tensors, write_record
 from alignprune.bench.places import refuse_unwritable
 from alignprune.bench.run.lock import locked, refuse_in_use
 from alignprune.errors import DamagedFile, ExistingFile, ValueMistake
-from alignprune.noise import NoisyLabels
+
+if TYPE_CHECKING:
+    from alignprune.noise import NoisyLabels
 
 CONFIG, RESULT, METRICS, NOISE = "config.json", "result.json", "metrics.jsonl", "noise.npz"
 CHECKPOINT, PREVIOUS, _NEXT = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.next.pt"
@@ -174,6 +176,15 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     if not (run / RESULT).exists():
         state = read_checkpoint(run)
         return [] if state is None else [plain(row) for row in state["metrics"]]
+    return read_final_metrics(run)
+
+
+def read_final_metrics(run: Path) -> list[dict[str, Any]]:
+    """The metrics of a complete run, a record an epoch.
+
+    Raises:
+        ValueError: if they are damaged.
+    """
     file = run / METRICS
     content = file.read_bytes() if file.is_file() else None
     digest = read_record(run / RESULT, RESULT_KIND).get(_DIGEST)
@@ -199,16 +210,26 @@ def read_checkpoint(run: Path) -> dict[str, Any] | None:
 
 
 def _refuse_other(stored: dict[str, Any], given: dict[str, Any], path: Path) -> None:
-    there, now = _dotted(stored), _dotted(given)
-    differing = sorted(key for key in there.keys() | now.keys() if there.get(key) != now.get(key))
-    others = {key.removesuffix("kind") for key in differing if key.endswith(".kind")}  # all in them differs
-    differing = [key for key in differing if key.endswith(".kind") or not key.startswith(tuple(others))]
+    differing = differences([stored, given])
     if differing:
-        changes = "; ".join(f"{key}: {there.get(key)!r} there, {now.get(key)!r} now" for key in differing)
+        changes = "; ".join(f"{name}: {there!r} there, {now!r} now" for name, (there, now) in differing.items())
         raise ValueMistake(
             f"out={str(path)!r} is a run with another configuration ({changes}), expected the same: give the same "
             f"options, or start anew with another --out"
         )
+
+
+def differences(configs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What is not the same in all of these configurations: by the setting's name, with dots, the value in each.
+
+    Of records of several kinds the kind alone, since all in them differs; None stands for a setting that is not there.
+    """
+    flat = [_dotted(config) for config in configs]
+    names = sorted(set().union(*flat))
+    values = {name: [one.get(name) for one in flat] for name in names}
+    differing = [name for name in names if any(value != values[name][0] for value in values[name])]
+    others = {name.removesuffix("kind") for name in differing if name.endswith(".kind")}
+    return {name: values[name] for name in differing if name.endswith(".kind") or not name.startswith(tuple(others))}
 
 
 def _dotted(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -69,6 +69,23 @@ def refuse_in_use(folder: Path) -> None:
         lock.release()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process is in a folder, which is left as it is; who left without a word is not waited for."""
+    if not (folder / HOLDER).exists():
+        return False
+    lock = _lock(folder)
+    if lock.is_locked:  # by this process, which could take it again
+        return True
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # another user's folder, whose lock cannot be tried
+        return not _has_died(folder)
+    lock.release()
+    return False
+
+
 def _lock(folder: Path) -> FileLock:
     return FileLock(os.path.abspath(folder / ".lock"), is_singleton=True)
 
