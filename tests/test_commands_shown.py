@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -25,10 +26,11 @@ from alignprune.cli import main, parse_train
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
-OWN = {"FOLDER", "DATA", "photos", "pets", "my.csv", "texts.csv", "reviews.csv", "features.npz", "hf:NAME_OR_PATH"}
+FOLDERS = {"FOLDER", "DATA", "photos", "pets", "path/to/folder", "path/to/photos"}
+OWN = {*FOLDERS, "my.csv", "texts.csv", "reviews.csv", "features.npz", "my_data.npz", "hf:NAME_OR_PATH"}
 """What stands for the reader's own data."""
 
-OTHERS = {"cd", "export", "git", "source", "tensorboard"}
+OTHERS = {"cd", "export", "git", "sort", "source", "tensorboard"}
 """Programs that are not ours to check."""
 
 NEEDS = re.compile(r"# .*(the data sets|a GPU|a download|minutes|hours?)")
@@ -46,11 +48,11 @@ class Shown(NamedTuple):
 
 
 def shown() -> Iterator[Shown]:
-    """The commands of all blocks, without the variables before them and what reads their output."""
+    """The commands of all blocks, without the variables before them and what becomes of their output."""
     for page in PAGES:
         for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line.partition(" | ")[0], comments=True)
+                words = shlex.split(re.split(r" (?:\||>>?) ", line)[0], comments=True)
                 while words and ("=" in words[0] or words[0] == "srun"):
                     del words[0]
                 if words:
@@ -121,12 +123,13 @@ def read(*_: object) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run, under the two names that pages give it."""
+    """A folder with a finished run, once under each of the names that pages give theirs."""
     folder = tmp_path_factory.mktemp("shown")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main(["train", "digits", "--method", "full", "--epochs", "1", "--out", "runs/first"]) == 0
-    (folder / "runs/my-run").symlink_to("first")
+    for name in ("my-run", "full", "robust"):
+        shutil.copytree(folder / "runs/first", folder / "runs" / name)
     return folder
 
 

@@ -66,7 +66,7 @@ def sentences(page: Path) -> list[str]:
     text = re.sub(r"<!--.*?-->|!\[[^]]*\]\([^)]*\)", "", text, flags=re.DOTALL)
     text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r"`[^`]*`", "code", text).replace("*", "")
-    text = re.sub(r"^(\||#|:::| {4}options:| {6}).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^( *\||#|:::| {4}options:| {6}).*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"^\s*(- |\d+\. )", "\n\n", text, flags=re.MULTILINE)
     paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
     return [said for paragraph in paragraphs if paragraph for said in re.split(r"(?<=[.!?:])\s+(?=[\w'(])", paragraph)]
