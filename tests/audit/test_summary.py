@@ -91,6 +91,14 @@ def test_the_noise_rate_of_a_training_is_near_the_truth_and_warns_of_nothing() -
 # -- where the rate cannot be told -------------------------------------------------------------------------
 
 
+def test_the_rate_is_not_told_of_labels_that_an_earlier_report_decided_on() -> None:
+    run = made(size=900)
+    plain, rate = (of_run(run, decided=decided)[1]["noise_rate"] for decided in (False, True))
+    assert plain["estimate"] is not None
+    assert (rate["estimate"], rate["low"], rate["high"]) == (None, plain["low"], None)
+    assert rate["reason"].startswith("the labels were decided on by an earlier report")
+
+
 @pytest.mark.parametrize(
     "accuracy, told, high",
     [

@@ -167,6 +167,22 @@ def test_a_table_without_its_label_column_is_refused_before_anything_is_written(
     assert not (tmp_path / "report").exists()
 
 
+def test_a_second_report_gives_no_all_clear(audited: Path, table: Path, tmp_path: Path) -> None:
+    found = pd.read_parquet(audited / "label_issues.parquet")
+    rows = found[["index", "id", "given_label"]].assign(
+        decision=np.where(found["is_label_issue"], "drop", "keep"),
+        label="",
+        data=decisions.fingerprint(found["id"], found["given_label"]),
+    )
+    rows.to_csv(tmp_path / "decisions.csv", index=False)
+    words = ["audit", str(table), "--labels", str(tmp_path / "decisions.csv"), "--epochs", "2", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "again")]) == 0
+    summary = json.loads((tmp_path / "again/summary.json").read_text())
+    assert summary["num_samples"] == 540 - found["is_label_issue"].sum()
+    assert summary["noise_rate"]["estimate"] is None
+    assert "the labels were decided on by an earlier report" in summary["noise_rate"]["reason"]
+
+
 def test_the_fingerprint_of_the_page_is_that_of_the_table(audited: Path) -> None:
     found = pd.read_parquet(audited / "label_issues.parquet")
     assert decisions.fingerprint(found["id"], found["given_label"]) in (audited / "report.html").read_text()

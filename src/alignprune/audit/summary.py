@@ -46,6 +46,7 @@ def summary(
     *,
     name: str,
     accuracy: Accuracy | None = None,
+    decided: bool = False,
     run: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Summarise a report.
@@ -57,6 +58,7 @@ def summary(
         class_names: C names.
         name: of the data set.
         accuracy: of the trained network, if it was measured.
+        decided: whether the labels were decided on by an earlier report.
         run: what the run was, for the reader: plain values by name.
 
     Returns:
@@ -69,7 +71,7 @@ def summary(
         "name": name,
         "num_samples": len(table),
         "num_label_issues": int(table["is_label_issue"].sum()),
-        "noise_rate": _noise_rate(judged, accuracy),
+        "noise_rate": _noise_rate(judged, accuracy, decided),
         "classes": classes,
         "flips": _flips(table),
         "warnings": _warnings(table, known, judged, classes),
@@ -78,30 +80,37 @@ def summary(
     }
 
 
-def _noise_rate(judged: Judgement, accuracy: Accuracy | None) -> dict[str, Any]:
+def _noise_rate(judged: Judgement, accuracy: Accuracy | None, decided: bool) -> dict[str, Any]:
     if math.isnan(judged.noise_rate):
         reason = "there are no labels of two classes or more on samples that were read, so none can be judged"
         return {"estimate": None, "low": None, "high": None, "reason": reason}
-    rate: dict[str, Any] = {"estimate": judged.noise_rate, "low": judged.low, "high": judged.high, "reason": None}
+    high, reasons = judged.high, []
     if not judged.held_out:
-        rate |= {"estimate": None, "high": None}
-        rate["reason"] = (
+        reasons.append(
             "too few samples were held out to judge by, so every loss is taken for one of a sample that was: where the "
             "network learned its labels by heart, wrong ones are missed, and p_wrong is too low; label_score ranks all "
             "the same"
         )
-    if accuracy is not None:
-        missed = 1 - accuracy.value
-        unexplained = missed - (judged.noise_rate if accuracy.on == "holdout" else 0.0)
-        if unexplained > _UNEXPLAINED:
-            bound = missed if accuracy.on == "holdout" else None
-            rate |= {"estimate": None, "high": None if bound is None else max(bound, judged.high)}
-            rate["reason"] = (
-                ("" if judged.held_out else f"{rate['reason']}; ")
-                + f"the network itself misses {missed:.0%} of the labels that it was not trained on; what it cannot "
-                f"learn it cannot judge, so the rate is at least {judged.low:.1%}, and may be much higher"
-            )
-    return rate
+    if decided:
+        reasons.append(
+            "the labels were decided on by an earlier report, so the wrong ones that are left are those that such a "
+            "network takes for right, and it cannot say how many; label_score ranks all the same"
+        )
+    bounded = not reasons
+    missed = 0.0 if accuracy is None else 1 - accuracy.value
+    given = accuracy is not None and accuracy.on == "holdout"  # its labels are as noisy as those that are judged
+    if missed - (judged.noise_rate if given else 0.0) > _UNEXPLAINED:
+        bounded, high = given, max(missed, high)
+        reasons.append(
+            f"the network itself misses {missed:.0%} of the labels that it was not trained on; what it cannot learn it "
+            f"cannot judge, so the rate is at least {judged.low:.1%}, and may be much higher"
+        )
+    return {
+        "estimate": None if reasons else judged.noise_rate,
+        "low": judged.low,
+        "high": high if bounded else None,
+        "reason": "; ".join(reasons) or None,
+    }
 
 
 def _classes(table: pd.DataFrame, known: Facts, names: Sequence[str]) -> list[dict[str, Any]]:

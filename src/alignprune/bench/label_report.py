@@ -207,6 +207,7 @@ def report(
         names,
         name=samples.name,
         accuracy=audit.Accuracy(result["accuracy"], result["evaluated_on"]),
+        decided=config.data.labels is not None,
         run={
             "method": result["method"],
             "epochs": result["epochs"],
