@@ -78,3 +78,17 @@ def test_sentences_are_short(page: Path) -> None:
     assert [sentence for words, sentence in said if words > 40] == []
     if said:
         assert median(words for words, _ in said) <= 18
+
+
+def test_half_of_all_sentences_have_sixteen_words_at_most() -> None:
+    assert median(len(sentence.split()) for page in PAGES for sentence in sentences(page)) <= 16
+
+
+def test_pictures_are_described() -> None:
+    pictures = [
+        (page.name, alternative, page.parent / path)
+        for page in PAGES
+        for alternative, path in re.findall(r"!\[([^]]*)\]\(([^)]+)\)", page.read_text())
+    ]
+    assert pictures
+    assert [found for found in pictures if len(found[1].split()) < 5 or not found[2].exists()] == []
