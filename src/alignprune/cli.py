@@ -25,18 +25,18 @@ import shlex
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import alignprune
 from alignprune._checks import choice
+from alignprune.bench import displays
 from alignprune.errors import Diverged, LostRank, UserError, ValueMistake
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ def _demo(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import demo
 
     config = _parsed(demo.DemoConfig, words, "demo", description=demo.__doc__)
-    with _DemoDisplay(len(demo.METHODS) * config.seeds, config.epochs) as display:
+    with displays.DemoDisplay(len(demo.METHODS) * config.seeds, config.epochs) as display:
         rows = demo.run(config, display.step)
     if as_json:
         return _Answer(value={"out": config.out, "noise_rate": demo.NOISE_RATE, "rows": rows})
@@ -310,7 +310,7 @@ def _train(words: list[str], as_json: bool) -> _Answer:
     from alignprune._ranks import rank_and_world
     from alignprune.bench import commands
 
-    with _TrainDisplay() as display:
+    with displays.TrainDisplay() as display:
         result = commands.train(config, display)
     if rank_and_world()[0] > 0:  # the first rank reports
         return _Answer()
@@ -327,7 +327,7 @@ def _audit(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import label_report
 
     config = _parsed(label_report.AuditConfig, words, "audit")
-    with _TrainDisplay() as display:
+    with displays.TrainDisplay() as display:
         report = label_report.run(config, display, display.line)
     if as_json:
         return _Answer(value={"out": report.folder, **report.summary})
@@ -347,7 +347,7 @@ def _predict(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import commands
 
     config = _parsed(commands.PredictConfig, words, "predict")
-    with _SamplesDisplay("features") as display:
+    with displays.SamplesDisplay("features") as display:
         found = commands.predict(config, display.reached)
     if as_json:
         numbers = {"samples": len(found.ids), "known": found.known, "unknown": found.unknown}
@@ -394,7 +394,7 @@ def _data(words: list[str], as_json: bool) -> _Answer:
 
     config = _parsed(commands.DataConfig, words, "data")
     if config.dataset is not None:
-        with _SamplesDisplay(config.dataset) as display:
+        with displays.SamplesDisplay(config.dataset) as display:
             if not as_json:
                 return _Answer(commands.check_data(config, display.reached))
             report = commands.open_files(config.dataset, config, display.reached)
@@ -411,7 +411,7 @@ def _sweep(words: list[str], as_json: bool) -> _Answer:
     config = _parsed(commands.SweepConfig, words, "sweep")
     if as_json and config.list:
         return _Answer(value=commands.listed(config))
-    with _SweepDisplay() as display:
+    with displays.SweepDisplay() as display:
         if not as_json:
             return _Answer(commands.run_sweep(config, display))
         summary = commands.sweep_jobs(config, display)
@@ -505,7 +505,7 @@ def _doctor(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import doctor
 
     config = _parsed(doctor.DoctorConfig, words, "doctor")
-    with _SamplesDisplay("libraries") as display:
+    with displays.SamplesDisplay("libraries") as display:
         report = doctor.examine(config, display.reached)
     code = 1 if report.broken else 0
     if as_json:
@@ -797,146 +797,6 @@ def _print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console().print(table)
-
-
-class _Display:
-    """Progress: bars and the lines above them on a terminal, the plain lines alone elsewhere."""
-
-    def __init__(self) -> None:
-        self.bars: Any = None
-        self.stream = sys.stdout
-        if not self.stream.isatty():
-            return
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
-
-        from alignprune.bench.console import console
-
-        name = TextColumn("{task.description}", markup=False)
-        columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bars = Bars(*columns, console=console(self.stream), transient=True)
-
-    def __enter__(self) -> Any:
-        if self.bars is not None:
-            self.bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.bars is not None:
-            self.bars.stop()
-
-    def line(self, text: str) -> None:
-        """A line that stays."""
-        if self.bars is None:
-            print(text, file=self.stream, flush=True)
-        else:
-            self.bars.console.print(text, soft_wrap=True)
-
-
-class _TrainDisplay(_Display):
-    """One bar for the samples that are embedded, then one for the epochs, one for the batches, and a line an epoch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from alignprune.bench.run.progress import Tenths
-
-        self.tenths, self.embedding_task = Tenths(), None
-
-    def note(self, text: str) -> None:
-        self.line(text)
-
-    def embedding(self, done: int, total: int) -> None:
-        if self.bars is None:
-            if self.tenths.passed(done, total):
-                self.line(f"features of {done:,} of {total:,} samples")
-            return
-        if self.embedding_task is None:
-            self.embedding_task = self.bars.add_task("features")
-        self.bars.update(self.embedding_task, completed=done, total=total, visible=done < total)
-
-    def start(self, description: str, epochs: int) -> None:
-        self.line(description)
-        self.epochs = epochs
-        if self.bars is not None:
-            self.epoch_task, self.step_task = self.bars.add_task("epochs", total=epochs), self.bars.add_task("batches")
-
-    def step(self, epoch: int, step: int, steps: int) -> None:
-        if self.bars is not None:
-            self.bars.update(self.epoch_task, completed=epoch)
-            self.bars.update(self.step_task, completed=step + 1, total=steps)
-
-    def epoch(self, metrics: dict[str, Any]) -> None:
-        seen = "      -" if metrics["accuracy"] is None else f"{metrics['accuracy']:7.2%}"
-        line = (
-            f"epoch {metrics['epoch']:>3}/{self.epochs}  accuracy{seen}  "
-            f"train loss {metrics['train_loss']:.3f}  pruned {metrics['pruned_share']:5.1%}"
-        )
-        if metrics["kept_noise"] is not None:
-            line += f"  wrong labels kept {metrics['kept_noise']:5.1%}  AUROC {metrics['score_auroc']:.2f}"
-        self.line(line + f"  {metrics['images_per_second']:,.0f} images/s")
-
-
-class _DemoDisplay(_Display):
-    """One bar for all epochs; where there is none, a line a run that ends.
-
-    Args:
-        runs: how many there are.
-        epochs: of each run.
-    """
-
-    def __init__(self, runs: int, epochs: int) -> None:
-        super().__init__()
-        self.runs, self.epochs, self.done = runs, epochs, 0
-        self.task = None if self.bars is None else self.bars.add_task("", total=runs * epochs)
-
-    def step(self, method: str, seed: int) -> None:
-        """An epoch of a run is done."""
-        self.done += 1
-        if self.bars is not None:
-            self.bars.update(self.task, advance=1, description=f"{method}, seed {seed}")
-        elif self.done % self.epochs == 0:
-            self.line(f"{method}, seed {seed}: run {self.done // self.epochs} of {self.runs} done")
-
-
-class _SamplesDisplay(_Display):
-    """One bar for samples that are gone through; nothing where there is none.
-
-    Args:
-        what: what to call it.
-    """
-
-    def __init__(self, what: str) -> None:
-        super().__init__()
-        self.what, self.task = what, None
-
-    def reached(self, done: int, total: int) -> None:
-        """So many of all are done."""
-        if self.bars is None:
-            return
-        if self.task is None:
-            self.task = self.bars.add_task(self.what)
-        self.bars.update(self.task, completed=done, total=total)
-
-
-class _SweepDisplay(_Display):
-    """A line for each run that begins or ends."""
-
-    def started(self, job: Any) -> None:
-        self._report(job, "started")
-
-    def finished(self, job: Any, seconds: float) -> None:
-        self._report(job, f"done in {seconds:.0f} s")
-
-    def failed(self, job: Any, error: str, attempt: int, final: bool) -> None:
-        self._report(job, f"failed, attempt {attempt}{'' if final else ', will be tried again'}: {error}")
-
-    def skipped(self, job: Any) -> None:
-        """It was complete: the last line counts those."""
-
-    def _report(self, job: Any, what: str) -> None:
-        self.line(f"{time.strftime('%H:%M:%S')}  {job.name}: {what}")
 
 
 if __name__ == "__main__":
