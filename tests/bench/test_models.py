@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from timm.models import is_model_pretrained
@@ -11,7 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from alignprune.bench.data import TensorData
-from alignprune.bench.models import MODELS, Mlp, create, features_and_logits, look_at
+from alignprune.bench.data.preparation import Pixels, Preparation
+from alignprune.bench.models import MODELS, Mlp, create, features_and_logits, look_at, normalised_otherwise
 
 
 def parameters(model: nn.Module) -> int:
@@ -422,3 +424,28 @@ def test_features_of_an_unfit_model_are_refused() -> None:
 
     with pytest.raises(TypeError, match=r"get_classifier\(\) gives a tuple, expected one classifier"):
         features_and_logits(TwoHeads(2, 2), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize(
+    "mean, std, told",
+    [
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), False),
+        ((0.49, 0.5, 0.51), (0.52, 0.5, 0.5), False),
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), True),
+    ],
+)
+def test_published_weights_that_know_images_normalised_otherwise_are_told(
+    mean: tuple[float, ...], std: tuple[float, ...], told: bool
+) -> None:
+    network = timm.create_model("test_resnet", num_classes=3)  # published for a mean and a deviation of a half
+    said = normalised_otherwise(network, Preparation("pixels", (Pixels(mean, std),), shape=(3, 8, 8)))
+    assert (said is not None) == told
+    if said is not None:
+        assert "know images of mean 0.5 0.5 0.5 and deviation 0.5 0.5 0.5" in said
+        assert "have mean 0.485 0.456 0.406 and deviation 0.229 0.224 0.225" in said
+
+
+def test_nothing_is_told_of_networks_without_published_weights_and_of_features() -> None:
+    pixels = Preparation("pixels", (Pixels((0.5,), (0.5,)),), shape=(1, 8, 8))
+    assert normalised_otherwise(create("airbench", 3, (3, 32, 32)), pixels) is None
+    assert normalised_otherwise(timm.create_model("test_resnet", num_classes=3), None) is None

@@ -7,7 +7,8 @@ their last features as well, because batch-level selection (DivBS) needs the inp
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -35,6 +36,7 @@ from alignprune.errors import MissingFile, TypeMistake, ValueMistake
 SMALL_IMAGE = 64
 
 PRETRAINED, PACKAGED = "pretrained", "packaged"
+_NEAR = 0.05  # of two normalisations, in values of [0, 1]: CIFAR's and ImageNet's are
 _WEIGHT_FILES = (".pt", ".pth", ".safetensors")
 
 
@@ -235,6 +237,31 @@ def read_prepared(network: nn.Module, preparation: Preparation | None) -> None:
     scale = None if preparation is None else preparation.normalisation
     if isinstance(network, EfficientNet) and scale is not None:
         network.read_normalised(*scale)
+
+
+def normalised_otherwise(network: nn.Module, preparation: Preparation | None) -> str | None:
+    """What to say where timm's weights know images normalised in another way than the samples are; else None.
+
+    Args:
+        network: one that `create` made with weights that timm publishes.
+        preparation: of its samples.
+    """
+    published = getattr(network, "pretrained_cfg", None)
+    scale = None if preparation is None else preparation.normalisation
+    if not published or scale is None:
+        return None
+    known, given = (*published["mean"], *published["std"]), (*scale[0], *scale[1])
+    if len(known) == len(given) and all(math.isclose(*pair, abs_tol=_NEAR) for pair in zip(known, given, strict=True)):
+        return None
+    return (
+        f"the published weights know images of mean {_rounded(published['mean'])} and deviation "
+        f"{_rounded(published['std'])}, the data set's have mean {_rounded(scale[0])} and deviation "
+        f"{_rounded(scale[1])}: the first layers have to learn the difference"
+    )
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3g}" for value in values)
 
 
 def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

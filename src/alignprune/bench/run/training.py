@@ -166,6 +166,10 @@ class _Run:
         )
         self.reference = references.make(config, whole, device, chosen_by)
         network = make_network(config, self.data)
+        if config.network.weights == models.PRETRAINED:
+            told = models.normalised_otherwise(network, self.data.preparation)
+            if told is not None:
+                self.progress.note(told)
         model, optimizer = fabric.setup(network, recipes.make_optimizer(config.recipe, network))
         self.model: nn.Module = model
         self.optimizer: torch.optim.Optimizer = optimizer
