@@ -645,6 +645,31 @@ def test_where_the_network_meets_a_third_of_the_suspects_bayes_rule_stands_alone
     assert not set(range(240)) & set(left_out_of(select(policy, score, ledger=ledger, labels=labels)))
 
 
+def test_where_the_network_meets_few_suspects_all_that_are_left_out_are_suspects() -> None:
+    score, labels = scores_of(600), labels_of(600, 4, 0)
+    policy = Robust(ramp=1, prune_ratio=0.0)
+    chosen = select(policy, score, ledger=met_while_held_out(0.2, 40), labels=labels)
+    assert suspects_of(chosen) == left_out_of(chosen)
+    assert chosen.noise_rate == pytest.approx(len(left_out_of(chosen)) / 600)
+    believing = select(policy, score, ledger=met_while_held_out(0.2, 80), labels=labels)
+    assert not suspects_of(believing)  # the losses say that all are right, and nothing speaks against them
+
+
+def test_where_losses_say_as_well_that_most_are_wrong_they_say_who_is() -> None:
+    score, labels = scores_of(600), labels_of(600, 4, 0)
+    asked, unasked = (
+        select(
+            Robust(ramp=1, prune_ratio=0.0, least_agreement=least),
+            score,
+            ledger=met_while_held_out(9.0, 0),
+            labels=labels,
+        )
+        for least in (1 / 3, 0.0)
+    )
+    assert suspects_of(asked) == suspects_of(unasked) != []
+    assert asked.noise_rate == unasked.noise_rate
+
+
 def test_how_many_have_to_be_met_is_a_setting() -> None:
     score, ledger, labels = scores_of(600), met_while_held_out(0.2, 30), labels_of(600, 4, 0)
     for least, kept in ((0.0, 240), (0.125, 240), (0.126, 30), (1.0, 30)):

@@ -168,21 +168,28 @@ class Robust(Policy):
             if labels is not None:
                 _spare_classes(out, suspicion, labels, _CLASS_LIMIT * share)
             return _Flagged(out, out, unknown, noise_rate)
-        odds = log_odds_of_wrong(ledger.held_out.cpu().numpy(), labels, self.confused)
+        odds, met = log_odds_of_wrong(ledger.held_out.cpu().numpy(), labels, self.confused), True
         if few and self.refresh > 0:
             suspects, unknown, noise_rate = probe(suspicion, odds)
             _spare_classes(suspects, suspicion, labels, _CLASS_LIMIT * suspects.mean())
             out = suspects | unknown
         else:
             _spare_classes(out, suspicion, labels, _CLASS_LIMIT * share)
-            wrong = self._readmit(out, odds, ledger.agreement.cpu().numpy())
+            agreement = ledger.agreement.cpu().numpy()
+            met = self._are_met(out, odds, agreement)
+            wrong = self._readmit(out, odds, agreement, met)
             suspects, noise_rate = out, None if noise_rate is None else wrong * noise_rate
         judged = posterior(suspicion, odds) if waited >= self.ramp else None
         if judged is None or 2 * judged.judged < out.sum():  # too few were looked at to judge them all
             return _Flagged(out, suspects, unknown, noise_rate)
         # Some hard samples are left out beside the wrong ones, and a network does as well without them; but a label
         # that is probably right is no suspect.
-        return _Flagged(out, out & (judged.p_wrong > 0.5), unknown, judged.noise_rate)
+        suspects = out & (judged.p_wrong > 0.5)
+        if not met and 2 * suspects.sum() < out.sum():
+            # Most of them are wrong by what the network predicts: one that confuses the classes as people do believes
+            # too much, and its losses tell neither whose label is wrong nor how many are.
+            return _Flagged(out, out, unknown, float(out.mean()))
+        return _Flagged(out, suspects, unknown, judged.noise_rate)
 
     def _share(self, suspicion: _Array, began: Onset, waited: int) -> onset.Share:
         """How many samples to flag, as it is given or as it is estimated."""
@@ -190,29 +197,42 @@ class Robust(Policy):
             return onset.Share(self.noise_rate, self.noise_rate)
         return onset.share_of_suspects(suspicion[~np.isnan(suspicion)], len(suspicion), began, waited, self.ramp)
 
-    def _readmit(self, suspect: _Mask, odds: _Array, agreement: _Array) -> float:
+    def _are_met(self, suspect: _Mask, odds: _Array, agreement: _Array) -> bool:
+        """Whether the suspects that were looked at are met as often as hard samples with right labels would be.
+
+        Where people confuse classes the losses believe too much, since the network has learned to confuse them as well.
+        What it predicts tells better: of hard samples with right labels about half are met while they are held out, of
+        wrong labels hardly any. So where less than a third of the suspects are met, most of them are wrong.
+
+        Args:
+            suspect: bool [N].
+            odds: `log_odds_of_wrong`, float32 [N].
+            agreement: `Ledger.agreement`, float32 [N].
+
+        Returns:
+            True, too, where too few predictions are known to say.
+        """
+        predicted = agreement[suspect & ~np.isnan(odds) & ~np.isnan(agreement)]
+        return len(predicted) < FEWEST or bool(predicted.mean() >= self.least_agreement)
+
+    def _readmit(self, suspect: _Mask, odds: _Array, agreement: _Array, met: bool) -> float:
         """Re-admit the suspects whose label is probably right by Bayes' rule; returns the share of wrong ones before.
 
         The odds of a label to be wrong, before it is looked at, are those that make the labels of all suspects that
-        were looked at most likely. Where people confuse classes they are too low, since the network has learned to
-        confuse them as well. What it predicts tells better: of hard samples with right labels about half are met while
-        they are held out, of wrong labels hardly any. So where less than a third of the suspects are met, less than
-        half of the others are right.
+        were looked at most likely.
 
         Args:
             suspect: bool [N], edited in place.
             odds: `log_odds_of_wrong`, float32 [N].
             agreement: `Ledger.agreement`, float32 [N].
+            met: as `_are_met` says; otherwise only those that are met themselves come back.
         """
         looked = np.flatnonzero(suspect & ~np.isnan(odds))
         if len(looked) < FEWEST:
             return 1.0
         wrong = mixture.share(odds[looked])
         back = looked[odds[looked] < math.log((1 - wrong) / wrong)]
-        predicted = agreement[looked][~np.isnan(agreement[looked])]
-        if len(predicted) >= FEWEST and predicted.mean() < self.least_agreement:
-            back = back[~(agreement[back] <= 0.5)]
-        suspect[back] = False
+        suspect[back if met else back[~(agreement[back] <= 0.5)]] = False
         return wrong
 
     def _look(self, flagged: _Flagged, age: _Array, count: int, draws: Draws) -> _Array:
