@@ -345,7 +345,7 @@ def test_the_lines_of_the_page_load_the_table_into_a_datalab(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     lines = re.search(r"## Datalab.*?```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     assert lines is not None
-    scope: dict[str, Any] = {}
+    scope: dict[str, Any] = {"pd": pd}  # the page has imported it above
     exec(lines[1], scope)
     found = scope["lab"].get_issues("label")
     expected = report[report["given_label"].notna()].reset_index(drop=True).fillna({"predicted_label": "None"})
