@@ -118,7 +118,7 @@ def test_a_mistyped_command_and_the_overview_do_without_torch() -> None:
 
 
 def test_runs_are_listed_without_torch(tmp_path: Path) -> None:
-    pytest.importorskip("filelock", reason="the extra of the experiments is not installed")
+    pytest.importorskip("tyro", reason="the extra of the experiments is not installed")
     from runs import complete_run
 
     complete_run(tmp_path / "run", None, {"method": "full"}, {"accuracy": 0.5}, [{"epoch": 1}])
@@ -127,7 +127,7 @@ def test_runs_are_listed_without_torch(tmp_path: Path) -> None:
 
 
 def test_the_help_of_a_command_loads_torch_at_most() -> None:
-    pytest.importorskip("filelock", reason="the extra of the experiments is not installed")
+    pytest.importorskip("timm", reason="the extra of the experiments is not installed")
     names = ["demo", "train", "predict", "runs", "data", "sweep", "table", "figure", "doctor"]
     assert imported_by_main([(["help", name], 0) for name in names]) <= {"torch"}
 
