@@ -5,6 +5,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 OLDEST := .venv-oldest
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -25,7 +26,7 @@ audit: .venv/.installed ## find the labels that are probably wrong, and write th
 	$(BIN)/alignprune audit $(ARGS)
 
 test: .venv/.installed-dev ## run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 faults: .venv/.installed-dev ## kill, starve and damage runs, and count what is lost: about an hour
 	PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
@@ -44,7 +45,7 @@ bench: .venv/.installed ## measure the overhead per step and per epoch
 
 # What needs the extras stays out.
 test-oldest: $(OLDEST)/.installed ## run the core tests on the oldest supported torch and numpy (Python 3.10 to 3.12)
-	$(OLDEST)/bin/python -m pytest tests --ignore-glob="tests/test_cli*" $(addprefix --ignore=tests/,bench audit faults \
+	$(OLDEST)/bin/python -m pytest tests $(PARALLEL) --ignore-glob="tests/test_cli*" $(addprefix --ignore=tests/,bench audit faults \
 	  test_commands_shown.py test_docs.py test_packaging.py) $(ARGS)
 
 lock: .venv/.installed-lock ## write constraints.txt from pyproject.toml; newest versions: make lock ARGS=--upgrade
@@ -93,6 +94,6 @@ $(OLDEST)/bin/pip:
 
 # The two pins are the lower bounds of the dependencies in pyproject.toml.
 $(OLDEST)/.installed: pyproject.toml | $(OLDEST)/bin/pip
-	$(OLDEST)/bin/python -m pip install -q torch==2.4.0 numpy==1.26.4 pytest hypothesis scipy scikit-learn ckwrap sybil
+	$(OLDEST)/bin/python -m pip install -q torch==2.4.0 numpy==1.26.4 pytest pytest-xdist hypothesis scipy scikit-learn ckwrap sybil
 	$(OLDEST)/bin/python -m pip install -q --no-deps -e .
 	@touch $@
