@@ -14,7 +14,7 @@ from alignprune.bench.run.lock import locked
 from alignprune.cli import main
 from runs import complete_run
 
-CONFIGURATION = {
+CONFIGURATION: dict[str, Any] = {
     "version": 2,
     "dataset": "digits",
     "noise": "symmetric",
@@ -160,7 +160,7 @@ def test_a_folder_without_runs_is_refused(
 def pair(tmp_path: Path) -> list[str]:
     """Two finished runs, of which the second has another policy, another learning rate, and knows its wrong labels."""
     other = {**CONFIGURATION, "method": "full", "policy": {"kind": "Full", "share": 1.0}}
-    other["recipe"] = {**CONFIGURATION["recipe"], "lr": 0.2}  # type: ignore[dict-item]
+    other["recipe"] = {**CONFIGURATION["recipe"], "lr": 0.2}
     known = [{**row, "kept_noise": 0.4} for row in EPOCHS]
     first = complete_run(tmp_path / "all/first", None, CONFIGURATION, RECORD, EPOCHS)
     second = complete_run(tmp_path / "all/second", None, other, {**RECORD, "accuracy": 0.7}, known)

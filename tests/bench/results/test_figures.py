@@ -311,7 +311,7 @@ def test_losses_are_those_of_the_first_seed_right_and_wrong_apart(tmp_path: Path
             more = f"; {beyond} beyond" if beyond else ""
             expected[f"{kind} label ({len(values)}{more})"] = len(values) - beyond
         assert axes.get_legend_handles_labels()[1] == [*expected, "mean loss"]
-        assert [sum(heights(bar)) for bar in axes.containers] == list(expected.values())  # type: ignore[arg-type]
+        assert [sum(heights(bar)) for bar in axes.containers] == list(expected.values())
     assert "Full-training, clean." in caption(figure)
 
 
