@@ -103,7 +103,7 @@ class Draws:
         if count <= 0:
             return np.empty(0, dtype=np.int64)
         keys = self.keys(purpose, samples)
-        bound = _smallest(keys, count)
+        bound = smallest(keys, count)
         chosen = np.flatnonzero(keys <= bound)
         if len(chosen) > count:  # equal keys, of samples 2^32 apart: the later ones go
             ties = np.flatnonzero(keys[chosen] == bound)
@@ -133,10 +133,10 @@ def _mixed(values: Keys, spare: Keys) -> Keys:
     return values
 
 
-def _smallest(keys: Keys, count: int) -> Any:
-    """The ``count``-th smallest key.
+def smallest(keys: Keys, count: int) -> Any:
+    """The ``count``-th smallest key, 1 <= count <= n.
 
-    Keys are uniform, so it lies near count / n of their range; only the keys around there are looked through.
+    Keys of draws are uniform, so it lies near count / n of their range; only the keys around there are looked through.
     """
     size = len(keys)
     if size >= _FEW:

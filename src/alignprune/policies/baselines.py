@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from alignprune.selection import Selection
 class Full(Policy):
     """Every sample in every epoch: the baseline that the others are measured against."""
 
+    by_parts: ClassVar[bool] = True
+
     def select(self, evidence: Evidence) -> Selection:
-        return Selection.full(evidence.num_samples)
+        return Selection.full(evidence.size)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class DynamicRandom(Policy):
     Source: paper Table 1, the baseline "Dynamic Random"; Okanovic et al. (ICLR 2024), RS2, for both.
     """
 
+    by_parts: ClassVar[bool] = True
+
     prune_ratio: float = 0.3
     replacement: bool = True
 
@@ -46,13 +51,16 @@ class DynamicRandom(Policy):
         return uniform(evidence, self.prune_ratio) if self.replacement else self._deal(evidence)
 
     def _deal(self, evidence: Evidence) -> Selection:
-        size = evidence.num_samples
+        size, pool = evidence.num_samples, evidence.pool
         count = floor((1 - self.prune_ratio) * size)
         turn = evidence.epoch % -(-size // count)
-        keys = Draws(evidence.draws.seed, evidence.epoch - turn).keys("pass", size)
-        order = np.argsort(keys, kind="stable")
-        dealt = np.sort(order[np.arange(turn * count, (turn + 1) * count) % size])
-        return Selection(torch.from_numpy(dealt), None, size, uniform=True)
+        draws = Draws(evidence.draws.seed, evidence.epoch - turn)  # of the pass: the first ones of an order by key
+        dealt, before = (pool.choose(draws, "pass", None, min(bound * count, size)) for bound in (turn + 1, turn))
+        mask = np.zeros(evidence.size, dtype=bool)
+        mask[dealt] = True
+        mask[before] = False
+        mask[pool.choose(draws, "pass", None, max(0, (turn + 1) * count - size))] = True
+        return Selection.of_mask(mask, uniform=True)
 
     def check(self, num_samples: int) -> None:
         refuse_empty("prune_ratio", self.prune_ratio, num_samples)

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignprune._checks import floor
-from alignprune._ranks import Draws
+from alignprune._ranks import Draws, Indices, Keys
 from alignprune.errors import TypeMistake, ValueMistake
 from alignprune.memory.contract import Kind, Memory, MemorySpec, memory_of
+from alignprune.ownership import Replicated
+from alignprune.pool import Pool
 from alignprune.selection import Selection
 
 End = Literal["high", "low"]
@@ -45,14 +47,18 @@ def check_takes_one(cls: type, name: str, argument: str) -> None:
 class Evidence:
     """What a policy chooses by; it may grow without breaking anyone's policy.
 
+    It is of the n samples that this rank remembers, by slot: of all N, and a slot is the sample's index, unless the
+    ranks own parts (`Pruner`, ``ownership``). What concerns all samples is then asked of the pool.
+
     Attributes:
-        score: float32 [N] on the CPU, higher = kept first, as in the papers; NaN = no score yet.
+        score: float32 [n] on the CPU, higher = kept first, as in the papers; NaN = no score yet.
         suspect: the end of the score that wrong labels gather at, as the score says.
         epoch: that is chosen for, from 0; the number of epochs after the last one.
         epochs: of the whole training.
         draws: the only source of chance.
         memories: that the policy declared; see `memory`.
-        labels: int32 [N], class codes 0 to C - 1, -1 = unlabelled; None = unknown.
+        labels: int32 [n], class codes 0 to C - 1, -1 = unlabelled; None = unknown.
+        pool: what all ranks know together; by default nobody else knows anything.
     """
 
     score: Tensor
@@ -62,16 +68,42 @@ class Evidence:
     draws: Draws
     memories: tuple[Memory, ...] = ()
     labels: Tensor | None = None
+    pool: Pool = None  # type: ignore[assignment]  # of the score's length, see below
+
+    def __post_init__(self) -> None:
+        if self.pool is None:
+            object.__setattr__(self, "pool", Pool(Replicated(len(self.score))))
 
     @property
     def num_samples(self) -> int:
         """Size N of the data set."""
-        return len(self.score)
+        return self.pool.num_samples
+
+    @property
+    def size(self) -> int:
+        """Samples n that this rank remembers, and chooses among."""
+        return self.pool.size
 
     @cached_property
     def suspicion(self) -> Tensor:
-        """The score, turned so that higher = more probably wrong, float32 [N]; NaN = no score yet."""
+        """The score, turned so that higher = more probably wrong, float32 [n]; NaN = no score yet."""
         return self.score if self.suspect == "high" else -self.score
+
+    def keys(self, purpose: str, slots: Indices | None = None) -> Keys:
+        """`Draws.keys` of the samples at some slots, or of all."""
+        return self.draws.keys(purpose, self.pool.samples(slots))
+
+    def uniform(self, purpose: str, slots: Indices | None = None) -> NDArray[np.float32]:
+        """`Draws.uniform` of the samples at some slots, or of all."""
+        return self.draws.uniform(purpose, self.pool.samples(slots))
+
+    def choose(self, purpose: str, slots: Indices | None, count: int) -> Indices:
+        """Draw ``count`` of the samples at some slots, or of all, over all ranks: see `Pool.choose`."""
+        return self.pool.choose(self.draws, purpose, slots, count)
+
+    def least(self, purpose: str, values: NDArray[Any], slots: Indices, count: int) -> Indices:
+        """The ``count`` with the smallest values of the samples at some slots, over all ranks: see `Pool.least`."""
+        return self.pool.least(self.draws, purpose, values, slots, count)
 
     def memory(self, kind: type[Kind]) -> Kind:
         """The memory of a kind, of those that the policy declared; CallMistake if it declared none."""
@@ -92,6 +124,9 @@ class Policy(ABC):
     needs_labels: ClassVar[bool] = False
     """Whether it cannot choose without the labels (`Pruner`, ``labels``)."""
 
+    by_parts: ClassVar[bool] = False
+    """Whether each rank can choose among the samples that it owns: all that concerns others it asks the pool."""
+
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
         for name in ("select", "anneal"):
@@ -108,7 +143,7 @@ class Policy(ABC):
 
     def anneal(self, evidence: Evidence) -> Selection:
         """Choose the samples of an annealing epoch: all of them, unless the policy says otherwise."""
-        return Selection.full(evidence.num_samples)
+        return Selection.full(evidence.size)
 
     def check(self, num_samples: int) -> None:
         """Raise ValueMistake if the policy cannot work on a data set of this size."""
@@ -152,7 +187,7 @@ class BatchPolicy(Policy):
         check_takes_one(cls, "choose", "batch")
 
     def select(self, evidence: Evidence) -> Selection:
-        return Selection(torch.arange(evidence.num_samples, device="cpu"), None, evidence.num_samples)
+        return Selection(torch.arange(evidence.size, device="cpu"), None, evidence.size)
 
     @abstractmethod
     def choose(self, batch: BatchEvidence) -> Tensor:
@@ -161,9 +196,8 @@ class BatchPolicy(Policy):
 
 def uniform(evidence: Evidence, share_left_out: float) -> Selection:
     """floor((1 - share_left_out) * N) samples, drawn without regard to anything."""
-    size = evidence.num_samples
-    drawn = evidence.draws.choose("select", size, floor((1 - share_left_out) * size))
-    return Selection(torch.from_numpy(drawn), None, size, uniform=True)
+    drawn = evidence.choose("select", None, floor((1 - share_left_out) * evidence.num_samples))
+    return Selection(torch.from_numpy(drawn), None, evidence.size, uniform=True)
 
 
 def known_mean(values: NDArray[Any]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class IES(Policy):
 
     Source: Yuan et al. (ICLR 2025).
     """
+
+    by_parts: ClassVar[bool] = True
 
     threshold: float = 1e-3
 

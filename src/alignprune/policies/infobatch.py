@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from alignprune._checks import floor, number
-from alignprune.policies.contract import Evidence, Policy, known_mean
+from alignprune.policies.contract import Evidence, Policy
 from alignprune.selection import Selection
 
 
@@ -30,6 +30,7 @@ class InfoBatch(Policy):
     """
 
     annealing: ClassVar[float] = 0.875
+    by_parts: ClassVar[bool] = True
 
     prune_prob: float = 0.5
     rescale: bool = True
@@ -39,16 +40,18 @@ class InfoBatch(Policy):
 
     def select(self, evidence: Evidence) -> Selection:
         values = evidence.score.numpy()
-        mean = known_mean(values)
+        mean = evidence.pool.mean(values)
         low = values < mean
         candidates = np.flatnonzero(low)
-        kept = evidence.draws.choose("select", candidates, floor((1 - self.prune_prob) * len(candidates)))
+        lows = evidence.pool.count(candidates)
+        stay = floor((1 - self.prune_prob) * lows)
+        kept = evidence.choose("select", candidates, stay)
         keep = ~low
         keep[kept] = True
         thresholds = () if np.isnan(mean) else (float(mean),)
         selection = Selection.of_mask(keep, thresholds=thresholds)
-        if not self.rescale or not 0 < len(kept) < len(candidates):
+        if not self.rescale or not 0 < stay < lows:
             return selection
-        weight = np.float32(len(candidates) / len(kept))
+        weight = np.float32(lows / stay)
         weights = np.where(low[selection.indices.numpy()], weight, np.float32(1))
         return Selection(selection.indices, torch.from_numpy(weights), len(values), thresholds=thresholds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ class OrderDP(Policy):
     Source: Jin et al. (ICLR 2026), and the authors' code, where the last loss is the score.
     """
 
+    by_parts: ClassVar[bool] = True
+
     prune_ratio: float = 0.3
     chance: float = 0.6
 
@@ -40,15 +43,14 @@ class OrderDP(Policy):
         number("chance", self.chance, low=0, high=1, remedy="0.6 comes close to the pools of the paper")
 
     def select(self, evidence: Evidence) -> Selection:
-        size, draws = evidence.num_samples, evidence.draws
+        size = evidence.num_samples
         count = floor((1 - self.prune_ratio) * size)
-        pool = draws.choose("pool", size, max(count, floor((1 - self.prune_ratio) ** self.chance * size)))
-        score = np.nan_to_num(evidence.score.numpy()[pool], nan=np.inf)
-        bar = np.partition(score, len(pool) - count)[len(pool) - count]
-        above, level = pool[score > bar], pool[score == bar]
-        kept = np.sort(np.concatenate([above, draws.choose("level", level, count - len(above))]))
-        thresholds = (float(bar),) if np.isfinite(bar) else ()
-        return Selection(torch.from_numpy(kept), None, size, thresholds=thresholds)
+        drawn = evidence.choose("pool", None, max(count, floor((1 - self.prune_ratio) ** self.chance * size)))
+        score = np.nan_to_num(evidence.score.numpy(), nan=np.inf)
+        kept = evidence.least("level", -score[drawn], drawn, count)
+        ends = evidence.pool.extremes(score[kept])
+        thresholds = (ends[0],) if ends is not None and np.isfinite(ends[0]) else ()
+        return Selection(torch.from_numpy(kept), None, evidence.size, thresholds=thresholds)
 
     def check(self, num_samples: int) -> None:
         refuse_empty("prune_ratio", self.prune_ratio, num_samples)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from alignprune._checks import choice, floor, number
-from alignprune._ranks import Draws
 from alignprune.policies.contract import Evidence, Policy, refuse_empty
 from alignprune.selection import Selection
 
@@ -42,6 +42,7 @@ class RCAP(Policy):
     """
 
     needs_labels: ClassVar[bool] = True
+    by_parts: ClassVar[bool] = True
 
     prune_ratio: float = 0.3
     temperature: float = 1.0
@@ -54,21 +55,21 @@ class RCAP(Policy):
 
     def select(self, evidence: Evidence) -> Selection:
         assert evidence.labels is not None  # `needs_labels`
-        size = evidence.num_samples
-        _, first, group, counts = np.unique(
-            evidence.labels.numpy(), return_index=True, return_inverse=True, return_counts=True
-        )
-        guess = math.log(max(2, int(evidence.labels.max()) + 1))
+        pool, classes = evidence.pool, evidence.labels.numpy() + 1  # 0 = unlabelled, a class of its own
+        most = int(pool.highest(np.array([classes.max(initial=0)]))[0])
+        guess = math.log(max(2, most))
         losses = np.nan_to_num(evidence.score.numpy().astype(np.float64), nan=guess).clip(0, guess)
-        level = np.bincount(group, losses)
+        counts = pool.total(np.bincount(classes, minlength=most + 1))
+        level = pool.total(np.bincount(classes, losses, most + 1))[counts > 0]
+        names, counts = np.flatnonzero(counts), counts[counts > 0]
         level = np.maximum(level / counts if self.aggregate == "mean" else level, _LEAST)
-        ties = evidence.draws.keys("classes", first)
-        quotas = divide(floor((1 - self.prune_ratio) * size), np.sqrt(counts * level), counts, ties)
-        order = np.lexsort((-losses / self.temperature - _gumbel(evidence.draws, size), group))
-        place = np.arange(size) - (np.cumsum(counts) - counts)[group[order]]
-        keep = np.zeros(size, dtype=bool)
-        keep[order[place < quotas[group[order]]]] = True
-        return Selection.of_mask(keep)
+        quotas = np.zeros(most + 1, dtype=np.int64)
+        quotas[names] = divide(
+            floor((1 - self.prune_ratio) * evidence.num_samples), np.sqrt(counts * level), counts, _ties(evidence)
+        )
+        values = (-losses / self.temperature - _gumbel(evidence)).astype(np.float32)
+        kept = pool.least_of_each(evidence.draws, "level", values, np.arange(evidence.size), classes, quotas)
+        return Selection(torch.from_numpy(kept), None, evidence.size)
 
     def check(self, num_samples: int) -> None:
         refuse_empty("prune_ratio", self.prune_ratio, num_samples)
@@ -101,8 +102,20 @@ def divide(total: int, weight: _Array, counts: _Array, ties: _Array) -> _Array:
     return whole
 
 
-def _gumbel(draws: Draws, size: int) -> _Array:
+def _ties(evidence: Evidence) -> _Array:
+    """A key for every class that there is, that of its first sample: what classes are called changes nothing."""
+    assert evidence.labels is not None
+    classes = evidence.labels.numpy() + 1
+    size = int(evidence.pool.highest(np.array([classes.max(initial=0)]))[0]) + 1
+    samples = evidence.pool.samples()
+    last = np.full(size, -evidence.num_samples, dtype=np.int64)
+    np.maximum.at(last, classes, -(np.arange(samples) if isinstance(samples, int) else samples))
+    last = evidence.pool.highest(last)
+    return evidence.draws.keys("classes", -last[last > -evidence.num_samples])
+
+
+def _gumbel(evidence: Evidence) -> _Array:
     """Gumbel noise by the key of each sample: the highest of log-weight + noise are draws without replacement."""
-    uniform = (draws.keys("within", size).astype(np.float64) + 0.5) / 2.0**32
+    uniform = (evidence.keys("within").astype(np.float64) + 0.5) / 2.0**32
     noise: _Array = -np.log(-np.log(uniform))
     return noise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,8 @@ class RePB(Policy):
     Source: Zhou et al. (ICLR 2026), from a description. `docs/methods.md` says what that leaves open.
     """
 
+    by_parts: ClassVar[bool] = True
+
     prune_prob: float = 0.5
     batches: int = 1
 
@@ -43,16 +46,19 @@ class RePB(Policy):
 
     def select(self, evidence: Evidence) -> Selection:
         if not evidence.epoch:
-            return Selection.full(evidence.num_samples)
+            return Selection.full(evidence.size)
         readings, score = evidence.memory(Readings), evidence.score.numpy()
         known, steps = ~np.isnan(score), readings.steps.cpu().numpy()
         stays = ~known
         compared = np.flatnonzero(known & (steps >= 0))
         window = steps[compared] // self.batches
-        count = np.maximum(np.bincount(window), 1)
-        mean = np.bincount(window, score[compared]) / count
+        ends = evidence.pool.extremes(window)
+        windows = 0 if ends is None else int(ends[1]) + 1
+        sums = np.stack([np.bincount(window, minlength=windows), np.bincount(window, score[compared], windows)])
+        count, total = evidence.pool.total(sums)
+        mean = total / np.maximum(count, 1)
         stays[compared[score[compared] >= mean[window]]] = True
-        selection = Selection.of_mask(stays | (evidence.draws.uniform("stay", len(score)) >= self.prune_prob))
+        selection = Selection.of_mask(stays | (evidence.uniform("stay") >= self.prune_prob))
         times = readings.times.cpu()[selection.indices] + 1
         weights = ((evidence.epoch + 1) / times.double()).float()
         return Selection(selection.indices, weights if bool((weights != 1).any()) else None, len(score))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignprune._checks import choice, floor, integer, number
-from alignprune._ranks import Draws, Indices
+from alignprune._ranks import Indices
 from alignprune.errors import MissingExtra, ValueMistake
 from alignprune.policies.contract import Evidence, Policy, refuse_empty, uniform
 from alignprune.policies.grouping import kmeans_1d
@@ -41,6 +41,7 @@ class SeTa(Policy):
     """
 
     annealing: ClassVar[float] = 0.875
+    by_parts: ClassVar[bool] = True
 
     prune_prob: float = 0.1
     groups: int = 5
@@ -67,18 +68,16 @@ class SeTa(Policy):
         ranked = drawn[scored]
         keep = np.zeros(len(values), dtype=bool)
         keep[drawn[~scored]] = True  # no score yet: not pruned by rank
-        thresholds: tuple[float, ...] = ()
-        if evidence.epoch == 0 or not len(ranked):
+        ends = evidence.pool.extremes(values[ranked])
+        if evidence.epoch == 0 or ends is None:
             keep[ranked] = True
-        else:
-            group, count = self._group(values[ranked], ranked, evidence.draws)
-            window = max(1, self._window(count))
-            start = evidence.epoch % (count - window + 1)
-            inside = ranked[(group >= start) & (group < start + window)]
-            keep[inside] = True
-            ends = evidence.score.numpy()[inside]
-            thresholds = (float(ends.min()), float(ends.max()))
-        return Selection.of_mask(keep, thresholds=thresholds)
+            return Selection.of_mask(keep)
+        group, count = self._at_random(evidence, ranked) if ends[0] == ends[1] else self._group(evidence, ranked)
+        window = max(1, self._window(count))
+        start = evidence.epoch % (count - window + 1)
+        inside = ranked[(group >= start) & (group < start + window)]
+        keep[inside] = True
+        return Selection.of_mask(keep, thresholds=evidence.pool.extremes(evidence.score.numpy()[inside]) or ())
 
     def anneal(self, evidence: Evidence) -> Selection:
         return uniform(evidence, self.prune_prob)
@@ -97,22 +96,29 @@ class SeTa(Policy):
         return round(product) if self.rounding == "round" else int(np.ceil(product))
 
     def _thinned(self, evidence: Evidence) -> Indices:
-        size = evidence.num_samples
-        return evidence.draws.choose("select", size, floor((1 - self.prune_prob) * size))
+        return evidence.choose("select", None, floor((1 - self.prune_prob) * evidence.num_samples))
 
-    def _group(self, values: _Array, samples: Indices, draws: Draws) -> tuple[_Array, int]:
-        """The group of every value, 0 = easiest, and the number of groups."""
-        if values.min() == values.max():  # nothing to group by: equal parts of a random order, as the authors
-            count = min(self.groups, len(values))
-            turn = np.argsort(np.argsort(draws.keys("groups", samples), kind="stable"), kind="stable")
-            return turn * count // len(values), count
-        if self.grouping == "sklearn":
-            return _sklearn_groups(values, self.groups)
-        thresholds = kmeans_1d(values, self.groups)
-        return np.searchsorted(thresholds, values, side="right"), len(thresholds) + 1
+    def _at_random(self, evidence: Evidence, ranked: Indices) -> tuple[_Array, int]:
+        """Equal parts of a random order, as the authors, where there is nothing to group by."""
+        size = evidence.pool.count(ranked)
+        count = min(self.groups, size)
+        group = np.full(len(ranked), count - 1, dtype=np.int64)
+        for part in range(count - 1, 0, -1):
+            first = evidence.choose("groups", ranked, -(-part * size // count))
+            group[np.searchsorted(ranked, first)] = part - 1
+        return group, count
+
+    def _group(self, evidence: Evidence, ranked: Indices) -> tuple[_Array, int]:
+        """The group of every ranked sample, 0 = easiest, and the number of groups."""
+        values, taken = evidence.suspicion.numpy(), np.zeros(evidence.size, dtype=bool)
+        taken[ranked] = True
+        panel, in_panel = evidence.pool.panel(values, taken)
+        find = _sklearn_thresholds if self.grouping == "sklearn" else kmeans_1d
+        thresholds = find(panel[in_panel], self.groups)
+        return np.searchsorted(thresholds, values[ranked], side="right"), len(thresholds) + 1
 
 
-def _sklearn_groups(values: _Array, groups: int) -> tuple[_Array, int]:
+def _sklearn_thresholds(values: _Array, groups: int) -> _Array:
     try:
         from sklearn.cluster import KMeans
     except ImportError as error:
@@ -122,6 +128,6 @@ def _sklearn_groups(values: _Array, groups: int) -> tuple[_Array, int]:
     count = min(groups, len(np.unique(values)))
     # float64, as scikit-learn makes of the torch tensor that the authors pass
     means = KMeans(n_clusters=count, random_state=0).fit(values.reshape(-1, 1).astype(np.float64))
-    ascending = np.empty(count, dtype=np.int64)
-    ascending[np.argsort(means.cluster_centers_.ravel())] = np.arange(count)
-    return ascending[means.labels_], count
+    centres = np.sort(means.cluster_centers_.ravel())
+    middles: _Array = (centres[1:] + centres[:-1]) / 2
+    return middles
