@@ -38,13 +38,14 @@ _COUNTS = ("labels", "read", "refreshed", "largest", "nonfinite", "forward_passe
 
 
 def check_state(
-    state: Any, num_samples: int, epochs: int, method: Mapping[str, Any], labels: int, keeps_steps: bool
+    state: Any, num_samples: int, size: int, epochs: int, method: Mapping[str, Any], labels: int, keeps_steps: bool
 ) -> None:
     """Refuse what is no state, or one of another run.
 
     Args:
         state: what was given.
         num_samples, epochs: of this pruner.
+        size: samples that this rank remembers, all unless the ranks own parts.
         method: its settings, by name.
         labels: fingerprint of its labels, 0 = none.
         keeps_steps: whether it keeps the steps in which samples were read.
@@ -93,18 +94,18 @@ def check_state(
             f"the state is of epoch {described(state['epoch'])}, expected one of 0 to {epochs}: {DAMAGED}"
         )
     check_names("state.selection", state["selection"], ("num_samples",))
-    if _differ(state["selection"]["num_samples"], num_samples):
+    if _differ(state["selection"]["num_samples"], size):
         raise ValueMistake(
             f"state.selection.num_samples={described(state['selection']['num_samples'])} does not fit, expected "
-            f"{num_samples}: {DAMAGED}"
+            f"{size}: {DAMAGED}"
         )
-    by_sample = torch.full((num_samples,), math.nan, dtype=torch.float32, device="cpu")
+    by_sample = torch.full((size,), math.nan, dtype=torch.float32, device="cpu")
     check_tensors("state", state, {"reference": torch.empty(epochs + 1, dtype=torch.float64), "scores": by_sample})
     check_finite("state", state, ("reference", "scores"))
     if state["losses"] is not None:
         check_tensors("state", state, {"losses": by_sample})
         _check_faults(state["faults"])
-    whole = torch.empty(num_samples, dtype=torch.int32, device="cpu")
+    whole = torch.empty(size, dtype=torch.int32, device="cpu")
     if state["predicted"] is not None:
         check_tensors("state", state, {"predicted": whole})
     if keeps_steps and state["losses"] is not None:

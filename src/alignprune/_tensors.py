@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from alignprune._checks import described
+from alignprune._ranks import Draws
 from alignprune.errors import TypeMistake, ValueMistake
+from alignprune.pool import Pool
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 """Dtypes that indices and class ids may have."""
@@ -28,7 +30,7 @@ DAMAGED = "the state is damaged, load another checkpoint"
 _LARGEST = torch.finfo(torch.float32).max
 
 
-def class_codes(labels: Any, num_samples: int) -> tuple[Tensor, Tensor]:
+def class_codes(labels: Any, num_samples: int, pool: Pool | None = None) -> tuple[Tensor, Tensor]:
     """Labels as codes 0 to C - 1 in the order of the names, so that nothing depends on what the classes are called.
 
     Predictions name classes otherwise: as the labels do where these are integers, and by the place of the name among
@@ -38,9 +40,10 @@ def class_codes(labels: Any, num_samples: int) -> tuple[Tensor, Tensor]:
         labels: [N], integers of any width, strings or booleans: a tensor, an array, a list or a pandas Series, in its
             order whatever its index is. None (or -100 among integers) is a sample without a label.
         num_samples: size N of the data set.
+        pool: the samples of all ranks, of which this one remembers n; None = it remembers all N.
 
     Returns:
-        int32 [N], the codes, and int32 [N], the class ids that predictions are made in; -1 = unlabelled in both, and
+        int32 [n], the codes, and int32 [n], the class ids that predictions are made in; -1 = unlabelled in both, and
         in the latter an integer that is no class id, being negative or beyond int32.
 
     Raises:
@@ -52,26 +55,48 @@ def class_codes(labels: Any, num_samples: int) -> tuple[Tensor, Tensor]:
             f"labels={names.dtype} {names.shape} is not one a sample, expected [{num_samples}]: the given label of "
             f"every sample, in the order of the data set"
         )
+    if pool is not None and pool.shared:
+        names = names[pool.samples()]
     if names.dtype.kind == "O":
         missing = np.array([name is None for name in names])
-        kinds = sorted({type(name).__name__ for name in names[~missing]})
-        if len(kinds) > 1 or not set(kinds) <= {"str", "int", "bool"}:
-            raise TypeMistake(
-                f"labels={' and '.join(kinds)} are no class names, expected integers or strings of one kind: map them, "
-                f"and leave None where a sample has no label"
-            )
+        kinds = {type(name).__name__ for name in names[~missing]}
     else:
         missing = names == UNLABELLED if names.dtype.kind == "i" else np.zeros(len(names), dtype=bool)
-    codes = np.full(num_samples, -1, dtype=np.int32)
+        kinds = set()
+    if pool is not None and pool.shared:
+        kinds = set().union(*pool.said(kinds))
+    if len(kinds) > 1 or not kinds <= {"str", "int", "bool"}:
+        raise TypeMistake(
+            f"labels={' and '.join(sorted(kinds))} are no class names, expected integers or strings of one kind: map "
+            f"them, and leave None where a sample has no label"
+        )
+    codes = np.full(len(names), -1, dtype=np.int32)
     known = names[~missing]
     if known.dtype.kind == "O":
-        known = known.astype(str) if kinds == ["str"] else known.astype(np.int64)
+        known = known.astype(str) if kinds == {"str"} else known.astype(np.int64)
     classes, inverse = np.unique(known, return_inverse=True)
+    if pool is not None and pool.shared:
+        own, classes = classes, np.unique(np.concatenate(pool.said(classes)))
+        inverse = np.searchsorted(classes, own)[inverse]
     codes[~missing] = inverse.reshape(-1)
     ids = codes.copy()
     if classes.dtype.kind in "iub":
         ids[~missing] = np.where((known >= 0) & (known <= np.iinfo(np.int32).max), known, -1)
     return torch.from_numpy(codes), torch.from_numpy(ids)
+
+
+def label_print(codes: Tensor, pool: Pool | None = None) -> int:
+    """What tells labels from others, never 0.
+
+    Args:
+        codes: int32 [n], of `class_codes`.
+        pool: the samples of all ranks, where these own parts: the print is the same whoever owns what. None = all.
+    """
+    if pool is None:
+        return fingerprint(codes.numpy().tobytes())
+    keys = Draws(0, 0).keys("labels", pool.samples()).astype(np.int64)
+    total = pool.total(np.array([(keys * (codes.numpy().astype(np.int64) + 2)).sum()]))
+    return fingerprint(total.tobytes())
 
 
 def _names(labels: Any) -> np.ndarray[Any, Any]:

@@ -279,4 +279,3 @@ def _mixed(numbers: Tensor) -> Tensor:
 
 
 __all__ = ["Hashed", "Owned", "Ownership", "Ranges", "Replicated", "ownership_of"]
-

@@ -77,6 +77,18 @@ class Pool:
         own = np.count_nonzero(chosen) if chosen.dtype == np.bool_ else len(chosen)
         return int(self.total(np.array([own], dtype=np.int64))[0])
 
+    def per_rank(self, number: int) -> Indices:
+        """A number of every rank, int64 [ranks]."""
+        numbers = np.zeros(self.ownership.world, dtype=np.int64)
+        numbers[self.ownership.rank] = number
+        return self.total(numbers)
+
+    def said(self, what: Any) -> list[Any]:
+        """Something small of every rank, such as names."""
+        every: list[Any] = [what] * self.ownership.world
+        torch.distributed.all_gather_object(every, what)
+        return every
+
     def mean(self, values: _Array) -> float:
         """The mean of the values that are known (not NaN), NaN where there is none: no comparison is true then."""
         known = values[~np.isnan(values)]
@@ -241,9 +253,7 @@ class Pool:
     def _panel_order(self) -> tuple[Indices, Indices]:
         """The order that sorts the panel's rows by sample, and how many rows every rank has."""
         assert self._panel is not None
-        counts = np.zeros(self.ownership.world, dtype=np.int64)
-        counts[self.ownership.rank] = len(self._panel)
-        counts = self.total(counts)
+        counts = self.per_rank(len(self._panel))
         (samples,) = _gathered((self.ownership.samples[self._panel],), counts)
         return np.argsort(samples, kind="stable"), counts
 
@@ -256,9 +266,7 @@ class Pool:
         Returns:
             the columns over all ranks, and k of every rank, int64 [ranks].
         """
-        counts = np.zeros(self.ownership.world, dtype=np.int64)
-        counts[self.ownership.rank] = len(columns[0])
-        counts = self.total(counts)
+        counts = self.per_rank(len(columns[0]))
         return _gathered(columns, counts), counts
 
 

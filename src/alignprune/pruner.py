@@ -16,6 +16,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -23,14 +24,18 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from alignprune import presets
 from alignprune._checks import described, floor, integer, number
 from alignprune._modes import full_float32, plainly, warn
-from alignprune._ranks import Draws, keyed_generator, rank_and_world
+from alignprune._ranks import Draws, Indices, keyed_generator, rank_and_world
+from alignprune._sharded import sharded, unsharded
 from alignprune._state import STATE_VERSION, check_memories, check_state
-from alignprune._tensors import FULL_PRECISION, INTEGERS, class_codes, fingerprint
+from alignprune._tensors import FULL_PRECISION, INTEGERS, class_codes, fingerprint, label_print
 from alignprune.dataset import Indexed, IndexedCollate
 from alignprune.errors import CallMistake, TypeMistake, ValueMistake
+from alignprune.exchange import Exchange, exchange
 from alignprune.memory.contract import Kind, Memory, MemorySpec, Observed, Room, memory_of
 from alignprune.memory.journal import JournalSpec
+from alignprune.ownership import Owned, ownership_of
 from alignprune.policies.contract import BatchEvidence, BatchPolicy, Evidence, Policy
+from alignprune.pool import Pool
 from alignprune.recorder import LEFT_OUT, SELECTED, Merged, Recorder
 from alignprune.sampler import EpochSampler, EvenBatches
 from alignprune.scores import History, Score
@@ -45,6 +50,7 @@ _PLACES = (
     "device",
     "bank_path",
     "journal",
+    "ownership",
 )  # arguments of `from_preset` that are no settings of a method
 
 
@@ -67,13 +73,17 @@ class Pruner:
             its number to the name.
         journal: whether to keep what a label report prints of every sample (`memory.Journal`, 36 bytes a sample); None
             = where labels are given.
+        ownership: "replicated", every rank remembers every sample; "owned", each remembers, decides for and reads those
+            that a hash gives it, and the ranks talk in counts, sums and histograms; or the ranges of samples that each
+            rank owns, such as its shards, [(start, stop), ...] by rank. Owned, set up the ranks first, and read per
+            sample what stands below for ``samples``.
 
     Attributes:
         epoch: the epoch that is trained on now, from 0; `epochs` after the last one.
         annealing_start: the first annealing epoch, floor(delta * epochs).
         memories: what the score and the policy read of the past, each once.
         reference: float64 [epochs + 1], the reference loss before training and after every epoch, NaN = unknown.
-        scores: float32 [N], of the epoch that ended last; NaN = none yet. `score.suspect` says which end is suspect.
+        scores: float32 [n], of the epoch that ended last; NaN = none yet. `score.suspect` says which end is suspect.
         nonfinite: losses so far that were not finite.
         forward_passes: samples forwarded so far, refreshed ones included.
 
@@ -106,6 +116,7 @@ class Pruner:
         device: torch.device | str = "cpu",
         bank_path: str | None = None,
         journal: bool | None = None,
+        ownership: Owned = "replicated",
     ) -> None:
         self.num_samples = integer("num_samples", num_samples, at_least=1, remedy="len(train_set)")
         self.epochs = integer("epochs", epochs, at_least=1, remedy="the epochs of the whole training")
@@ -122,23 +133,27 @@ class Pruner:
         self.delta = number("delta", policy.annealing if delta is None else delta, low=0, high=1, remedy=_DELTA)
         self.annealing_start = floor(self.delta * self.epochs)
         self.device = torch.device(device)
+        self._pool = Pool(ownership_of(ownership, self.num_samples, *rank_and_world()))
+        self._owned = ownership != "replicated"
         self._labels: Tensor | None = None
         self._given: Tensor | None = None
         if labels is not None:
-            self._labels, self._given = class_codes(labels, self.num_samples)
+            self._labels, self._given = class_codes(labels, self.num_samples, self._pool)
         unlabelled = None if self._labels is None else self._labels < 0
         self._unlabelled = unlabelled if unlabelled is not None and bool(unlabelled.any()) else None
-        self._label_print = 0 if self._labels is None else fingerprint(self._labels.numpy().tobytes())
+        self._label_print = (
+            0 if self._labels is None else label_print(self._labels, self._pool if self._owned else None)
+        )
 
         self._keeps_journal = labels is not None if journal is None else journal
         self._memories = self._make_memories(bank_path)
         self.reference = torch.full((self.epochs + 1,), math.nan, dtype=torch.float64, device="cpu")
-        self.scores = torch.full((self.num_samples,), math.nan, dtype=torch.float32, device="cpu")
+        self.scores = torch.full((self._pool.size,), math.nan, dtype=torch.float32, device="cpu")
         self.epoch = 0
         self.nonfinite = 0
         self.forward_passes = 0
         self._seconds = 0.0
-        self._recorder = Recorder(self.num_samples, keeps_steps=any(spec.needs_steps for spec in self._memories))
+        self._recorder = Recorder(self._pool, keeps_steps=any(spec.needs_steps for spec in self._memories))
         self._probed: Tensor | None = None  # the batch that `choose` was last asked about
         self._sampler = EpochSampler(self.seed)
         self._pruned_sampler = EpochSampler(self.seed, shuffle=False)
@@ -159,6 +174,7 @@ class Pruner:
         device: torch.device | str = "cpu",
         bank_path: str | None = None,
         journal: bool | None = None,
+        ownership: Owned = "replicated",
         **knobs: Any,
     ) -> Pruner:
         """Make a pruner of a named method.
@@ -172,6 +188,7 @@ class Pruner:
             device: as in the class.
             bank_path: as in the class.
             journal: as in the class.
+            ownership: as in the class.
             delta: as in the class; None = the method's.
             knobs: settings of the method's score or policy to replace, such as ``window=10`` or ``prune_prob=0.75``.
 
@@ -192,14 +209,17 @@ class Pruner:
             device=device,
             bank_path=bank_path,
             journal=journal,
+            ownership=ownership,
         )
 
     def _make_memories(self, path: str | None) -> dict[MemorySpec, Memory]:
         rank, world = rank_and_world()
         own = path if path is None or world == 1 else f"{path}.rank{rank}"
-        room = Room(self.num_samples, self.epochs, self._labels, self.device, own, self._given)
+        room = Room(self._pool.size, self.epochs, self._labels, self.device, own, self._given)
         kept = (JournalSpec(),) if self._keeps_journal else ()
         specs = dict.fromkeys((*self.score.memories, *self.policy.memories, *kept))
+        if self._owned:
+            _refuse_whole(self.score, self.policy, *specs)
         made: dict[MemorySpec, Memory] = {}
         # The most demanding first: the memory that they get may serve the others too.
         for spec in sorted(specs, key=lambda spec: sum(spec.met_by(other) for other in specs)):
@@ -257,14 +277,30 @@ class Pruner:
         return StreamFilter(self.num_samples)
 
     @property
+    def samples(self) -> Tensor:
+        """The samples that this rank remembers, int64 [n], in the order of `scores` and of the memories' tables.
+
+        All N in their order, unless the ranks own parts.
+        """
+        samples = self._pool.samples()
+        return torch.arange(samples) if isinstance(samples, int) else torch.from_numpy(samples)
+
+    @property
     def selection(self) -> Selection:
-        """The samples and weights of the current epoch; after the last one, what a further epoch would read."""
-        return self._selection
+        """The samples and weights of the current epoch; after the last one, what a further epoch would read.
+
+        Where the ranks own parts, of those that this one owns.
+        """
+        samples = self._pool.samples()
+        return self._selection if isinstance(samples, int) else self._selection.of(samples, self.num_samples)
 
     @property
     def suspects(self) -> Tensor | None:
-        """The samples whose label is probably wrong, int64 [S], ascending; None for methods that flag none, or yet."""
-        return self._selection.suspects
+        """The samples whose label is probably wrong, int64 [S], ascending; None for methods that flag none, or yet.
+
+        Where the ranks own parts, of those that this one owns.
+        """
+        return self.selection.suspects
 
     @property
     def noise_rate(self) -> float | None:
@@ -273,7 +309,7 @@ class Pruner:
 
     @property
     def suspicion(self) -> Tensor:
-        """The scores, turned so that higher = more probably wrong, float32 [N]; NaN = no score yet."""
+        """The scores, turned so that higher = more probably wrong, float32 [n]; NaN = no score yet."""
         return self._evidence().suspicion
 
     def metrics(self) -> dict[str, float]:
@@ -289,9 +325,9 @@ class Pruner:
         found: dict[str, float | None] = {
             "epoch": self.epoch,
             "progress": float(self.progress),
-            "selected": len(selection),
-            "pruned_share": selection.pruned_share,
-            "suspects": None if selection.suspects is None else len(selection.suspects),
+            "selected": self._selected,
+            "pruned_share": 1.0 - self._selected / self.num_samples,
+            "suspects": None if selection.suspects is None else self._suspects,
             "noise_rate": selection.noise_rate,
             "forward_passes": self.forward_passes,
             "nonfinite": self.nonfinite,
@@ -447,7 +483,7 @@ class Pruner:
         self._recorder.write_step(index)
         if predictions is not None:
             self._recorder.write_predicted(index, predictions)
-        if labelled is not None or self._unlabelled is not None:
+        if labelled is not None or self._some_unlabelled:
             labelled = self._labelled(index, labelled)
         losses = losses if losses.dtype in FULL_PRECISION else losses.float()
         mean = self._mean(index, losses, labelled)
@@ -499,7 +535,7 @@ class Pruner:
 
     def _mean(self, index: Tensor, losses: Tensor, labelled: Tensor | None) -> Tensor:
         """The weighted mean of a batch; arguments as in `reduce`, on one device."""
-        weights = self._on("weights", losses.device, self._selection.dense_weights)
+        weights = self._on("weights", losses.device, self._weights)
         if weights is not None:
             weights = weights.index_select(0, index)
             weights = weights if weights.dtype == losses.dtype else weights.to(losses.dtype)
@@ -518,7 +554,7 @@ class Pruner:
                     "such as y != -100"
                 )
             labelled = labelled.to(index.device, non_blocking=True)
-        missing = self._on("unlabelled", index.device, lambda: self._unlabelled)
+        missing = self._on("unlabelled", index.device, self._without_label)
         if missing is None:
             return labelled
         known = ~missing.index_select(0, index)
@@ -600,9 +636,9 @@ class Pruner:
         if complaint or (self.needs_reference and math.isnan(merged.reference)):
             raise ValueMistake(complaint or "reference_loss is missing or not finite on another rank: see its error")
         self._refuse_incomplete(merged, partial)
-        nonfinite = merged.nonfinite
+        nonfinite = int(self._pool.total(np.array([merged.nonfinite]))[0])
         self._warn_of(nonfinite)
-        observed = Observed(self.epoch, merged.losses, self._selection, merged.predicted, merged.steps)
+        observed = Observed(self.epoch, merged.losses, self._selection, merged.predicted, merged.steps, self._pool)
         for memory in self._memories.values():
             memory.write(observed)
         self.reference[self.epoch + 1] = merged.reference
@@ -616,14 +652,15 @@ class Pruner:
 
     def _score(self) -> Tensor:
         scores = self.score(History(self.reference, self._memories_of(self.score)))
-        if not isinstance(scores, Tensor) or scores.shape != (self.num_samples,) or not scores.is_floating_point():
+        size = self._pool.size
+        if not isinstance(scores, Tensor) or scores.shape != (size,) or not scores.is_floating_point():
             given = f"{scores.dtype} {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
             raise TypeMistake(
-                f"{type(self.score).__name__} returned {given}, expected float32 [{self.num_samples}]: one number a "
-                f"sample, NaN where there is none yet"
+                f"{type(self.score).__name__} returned {given}, expected float32 [{size}]: one number a sample, NaN "
+                f"where there is none yet"
             )
         scores = scores.detach().float().cpu()
-        infinite = int(scores.isinf().sum())
+        infinite = self._pool.count(scores.isinf().numpy())
         if infinite:
             raise ValueMistake(
                 f"{type(self.score).__name__} returned {infinite} infinite scores, expected finite ones: return NaN "
@@ -640,42 +677,89 @@ class Pruner:
             draws=Draws(self.seed, self.epoch),
             memories=self._memories_of(self.policy),
             labels=self._labels,
+            pool=self._pool,
         )
 
     def _select(self) -> Selection:
         choose = self.policy.anneal if self.annealing and self.annealing_start < self.epochs else self.policy.select
         selection = choose(self._evidence())
-        if not isinstance(selection, Selection) or selection.num_samples != self.num_samples:
+        if not isinstance(selection, Selection) or selection.num_samples != self._pool.size:
             given = f"{selection.num_samples} samples" if isinstance(selection, Selection) else type(selection).__name__
             raise TypeMistake(
                 f"{type(self.policy).__name__} returned a selection of {given}, expected a Selection of "
-                f"{self.num_samples}: make it with alignprune.Selection"
-            )
-        if not len(selection) and self.epoch < self.epochs:
-            warn(
-                f"{type(self.policy).__name__} selected none of {self.num_samples} samples for epoch {self.epoch}: "
-                f"nothing is trained on in it. Check its settings against pruner.scores"
+                f"{self._pool.size}: make it with alignprune.Selection"
             )
         return selection
 
-    def _plan(self, selection: Selection, start: int = 0) -> None:
-        """Begin an epoch, or go on in it: this rank has consumed ``start`` samples."""
+    def _plan(self, selection: Selection, start: int = 0, *, unread: Indices | None = None, before: int = 0) -> None:
+        """Begin an epoch, or go on in it.
+
+        Args:
+            selection: what is read, by slot.
+            start: samples that this rank has consumed.
+            unread: the slots that no rank has read yet; None = all that are selected.
+            before: samples that every rank has read of those that are not among these.
+        """
         self._selection = selection
+        self._count(selection)
         over = self.epoch >= self.epochs
-        indices = selection.indices[:0] if over else selection.indices
-        self._sampler.plan(self.epoch, indices, start)
+        slots = selection.indices.numpy() if unread is None else unread
+        slots = slots[:0] if over else slots
+        self._exchange = self._exchanged(slots) if self._pool.shared else None
+        indices = self._to_read(slots)
+        self._sampler.plan(self.epoch, indices, start, own=self._pool.shared)
         if self._reads_pruned:
             self._plan_pruned()
         if self._stream is not None:
             self._stream.plan(indices)
-        mask = None if len(selection) == self.num_samples else selection.mask()
-        self._recorder.start(self.epoch, mask, len(indices), streamed=self._stream is not None)
+        mask = None
+        if len(slots) < self._pool.size:
+            mask = np.zeros(self._pool.size, dtype=bool)
+            mask[slots] = True
+        total = 0 if over else self._selected
+        self._recorder.start(
+            self.epoch, mask, total, streamed=self._stream is not None, exchange=self._exchange, before=before
+        )
         self._cache: dict[tuple[object, torch.device], Tensor | None] = {}
         self._probed = None
 
-    def _plan_pruned(self, start: int = 0) -> None:
+    def _count(self, selection: Selection) -> None:
+        """Note how much is selected, over all ranks, and warn of nothing."""
+        suspects = 0 if selection.suspects is None else len(selection.suspects)
+        self._selected, self._suspects = self._pool.total(np.array([len(selection), suspects])).tolist()
+        if not self._selected and self.epoch < self.epochs:
+            warn(
+                f"{type(self.policy).__name__} selected none of {self.num_samples} samples for epoch {self.epoch}: "
+                f"nothing is trained on in it. Check its settings against pruner.scores"
+            )
+
+    def _exchanged(self, slots: Indices) -> Exchange:
+        """What ranks that own parts read of one another's, of the selected samples at some slots."""
+        weights = self._selection.dense_weights()
+        return exchange(
+            self._pool,
+            Draws(self.seed, self.epoch),
+            slots,
+            None if weights is None else weights.numpy()[slots],
+            None if self._unlabelled is None else self._unlabelled.numpy(),
+            even=self._stream is None,
+        )
+
+    def _to_read(self, slots: Indices) -> Tensor:
+        """The samples that this rank reads, or all ranks where each has all, int64, ascending."""
+        if self._exchange is None:
+            return torch.from_numpy(slots)
+        own = np.setdiff1d(slots, self._exchange.given, assume_unique=True)
+        return torch.from_numpy(np.sort(np.concatenate([self._pool.samples(own), self._exchange.received])))
+
+    def _plan_pruned(self, start: int = 0, done: Tensor | None = None) -> None:
+        """Let this rank read what is left out, but for ``start`` samples, or those at some slots, which it has read."""
         pruned = self._selection.pruned
-        self._pruned_sampler.plan(self.epoch, pruned[:0] if self.epoch >= self.epochs else pruned, start)
+        if done is not None:
+            pruned = pruned[~torch.isin(pruned, done)]
+        samples = pruned.numpy()[: 0 if self.epoch >= self.epochs else None]
+        ordered = np.sort(np.asarray(self._pool.samples(samples)))
+        self._pruned_sampler.plan(self.epoch, torch.from_numpy(ordered), start, own=self._pool.shared)
 
     # ------------------------------------------------------------------ state
 
@@ -685,7 +769,15 @@ class Pruner:
 
         Under DDP, in the middle of an epoch, every rank must call it, since it merges the ranks' losses; between
         epochs it is the same on every rank and needs no other.
+
+        Where ranks own parts, every rank must call it at any moment: each holds its part of the tensors, which
+        ``torch.distributed.checkpoint`` saves, and loads on any number of ranks.
         """
+        state = self._state()
+        return sharded(state, self.memories, self._pool.ownership) if self._owned else state
+
+    def _state(self) -> dict[str, Any]:
+        """The state of the samples that this rank remembers, by slot."""
         losses, faults, predicted, steps = None, None, None, None
         if not self._recorder.is_empty:
             merged = self._merged(math.nan)
@@ -694,7 +786,7 @@ class Pruner:
             predicted = None if merged.predicted is None else merged.predicted.cpu().clone()
             steps = None if merged.steps is None else merged.steps.cpu().clone()
         world = rank_and_world()[1]
-        return {
+        state = {
             "version": STATE_VERSION,
             "num_samples": self.num_samples,
             "method": self._method(),
@@ -715,25 +807,43 @@ class Pruner:
             "nonfinite": self.nonfinite,
             "forward_passes": self.forward_passes,
         }
+        return state | {"unread": self._recorder.unread(), "world": world} if self._owned else state
 
     @plainly
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, bit for bit, on any number of ranks.
 
+        Where ranks own parts and are as many as then; on another number of ranks the rest of an epoch that was begun
+        is read in another order.
+
         Raises:
             TypeMistake, ValueMistake: for what is no state, and for one of another format version, data set, method,
                 labels or size, naming what differs; nothing is changed then.
         """
-        check_state(state, self.num_samples, self.epochs, self._method(), self._label_print, self._recorder.keeps_steps)
+        if self._owned:
+            state = unsharded(state, self.memories, self._pool.ownership)
+        check_state(
+            state,
+            self.num_samples,
+            self._pool.size,
+            self.epochs,
+            self._method(),
+            self._label_print,
+            self._recorder.keeps_steps,
+        )
         check_memories(state, list(self._memories.values()))
         selection = Selection.from_state_dict(state["selection"])
-        rank, world = rank_and_world()
         self.epoch = state["epoch"]
         for memory, of_memory in zip(self._memories.values(), state["memories"], strict=True):
             memory.load_state_dict(of_memory)
         self.reference.copy_(state["reference"])
         self.scores = state["scores"].clone()
         self.nonfinite, self.forward_passes = state["nonfinite"], state["forward_passes"]
+        (self._go_on_with_part if self._pool.shared else self._go_on)(state, selection)
+
+    def _go_on(self, state: dict[str, Any], selection: Selection) -> None:
+        """Go on in the epoch of a state, where every rank remembers all samples."""
+        rank, world = rank_and_world()
         over = self.epoch >= self.epochs
         read = _share(state["read"], 0 if over else len(selection), world)
         refreshed = _share(state["refreshed"], 0 if over else self.num_samples - len(selection), world)
@@ -755,6 +865,26 @@ class Pruner:
         elif state["losses"] is not None:
             self._recorder.restore(torch.full_like(self.scores, math.nan), [0] * len(state["faults"]))
 
+    def _go_on_with_part(self, state: dict[str, Any], selection: Selection) -> None:
+        """Go on in the epoch of a state, where ranks own parts: as they were, or with what nobody has read yet."""
+        world = rank_and_world()[1]
+        read, same = state["read"] // world, state["world"] == world and self._stream is None
+        unread = np.flatnonzero(state["unread"].numpy())
+        self._plan(selection, start=read) if same else self._plan(selection, unread=unread, before=read)
+        consumed = {SELECTED: self._slots_of(self._sampler.consumed(read if same else 0))}
+        done = self._selection.pruned[~state["losses"][self._selection.pruned].isnan()] if state["refreshed"] else None
+        if done is not None:
+            self._reads_pruned = True
+            self._plan_pruned(done=done)
+            consumed[LEFT_OUT] = done
+        step = int(self._pool.highest(np.array([-1 if state["steps"] is None else int(state["steps"].max())]))[0]) + 1
+        self._recorder.resume(consumed, read, 0 if done is None else len(done), state["largest"], step)
+        if state["losses"] is not None:
+            self._recorder.restore(state["losses"], state["faults"], state["predicted"], state["steps"])
+
+    def _slots_of(self, samples: Tensor) -> Tensor:
+        return samples if self._exchange is None else self._exchange.slots_of(samples)
+
     def _method(self) -> dict[str, Any]:
         return {
             "score": repr(self.score),
@@ -773,6 +903,26 @@ class Pruner:
             table = make()
             self._cache[key] = None if table is None else table.to(device, non_blocking=True)
         return self._cache[key]
+
+    def _weights(self) -> Tensor | None:
+        """The weights by slot, those of samples that are read for other ranks behind; None where all are 1."""
+        weights = self._selection.dense_weights()
+        if self._exchange is None or not len(self._exchange.here):
+            return weights
+        own = torch.ones(self._pool.size) if weights is None else weights
+        return torch.cat([own, torch.from_numpy(self._exchange.weights[self._exchange.here])])
+
+    @property
+    def _some_unlabelled(self) -> bool:
+        """Whether a sample that this rank reads has no label."""
+        return self._unlabelled is not None or (self._exchange is not None and not self._exchange.labelled.all())
+
+    def _without_label(self) -> Tensor | None:
+        """Which samples have no label, bool by slot; None where all have one."""
+        if not self._some_unlabelled or self._exchange is None:
+            return self._unlabelled
+        own = torch.zeros(self._pool.size, dtype=torch.bool) if self._unlabelled is None else self._unlabelled
+        return torch.cat([own, torch.from_numpy(~self._exchange.labelled[self._exchange.here])])
 
     def _inverse(self, like: Tensor) -> Tensor:
         """1 / batch size as a tensor, kept for the epoch: a product with a Python number takes three times as long."""
@@ -818,16 +968,21 @@ class Pruner:
 
     def _fingerprints(self) -> dict[str, int]:
         """What has to be the same on every rank; only read where there are several."""
-        selection = self._selection
+        selection, same = (
+            self._selection,
+            {
+                "settings": fingerprint(f"{self._method()}/{self.num_samples}".encode()),
+                "ownerships": fingerprint(self._pool.ownership.mark.encode()),
+                "labels": self._label_print,
+                "epochs": self.epoch,
+            },
+        )
+        if self._pool.shared:  # each has its own
+            return same
         chosen = fingerprint(selection.indices.numpy().tobytes())
         if selection.weights is not None:
             chosen ^= fingerprint(selection.weights.numpy().tobytes())
-        return {
-            "settings": fingerprint(f"{self._method()}/{self.num_samples}".encode()),
-            "labels": self._label_print,
-            "epochs": self.epoch,
-            "selections": chosen,
-        }
+        return same | {"selections": chosen}
 
     def _refuse_after_the_end(self) -> None:
         if self.epoch >= self.epochs:
@@ -837,7 +992,7 @@ class Pruner:
             )
 
     def _refuse_incomplete(self, merged: Merged, partial: bool) -> None:
-        if merged.total("read") == 0 and len(self._selection) > 0:
+        if merged.total("read") == 0 and self._selected > 0:
             raise CallMistake(
                 f"no losses were recorded in epoch {self.epoch}: end_epoch was called twice, reduce was not called, or "
                 f"the loader dropped the only batch (drop_last)"
@@ -845,8 +1000,8 @@ class Pruner:
         self._recorder.refuse_faults(merged)
         self._recorder.refuse_shared(merged)
         if not partial:
-            self._recorder.refuse_partly_read(merged, len(self._selection))
-        pruned, refreshed = self.num_samples - len(self._selection), merged.total("refreshed")
+            self._recorder.refuse_partly_read(merged, self._selected)
+        pruned, refreshed = self.num_samples - self._selected, merged.total("refreshed")
         if self.score.needs_pruned and refreshed < pruned:
             raise ValueMistake(
                 f"{type(self.score).__name__} needs the losses of the {pruned} pruned samples of epoch {self.epoch}, "
@@ -874,6 +1029,17 @@ def _check_scalar(name: str, value: object) -> None:
             f"{name} is {given}, expected a float scalar, the mean over the batch: for one loss a sample call "
             f"pruner.reduce"
         )
+
+
+def _refuse_whole(*records: Score | Policy | MemorySpec) -> None:
+    """Raise ValueMistake if a part of the method has to see all samples at once."""
+    for record in records:
+        if not record.by_parts:
+            raise ValueMistake(
+                f"{type(record).__name__} does not say that it works by parts, expected it of every part of a method "
+                f"whose ranks own samples: use ownership='replicated', or set by_parts = True in the class if it asks "
+                f"evidence.pool for all that concerns other ranks"
+            )
 
 
 def _expect(name: str, value: object, kind: type, example: str) -> None:

@@ -7,10 +7,13 @@ on any number of ranks. How far training has come the recorder knows, not what a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DistributedSampler, Sampler
 
@@ -19,6 +22,8 @@ from alignprune._ranks import keyed_generator, rank_and_world
 from alignprune.errors import ValueMistake
 
 _CHUNK = 65_536  # indices turned into Python integers at a time
+_LARGE = 1 << 22  # samples from which on an order is computed where it is read: to shuffle 10^8 takes seconds
+_ROUNDS = 4  # of the mixing behind such an order
 
 
 class EpochSampler(DistributedSampler[int]):
@@ -26,7 +31,8 @@ class EpochSampler(DistributedSampler[int]):
 
     Ranks take turns in one common order, so that the batches of all ranks together are those of a single process.
     Where the selection does not divide evenly, the first samples of the order are read once more (at most ranks - 1).
-    After the last epoch the sampler is empty.
+    Ranks that own parts have samples of their own instead, each in an order of its own. After the last epoch the
+    sampler is empty.
 
     It shards by itself and is a DistributedSampler by type, since trainers put one of theirs around every other kind
     of sampler, and each rank would then read its part of its part.
@@ -47,29 +53,17 @@ class EpochSampler(DistributedSampler[int]):
         self.seed, self.shuffle, self.drop_last = seed, shuffle, False  # the base class wants a data set, to count it
         self.plan(0, torch.empty(0, dtype=torch.int64, device="cpu"))
 
-    def plan(self, epoch: int, indices: Tensor, start: int = 0) -> None:
+    def plan(self, epoch: int, indices: Tensor, start: int = 0, *, own: bool = False) -> None:
         """Set the epoch's samples.
 
         Args:
             epoch: the epoch's number, part of the key of the order.
             indices: int64 [K], ascending.
             start: samples of this rank that are consumed already.
+            own: they are this rank's alone; else all ranks have the same, and take turns.
         """
         self.epoch, self.start = epoch, start
-        self._indices = indices
-        self._order: Tensor | None = None
-
-    @property
-    def order(self) -> Tensor:
-        """The epoch's samples in the order in which all ranks together read them, int64 [K]; made when first asked."""
-        if self._order is None:
-            self._order = self._indices
-            if self.shuffle:
-                width = torch.int32 if len(self._indices) < 2**31 else torch.int64
-                generator = keyed_generator(self.seed, self.epoch, "order")
-                turn = torch.randperm(len(self._indices), generator=generator, dtype=width, device="cpu")
-                self._order = self._indices.index_select(0, turn)
-        return self._order
+        self._order = _Order(indices, self.seed, epoch, self.shuffle, own)
 
     def set_epoch(self, epoch: int) -> None:
         """Does nothing, for trainers that call it: the pruner says which epoch it is."""
@@ -77,29 +71,90 @@ class EpochSampler(DistributedSampler[int]):
     @property
     def epoch_length(self) -> int:
         """Samples that this rank reads in the whole epoch, consumed ones included."""
-        return -(-len(self._indices) // rank_and_world()[1])
+        return len(self._order)
 
     def consumed(self, count: int) -> Tensor:
         """The first ``count`` samples that this rank reads in the epoch, int64 [count]."""
-        if not count:
-            return self._indices[:0]
-        rank, world = rank_and_world()
-        return self.order[(torch.arange(count, device="cpu") * world + rank) % len(self.order)]
+        return self._order.read(0, count)
 
     def __len__(self) -> int:
         return self.epoch_length - (0 if self.counts_whole else self.start)
 
     def __iter__(self) -> Iterator[int]:
-        rank, world = rank_and_world()
-        return _EpochIterator(self.order, rank, world, self.epoch, self.start)
+        return _EpochIterator(self._order, self.epoch, self.start)
+
+
+class _Order:
+    """What this rank reads in an epoch, in order; drawn when it is first read."""
+
+    def __init__(self, indices: Tensor, seed: int, epoch: int, shuffle: bool, own: bool) -> None:
+        self._indices, self._seed, self._epoch, self._shuffle, self._own = indices, seed, epoch, shuffle, own
+
+    def __len__(self) -> int:
+        return -(-len(self._indices) // self._turns()[1])
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """The samples start to stop - 1 of this rank, int64."""
+        rank, world = self._turns()
+        turns = torch.arange(start, stop, device="cpu").mul_(world).add_(rank).remainder_(max(1, len(self._indices)))
+        return self._indices[self._drawn(turns) if self._shuffle else turns]
+
+    def _turns(self) -> tuple[int, int]:
+        """Which of how many take turns: this rank of all, asked anew each time, unless the samples are its own."""
+        return (0, 1) if self._own else rank_and_world()
+
+    @cached_property
+    def _drawn(self) -> _Shuffled | _Permuted:
+        generator = keyed_generator(self._seed, self._epoch, f"order/{rank_and_world()[0]}" if self._own else "order")
+        size = len(self._indices)
+        return _Shuffled(size, generator) if size < _LARGE else _Permuted(size, generator)
+
+
+class _Shuffled:
+    """The turn of every sample in a random order, kept."""
+
+    def __init__(self, size: int, generator: torch.Generator) -> None:
+        self._turn = torch.randperm(size, generator=generator, dtype=torch.int32, device="cpu")
+
+    def __call__(self, turns: Tensor) -> Tensor:
+        return self._turn[turns]
+
+
+class _Permuted:
+    """The turn of every sample in a random order, computed where it is asked for.
+
+    Mixing the bits of a number is a permutation of all numbers of that many bits; those beyond the size are mixed on
+    until they are inside.
+    """
+
+    def __init__(self, size: int, generator: torch.Generator) -> None:
+        self._size, self._bits = size, (size - 1).bit_length()
+        drawn = torch.randint(0, 1 << 62, (2, _ROUNDS), generator=generator, device="cpu")
+        self._keys, self._factors = drawn.numpy().astype(np.uint64)
+        self._factors |= np.uint64(1)
+
+    def __call__(self, turns: Tensor) -> Tensor:
+        mixed = self._mixed(turns.numpy().astype(np.uint64))
+        outside = np.flatnonzero(mixed >= self._size)
+        while len(outside):
+            mixed[outside] = self._mixed(mixed[outside])
+            outside = outside[mixed[outside] >= self._size]
+        return torch.from_numpy(mixed.astype(np.int64))
+
+    def _mixed(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        mask, half = np.uint64((1 << self._bits) - 1), np.uint64((self._bits + 1) // 2)
+        for key, factor in zip(self._keys, self._factors, strict=True):
+            numbers = ((numbers ^ key) * factor) & mask
+            numbers ^= numbers >> half
+        return numbers
 
 
 class _EpochIterator(Iterator[int]):
     """One pass; follows the Stateful protocol, so that a StatefulDataLoader resumes at an absolute position."""
 
-    def __init__(self, order: Tensor, rank: int, world: int, epoch: int, position: int) -> None:
-        self.order, self.rank, self.world, self.epoch, self.position = order, rank, world, epoch, position
-        self.length = -(-len(order) // world)
+    def __init__(self, order: _Order, epoch: int, position: int) -> None:
+        self.order, self.epoch, self.position = order, epoch, position
+        self.length = len(order)
         self.chunk: list[int] = []
         self.chunk_start = position
 
@@ -112,8 +167,7 @@ class _EpochIterator(Iterator[int]):
         offset = self.position - self.chunk_start
         if offset >= len(self.chunk):
             stop = min(self.position + _CHUNK, self.length)
-            turns = torch.arange(self.position, stop, device="cpu") * self.world + self.rank
-            self.chunk = self.order[turns % len(self.order)].tolist()
+            self.chunk = self.order.read(self.position, stop).tolist()
             self.chunk_start, offset = self.position, 0
         self.position += 1
         return self.chunk[offset]
@@ -150,19 +204,23 @@ class EvenBatches(Sampler[list[int]]):
         self.sampler, self.batch_size = sampler, integer("batch_size", batch_size, at_least=1, remedy="such as 128")
         self.accumulate = integer("accumulate", accumulate, at_least=1, remedy="1 takes a step every batch")
 
-    def _ends(self, start: int) -> list[int]:
-        """Positions in the epoch after ``start`` at which batches end: they do not depend on a resume."""
+    def _batches(self) -> int:
+        """Batches of the whole epoch."""
+        steps = -(-self.sampler.epoch_length // (self.batch_size * self.accumulate))
+        return min(steps * self.accumulate, self.sampler.epoch_length)
+
+    def _done(self, start: int) -> int:
+        """Batches that end at position ``start`` of the epoch or before: they do not depend on a resume."""
         length = self.sampler.epoch_length
-        steps = -(-length // (self.batch_size * self.accumulate))
-        batches = min(steps * self.accumulate, length)
-        ends = [length * (batch + 1) // batches for batch in range(batches)]
-        return [end for end in ends if end > start]
+        return (start * self._batches() + self._batches() - 1) // length if length and start else 0
 
     def __len__(self) -> int:
-        return len(self._ends(0 if self.sampler.counts_whole else self.sampler.start))
+        return self._batches() - self._done(0 if self.sampler.counts_whole else self.sampler.start)
 
     def __iter__(self) -> Iterator[list[int]]:
         indices, position = iter(self.sampler), self.sampler.start
-        for end in self._ends(position):
+        length, batches = self.sampler.epoch_length, self._batches()
+        for batch in range(self._done(position), batches):
+            end = length * (batch + 1) // batches
             yield list(islice(indices, end - position))
             position = end

@@ -67,6 +67,8 @@ class Score(ABC):
     """Whether the losses of pruned samples must be refreshed every epoch (`Pruner.record`)."""
     needs_batches: ClassVar[bool] = False
     """Whether it is made for the mean losses of batches (`Pruner.reduce_batch`)."""
+    by_parts: ClassVar[bool] = False
+    """Whether the number of a sample depends on that sample's memory alone, so that ranks can own parts."""
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
@@ -84,7 +86,7 @@ class Score(ABC):
 
     @abstractmethod
     def __call__(self, history: History) -> Tensor:
-        """Score all samples: float32 [N], NaN where a sample has no score yet."""
+        """Score the samples that this rank remembers: float32 [n], NaN where a sample has no score yet."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Loss(Score):
     """
 
     suspect: ClassVar[End] = "high"
+    by_parts: ClassVar[bool] = True
 
     @property
     def memories(self) -> tuple[MemorySpec, ...]:
@@ -118,6 +121,7 @@ class BatchLoss(Score):
     """
 
     suspect: ClassVar[End] = "high"
+    by_parts: ClassVar[bool] = True
     needs_batches: ClassVar[bool] = True
 
     decay: float = 0.8
@@ -150,6 +154,7 @@ class Alignment(Score):
     """
 
     suspect: ClassVar[End] = "low"
+    by_parts: ClassVar[bool] = True
     needs_reference: ClassVar[bool] = True
 
     window: int = 25
@@ -213,6 +218,7 @@ class SecondDifference(Score):
     """
 
     suspect: ClassVar[End] = "high"
+    by_parts: ClassVar[bool] = True
     needs_pruned: ClassVar[bool] = True
 
     smoothing: int = 3
@@ -248,6 +254,7 @@ class ExposureLoss(Score):
     """
 
     suspect: ClassVar[End] = "high"
+    by_parts: ClassVar[bool] = True
 
     exponent: float = 0.5
 

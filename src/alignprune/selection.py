@@ -6,7 +6,7 @@ What a policy makes and everything after it reads. It carries its own state, so 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -76,6 +76,7 @@ class Selection:
         memorises: whether the network learns labels by heart; None = the policy cannot tell.
         thresholds: the scores at which the policy has decided, ascending: one, or the two ends of a window; empty where
             it did not decide by a score.
+        among: int64, ascending, the samples that it was chosen among, where ranks own parts; None = all.
 
     Raises:
         TypeMistake, ValueMistake: for what is not as described.
@@ -90,6 +91,7 @@ class Selection:
     onset: Onset | None = None
     memorises: bool | None = None
     thresholds: tuple[float, ...] = ()
+    among: Tensor | None = None
 
     def __post_init__(self) -> None:
         integer("num_samples", self.num_samples, at_least=1, remedy=_SIZE)
@@ -121,12 +123,14 @@ class Selection:
 
     @property
     def pruned_share(self) -> float:
-        """Share of the data set that is left out, in [0, 1]."""
-        return 1.0 - len(self) / self.num_samples
+        """Share of the samples that it was chosen among that is left out, in [0, 1]."""
+        return 1.0 - len(self) / (self.num_samples if self.among is None else len(self.among))
 
     @cached_property
     def pruned(self) -> Tensor:
-        """The samples left out, int64 [N - K], ascending."""
+        """The samples left out, int64, ascending."""
+        if self.among is not None:
+            return self.among[~torch.isin(self.among, self.indices, assume_unique=True)]
         return torch.from_numpy(np.flatnonzero(~self.mask()))
 
     @property
@@ -139,6 +143,20 @@ class Selection:
         keep = np.zeros(self.num_samples, dtype=bool)
         keep[self.indices.numpy()] = True
         return keep
+
+    def of(self, samples: NDArray[np.int64], num_samples: int) -> Selection:
+        """This selection of slots as one of the samples that have them, int64 [n], in a data set of that size."""
+        chosen = samples[self.indices.numpy()]
+        order = np.argsort(chosen, kind="stable")
+        flagged = None if self.suspects is None else torch.from_numpy(np.sort(samples[self.suspects.numpy()]))
+        return replace(
+            self,
+            indices=torch.from_numpy(chosen[order]),
+            weights=None if self.weights is None else self.weights[torch.from_numpy(order)],
+            num_samples=num_samples,
+            suspects=flagged,
+            among=torch.from_numpy(np.sort(samples)),
+        )
 
     def dense_weights(self) -> Tensor | None:
         """Loss weights by sample, float32 [N], 1 for samples left out; None where all are 1."""
@@ -165,7 +183,7 @@ class Selection:
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Selection:
         """The selection that `state_dict` was taken of; refuses what is none."""
-        names = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls) if field.name != "among"]
         check_names("the state of the selection", state, names)
         indices, thresholds = state["indices"], state["thresholds"]
         if indices is None:

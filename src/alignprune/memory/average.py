@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -55,6 +55,8 @@ class AverageSpec(MemorySpec):
     Attributes:
         decay: share of the average that stays at every loss, in [0, 1).
     """
+
+    by_parts: ClassVar[bool] = True
 
     decay: float
 

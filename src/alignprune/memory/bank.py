@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -123,7 +123,11 @@ class TrajectoryBank(Memory):
 
     def write(self, observed: Observed) -> None:
         """Store one epoch's losses, whoever learned from them, dropping the oldest when the window is full."""
+        slot = self.written % self.window
         self.store(observed.epoch, observed.losses)
+        if self.gaps != "last_obs":  # a gap on one rank makes all score alike, to the last digit
+            gaps = observed.pool.highest(np.array([int(self.row_has_gaps[slot])]))
+            self.row_has_gaps[slot] = bool(gaps[0])
 
     @torch.no_grad()
     def store(self, epoch: int, losses: Tensor) -> None:
@@ -233,6 +237,13 @@ class TrajectoryBank(Memory):
             **{name: getattr(self, name).cpu().clone() for name in self._tables()},
         }
 
+    def padded(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state with the rows of a full window: those that were not written yet are 0."""
+        missing = self.window - len(state["rows"])
+        if not missing:
+            return state
+        return state | {"rows": torch.cat([state["rows"], state["rows"].new_zeros(missing, self.num_samples)])}
+
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Raise TypeMistake or ValueMistake for a state of a bank of another kind or size, and change nothing."""
         if not isinstance(state.get("gaps"), str) or state["gaps"] != self.gaps:
@@ -243,7 +254,9 @@ class TrajectoryBank(Memory):
         written = integer("bank.written", state.get("written"), at_least=0, remedy=DAMAGED)
         filled = min(written, self.window)
         tables = {name: getattr(self, name) for name in self._tables()}
-        check_tensors("bank", state, tables | {"rows": self.rows if self.gaps == "last_obs" else self.rows[:filled]})
+        rows = state.get("rows")
+        whole = self.gaps == "last_obs" or (isinstance(rows, Tensor) and rows.shape == self.rows.shape)
+        check_tensors("bank", state, tables | {"rows": self.rows if whole else self.rows[:filled]})
         check_finite("bank", state, ("rows",))
         self._check_epochs(state, 0 if self.gaps == "last_obs" else filled)
 
@@ -300,6 +313,8 @@ class BankSpec(MemorySpec):
         window: epochs kept.
         gaps: how an epoch is stored in which a sample was not seen.
     """
+
+    by_parts: ClassVar[bool] = True
 
     window: int
     gaps: Gaps = "paired"

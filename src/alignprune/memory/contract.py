@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from alignprune.errors import CallMistake
+from alignprune.ownership import Replicated
+from alignprune.pool import Pool
 from alignprune.selection import Selection
 
 Kind = TypeVar("Kind", bound="Memory")
@@ -25,10 +27,10 @@ class Room:
     """What a memory is made for; it may grow without breaking anyone's memory.
 
     Attributes:
-        num_samples: size N of the data set.
+        num_samples: samples n that this rank remembers, by slot: all N, unless the ranks own parts.
         epochs: of the whole training.
-        labels: int32 [N], class codes 0 to C - 1, -1 = unlabelled; None = unknown.
-        given: int32 [N], the same as the class ids that predictions are made in; None = unknown.
+        labels: int32 [n], class codes 0 to C - 1, -1 = unlabelled; None = unknown.
+        given: int32 [n], the same as the class ids that predictions are made in; None = unknown.
         device: where it shall live.
         path: a file to map what is large into; None = in memory.
     """
@@ -47,11 +49,12 @@ class Observed:
 
     Attributes:
         epoch: its number, from 0.
-        losses: float32 [N], NaN where a sample was not seen.
-        selection: what was selected for the epoch.
-        predicted: int32 [N], the class that the network predicted, -1 where it said none; None = nowhere.
-        steps: int32 [N], the step of the epoch in which a sample was read, from 0, -1 = not read; a step is one batch
+        losses: float32 [n], NaN where a sample was not seen.
+        selection: what was selected for the epoch, by slot.
+        predicted: int32 [n], the class that the network predicted, -1 where it said none; None = nowhere.
+        steps: int32 [n], the step of the epoch in which a sample was read, from 0, -1 = not read; a step is one batch
             on every rank. None = no memory asked for them.
+        pool: what all ranks know together of samples of which this one remembers n.
     """
 
     epoch: int
@@ -59,6 +62,11 @@ class Observed:
     selection: Selection
     predicted: Tensor | None = None
     steps: Tensor | None = None
+    pool: Pool = None  # type: ignore[assignment]  # of as many samples as losses, see below
+
+    def __post_init__(self) -> None:
+        if self.pool is None:
+            object.__setattr__(self, "pool", Pool(Replicated(len(self.losses))))
 
 
 class Memory(ABC):
@@ -76,6 +84,13 @@ class Memory(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of `state_dict`, bit for bit."""
 
+    def padded(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state of `state_dict` with every tensor in the shape that it has in the end, which loads as the state does.
+
+        A checkpoint of ranks that own parts is read into tensors of known shapes. By default a state has them already.
+        """
+        return state
+
     def metrics(self) -> dict[str, float]:
         """Numbers about the whole run that `Pruner.metrics` reports; none by default."""
         return {}
@@ -91,6 +106,10 @@ class MemorySpec(ABC):
 
     needs_steps: ClassVar[bool] = False
     """Whether the memory reads `Observed.steps`, which are kept where one does."""
+
+    by_parts: ClassVar[bool] = False
+    """Whether each rank can remember the samples that it owns alone: what concerns others the memory asks the pool, and
+    the last dimension of every tensor in its state is of samples."""
 
     @abstractmethod
     def make(self, room: Room) -> Memory:

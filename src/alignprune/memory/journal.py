@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -105,6 +105,8 @@ def _average(mean: Tensor, losses: Tensor, where: Tensor, count: Tensor) -> None
 @dataclass(frozen=True)
 class JournalSpec(MemorySpec):
     """Asks for a `Journal`."""
+
+    by_parts: ClassVar[bool] = True
 
     def make(self, room: Room) -> Journal:
         return Journal(room.num_samples, room.given, room.device)

@@ -61,6 +61,7 @@ class ReadingsSpec(MemorySpec):
     """Asks for `Readings`."""
 
     needs_steps: ClassVar[bool] = True
+    by_parts: ClassVar[bool] = True
 
     def make(self, room: Room) -> Readings:
         return Readings(room.num_samples, room.epochs, room.device)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 
 from alignprune._checks import floor, number
 from alignprune._ranks import Draws
