@@ -16,13 +16,13 @@ from torch import Tensor
 
 import alignprune as ap
 import launch
-from alignprune.ownership import Hashed, Ownership, ownership_of
+from alignprune import pool as pools
+from alignprune.ownership import Hashed, Ownership, Replicated, ownership_of
+from alignprune.pool import Pool
 
 # This file is also the program of the ranks (see the end): three train and save, two go on.
 
-needs_ranks = pytest.mark.skipif(
-    not torch.distributed.is_available(), reason="this torch is built without distributed"
-)
+needs_ranks = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch is built without distributed")
 
 WORLD, FEWER, N, EPOCHS, BATCH = 3, 2, 307, 9, 16
 TABLE = torch.rand(EPOCHS, N, generator=torch.Generator().manual_seed(0)) + 0.1
@@ -100,7 +100,108 @@ def load(pruner: ap.Pruner, folder: Path) -> ap.Pruner:
     return pruner
 
 
+class _Calls:
+    """Counts the collectives and the bytes that this rank sends."""
+
+    def __init__(self) -> None:
+        self.calls, self.bytes = 0, 0
+        for name in ("all_reduce", "all_gather", "all_gather_object"):
+            setattr(torch.distributed, name, self._counting(getattr(torch.distributed, name)))
+
+    def _counting(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(first: Any, *rest: Any, **settings: Any) -> Any:
+            sent = rest[0] if isinstance(first, list) else first
+            self.calls += 1
+            self.bytes += sent.nbytes if isinstance(sent, Tensor) else 0
+            return call(first, *rest, **settings)
+
+        return counted
+
+
+def error_of(call: Callable[[], Any]) -> str:
+    try:
+        call()
+    except ap.UserError as error:
+        return str(error)
+    return "no error"
+
+
+# -------------------------------------------------------------------------- what a pool is asked
+
+FEW = 5_000
+PANEL = 700  # of the pool's samples, in this file
+
+
+def asked(pool: Pool, draws: ap.Draws) -> dict[str, Any]:
+    """All that a pool answers of numbers that are a function of the sample, each answer by sample."""
+    samples = np.arange(FEW)[pool.samples() if pool.shared else slice(None)]
+    random = np.random.default_rng(0)
+    values = random.normal(size=FEW).astype(np.float32).round(1)[samples]  # many are equal
+    values[values == 0.3] = np.nan
+    groups = random.integers(0, 7, FEW)[samples]
+    quotas = np.array([0, 1, 5, 100, 400, 10_000, 3])
+    known = np.flatnonzero(~np.isnan(values))
+    column, group = pool.panel(values, groups)
+    return {
+        "count": pool.count(values > 1),
+        "mean": pool.mean(values),
+        "extremes": pool.extremes(values[known]),
+        "extremes of none": pool.extremes(values[:0]),
+        "chosen": samples[pool.choose(draws, "test", known, 1_234)].tolist(),
+        "chosen of all": samples[pool.choose(draws, "test", None, 1_234)].tolist(),
+        "none chosen": samples[pool.choose(draws, "test", known, 0)].tolist(),
+        "too many": samples[pool.choose(draws, "test", known, 10 * FEW)].tolist(),
+        "least": samples[pool.least(draws, "test", values[known], known, 2_001)].tolist(),
+        "least of too few": samples[pool.least(draws, "test", values[known], known, 10 * FEW)].tolist(),
+        "least of none": samples[pool.least(draws, "test", values[known], known, 0)].tolist(),
+        "least of each": samples[
+            pool.least_of_each(draws, "test", values[known], known, groups[known], quotas)
+        ].tolist(),
+        "panel": column.tolist(),
+        "panel's groups": group.tolist(),
+    }
+
+
+SHARED = ("count", "mean", "extremes", "extremes of none", "panel", "panel's groups")
+
+
 # -------------------------------------------------------------------------- what every rank runs
+
+
+def refusals(rank: int) -> dict[str, str]:
+    """What ranks are told that do not agree, or own parts in a way that cannot be."""
+
+    def an_epoch(ownership: Any) -> None:
+        pruner = ap.Pruner.from_preset("full", num_samples=N, epochs=2, ownership=ownership)
+        for index in batches(list(pruner.sampler)):
+            pruner.reduce(index, TABLE[0, index])
+        pruner.end_epoch()
+
+    def another_ones() -> None:
+        pruner = ap.Pruner.from_preset("full", num_samples=N, epochs=2, ownership="owned")
+        others = torch.from_numpy(np.setdiff1d(np.arange(N), list(pruner.sampler)))
+        pruner.reduce(others[:4], TABLE[0, others[:4]])
+
+    moved = [[(0, 60), (290, 307)], [(60, 75)], [(75, 200), (200, 290)]]
+    return {
+        "other ranges": error_of(lambda: an_epoch(RANGES if rank else moved)),
+        "another one's": error_of(another_ones),
+    }
+
+
+def traffic() -> dict[int, list[tuple[int, int]]]:
+    """Collectives and bytes of every epoch's end, by the size of the data set."""
+    out: dict[int, list[tuple[int, int]]] = {}
+    for size in (3_000, 30_000):
+        pruner = ap.Pruner.from_preset("seta+das", num_samples=size, epochs=8, delta=1.0, ownership="owned")
+        counted, out[size] = _Calls(), []
+        for epoch in range(8):
+            order = torch.tensor(list(pruner.sampler))
+            pruner.reduce(order, (order * 7 % 11 + 1) / (1.0 + epoch))
+            counted.calls = counted.bytes = 0
+            pruner.end_epoch(1.0 / (epoch + 1))
+            out[size].append((counted.calls, counted.bytes))
+    return out
 
 
 def rank_main(folder: Path, rank: int, world: int) -> None:
@@ -115,6 +216,11 @@ def rank_main(folder: Path, rank: int, world: int) -> None:
         else:
             ownership = [RANGES[0], [*RANGES[1], *RANGES[2]]] if name == "infobatch" else "owned"
             out[name] = train(load(make(name, ownership), saved))
+    if world == WORLD:
+        pools.PANEL = PANEL
+        out["asked"] = asked(Pool(Hashed(FEW, rank, world)), ap.Draws(3, 4))
+        out["refused"] = refusals(rank)
+        out["traffic"] = traffic()
     launch.write(folder, rank, world, out)
 
 
@@ -209,6 +315,138 @@ def test_another_number_of_ranks_goes_on_with_the_same_samples(
     assert len(rest) + len(before) <= len(alone[name][STOP[0]]["weights"]) + WORLD + FEWER
     for epoch in range(STOP[0] + 1, EPOCHS):
         assert joined(fewer, name, epoch, "weights") == alone[name][epoch]["weights"], epoch
+
+
+# What a pool is asked.
+
+
+@needs_ranks
+def test_a_pool_of_parts_answers_as_one_that_has_all(
+    ranks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "PANEL", PANEL)
+    expected = asked(Pool(Replicated(FEW)), ap.Draws(3, 4))
+    assert 0.7 * PANEL < len(expected["panel"]) < 1.3 * PANEL
+    for name, answer in expected.items():
+        if name in SHARED:
+            for result in ranks:
+                assert result["asked"][name] == pytest.approx(answer, nan_ok=True), name
+        else:
+            assert sorted(sample for result in ranks for sample in result["asked"][name]) == answer, name
+
+
+def test_the_least_are_those_of_a_sort_and_chance_decides_among_equal_ones() -> None:
+    values = np.random.default_rng(0).integers(0, 20, FEW).astype(np.float32)
+    pool, draws, slots = Pool(Replicated(FEW)), ap.Draws(0, 0), np.arange(FEW)
+    keys = draws.keys("test", FEW)
+    for count in (0, 1, 777, FEW - 1, FEW, FEW + 1):
+        order = sorted(range(FEW), key=lambda i: (values[i], keys[i]))
+        assert pool.least(draws, "test", values, slots, count).tolist() == sorted(order[:count])
+
+
+def test_a_panel_of_few_samples_is_all_of_them() -> None:
+    values = np.arange(10.0)
+    assert Pool(Replicated(10)).panel(values)[0] is values
+
+
+# Who owns what.
+
+
+@given(st.integers(1, 20_000), st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_a_hash_gives_every_sample_one_owner_and_all_ranks_about_as_many(num_samples: int, world: int) -> None:
+    try:
+        owned = [ownership_of("owned", num_samples, rank, world) for rank in range(world)]
+    except ap.UserError:
+        assert num_samples < 8 * world
+        return
+    sizes = [ownership.size for ownership in owned]
+    assert max(sizes) - min(sizes) <= 0.005 * num_samples + 8
+    for ownership in owned:
+        _check_slots(ownership)
+    assert sorted(np.concatenate([ownership.samples for ownership in owned])) == list(range(num_samples))
+
+
+def _check_slots(ownership: Ownership) -> None:
+    """Every slot is that of its sample, and no other sample has one."""
+    slots = ownership.slots(torch.arange(ownership.num_samples)).numpy()
+    assert slots[ownership.samples].tolist() == list(range(ownership.size))
+    assert np.count_nonzero(slots >= 0) == ownership.size
+
+
+@pytest.mark.parametrize("rank", range(WORLD))
+def test_ranges_are_owned_as_they_are_given(rank: int) -> None:
+    ownership = ownership_of(RANGES, N, rank, WORLD)
+    assert ownership.samples.tolist() == [i for start, stop in RANGES[rank] for i in range(start, stop)]
+    _check_slots(ownership)
+
+
+def test_a_run_of_samples_falls_evenly_on_the_ranks() -> None:
+    hashed = Hashed(1_000_000, 0, 8)
+    for start in (0, 123_456, 999_000):
+        owned = int((hashed.slots(torch.arange(start, start + 1_000)) >= 0).sum())
+        assert 110 <= owned <= 140  # of 125
+
+
+@pytest.mark.parametrize(
+    "ownership, message",
+    [
+        ("own", "ownership='own' is unknown, expected 'replicated', 'owned' or the ranges"),
+        (3, "ownership=3 is int, expected a list of ranges for every rank"),
+        ([[(0, N)]], "ownership has ranges for 1 ranks, expected 2"),
+        ([[(0, N)], []], "ownership has ranges for 1 ranks, expected 2"),
+        ([[(0, 5)], [(6, N)]], "samples 5 to 5 have no owner"),
+        ([[(0, 6)], [(5, N)]], "sample 5 has two owners"),
+        ([[(0, 6)], [(6, N - 1)]], f"samples {N - 1} to {N - 1} have no owner"),
+        ([[(0, 6)], [(6, N + 1)]], f"range 6 to {N + 1}, expected 0 <= start < stop <= {N}"),
+        ([[(0, 6)], [(6, 6), (6, N)]], "the range 6 to 6"),
+        ([[(0, 6)], ["6", N]], "expected ranges: (start, stop)"),
+    ],
+)
+def test_an_ownership_that_cannot_be_is_refused(ownership: Any, message: str) -> None:
+    with pytest.raises(ap.UserError) as refused:
+        ownership_of(ownership, N, 0, 2)
+    assert message in str(refused.value)
+
+
+def test_fewer_samples_than_ranks_are_refused() -> None:
+    with pytest.raises(ap.UserError, match="leaves a rank without samples"):
+        ownership_of("owned", 2, 0, 3)
+
+
+@needs_ranks
+def test_ranks_with_other_ranges_are_refused_on_every_rank(ranks: list[dict[str, Any]]) -> None:
+    for result in ranks:
+        assert "different ownerships" in result["refused"]["other ranges"]
+
+
+@needs_ranks
+def test_the_sample_of_another_rank_is_refused(ranks: list[dict[str, Any]]) -> None:
+    for result in ranks:
+        assert "which other ranks read in epoch 0" in result["refused"]["another one's"]
+
+
+def test_a_method_that_sees_all_samples_at_once_is_refused() -> None:
+    with pytest.raises(ap.UserError, match="DivBS does not say that it works by parts"):
+        ap.Pruner.from_preset("divbs", num_samples=N, epochs=2, ownership="owned")
+
+
+@needs_ranks
+def test_an_epoch_ends_with_as_many_collectives_and_bytes_whatever_the_size(ranks: list[dict[str, Any]]) -> None:
+    for result in ranks:
+        small, large = result["traffic"].values()
+        settled = {calls for calls, _ in small[3:] + large[3:]}  # from the epoch on in which there are scores
+        assert max(settled) - min(settled) <= 2  # where the parts are even nothing is handed on
+        assert abs(large[-1][1] - small[-1][1]) < 20_000  # a panel of 700 rows, and what is handed on
+
+
+@pytest.mark.parametrize("ownership, other", [("owned", "replicated"), ("replicated", "owned")])
+def test_a_state_of_the_other_kind_is_refused(ownership: str, other: str) -> None:
+    pruner = ap.Pruner.from_preset("infobatch", num_samples=N, epochs=2, ownership=ownership)
+    with pytest.raises(ap.UserError, match="own parts"):
+        ap.Pruner.from_preset("infobatch", num_samples=N, epochs=2, ownership=other).load_state_dict(
+            pruner.state_dict()
+        )
 
 
 if __name__ == "__main__":

@@ -58,6 +58,11 @@ def check_state(
             f"state={described(state)} is no state of a Pruner, expected what pruner.state_dict() returned: pass that "
             f"part of the checkpoint"
         )
+    if "tables" in state:
+        raise ValueMistake(
+            "the state is of ranks that own parts, expected one of ranks that remember all samples: make the pruner "
+            "with the ownership of the saved run, and load by torch.distributed.checkpoint"
+        )
     if _differ(state.get("version"), STATE_VERSION):
         raise ValueMistake(
             f"the state has format version {described(state.get('version'))}, expected {STATE_VERSION}: load it with "

@@ -102,7 +102,7 @@ class Exchange:
 def exchange(
     pool: Pool, draws: Draws, slots: Indices, weights: _Array | None, unlabelled: _Array | None, *, even: bool = True
 ) -> Exchange:
-    """Divide what all ranks have selected evenly among them, by two collectives or three.
+    """Divide what all ranks have selected evenly among them, by two collectives at most.
 
     Args:
         pool: the samples of all ranks.
@@ -126,7 +126,10 @@ def exchange(
     copies = stays[np.arange(twice) % len(stays)] if rank == counts.argmax() else stays[:0]
     handed = np.concatenate([goes, copies])
     own = slots[handed]
-    (samples, weight, labelled), sizes = pool.gathered(
+    sizes = surplus.copy()
+    sizes[counts.argmax()] += twice
+    samples, weight, labelled = pool.gathered(
+        sizes,
         np.asarray(pool.samples(own)),
         np.ones(len(own), dtype=np.float32) if weights is None else weights[handed],
         np.ones(len(own), dtype=bool) if unlabelled is None else ~unlabelled[own],

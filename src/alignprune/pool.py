@@ -238,7 +238,7 @@ class Pool:
         if not self.shared:
             return own
         order, counts = self._panel_order
-        rows = _gathered(own, counts)
+        rows = self.gathered(counts, *own)
         return tuple(column[order] for column in rows)
 
     @cached_property
@@ -254,45 +254,37 @@ class Pool:
         """The order that sorts the panel's rows by sample, and how many rows every rank has."""
         assert self._panel is not None
         counts = self.per_rank(len(self._panel))
-        (samples,) = _gathered((self.ownership.samples[self._panel],), counts)
+        (samples,) = self.gathered(counts, self.ownership.samples[self._panel])
         return np.argsort(samples, kind="stable"), counts
 
-    def gathered(self, *columns: _Array) -> tuple[tuple[_Array, ...], Indices]:
-        """A few rows of every rank, one rank after the other, by two collectives.
+    def gathered(self, counts: Indices, *columns: _Array) -> tuple[_Array, ...]:
+        """A few rows of every rank, one rank after the other, by one collective.
 
         Args:
-            columns: [k] each, k of this rank.
-
-        Returns:
-            the columns over all ranks, and k of every rank, int64 [ranks].
+            counts: int64 [ranks], how many rows each has.
+            columns: one number a row, of any dtype.
         """
-        counts = self.per_rank(len(columns[0]))
-        return _gathered(columns, counts), counts
-
-
-def _gathered(columns: tuple[_Array, ...], counts: Indices) -> tuple[_Array, ...]:
-    """The ranks' rows, one rank after the other, by one collective; ``counts`` of rows by rank."""
-    widths = [column.dtype.itemsize for column in columns]
-    most, width = int(counts.max()), sum(widths)
-    own = np.zeros(most * width, dtype=np.uint8)
-    place = 0
-    for column in columns:
-        content = np.ascontiguousarray(column).view(np.uint8)
-        own[place : place + len(content)] = content
-        place += most * column.dtype.itemsize
-    sent = _sendable(torch.from_numpy(own))
-    every = [torch.empty_like(sent) for _ in counts]
-    torch.distributed.all_gather(every, sent)
-    received = [one.cpu().numpy() for one in every]
-    out, place = [], 0
-    for column, size in zip(columns, widths, strict=True):
-        parts = [
-            part[place : place + int(count) * size].view(column.dtype)
-            for part, count in zip(received, counts, strict=True)
-        ]
-        out.append(np.concatenate(parts))
-        place += most * size
-    return tuple(out)
+        widths = [column.dtype.itemsize for column in columns]
+        most, width = int(counts.max()), sum(widths)
+        own = np.zeros(most * width, dtype=np.uint8)
+        place = 0
+        for column in columns:
+            content = np.ascontiguousarray(column).view(np.uint8)
+            own[place : place + len(content)] = content
+            place += most * column.dtype.itemsize
+        sent = _sendable(torch.from_numpy(own))
+        every = [torch.empty_like(sent) for _ in counts]
+        torch.distributed.all_gather(every, sent)
+        received = [one.cpu().numpy() for one in every]
+        out, place = [], 0
+        for column, size in zip(columns, widths, strict=True):
+            parts = [
+                part[place : place + int(count) * size].view(column.dtype)
+                for part, count in zip(received, counts, strict=True)
+            ]
+            out.append(np.concatenate(parts))
+            place += most * size
+        return tuple(out)
 
 
 def _sendable(tensor: Tensor) -> Tensor:
