@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -29,8 +31,8 @@ from alignprune._sharded import sharded, unsharded
 from alignprune._state import STATE_VERSION, check_memories, check_state
 from alignprune._tensors import FULL_PRECISION, INTEGERS, class_codes, fingerprint, label_print
 from alignprune.dataset import Indexed, IndexedCollate
+from alignprune.epoch import EpochPlan
 from alignprune.errors import CallMistake, TypeMistake, ValueMistake
-from alignprune.exchange import Exchange, exchange
 from alignprune.memory.contract import Kind, Memory, MemorySpec, Observed, Room, memory_of
 from alignprune.memory.journal import JournalSpec
 from alignprune.ownership import Owned, ownership_of
@@ -159,7 +161,7 @@ class Pruner:
         self._pruned_sampler = EpochSampler(self.seed, shuffle=False)
         self._reads_pruned = score.needs_pruned  # a large data set's complement is listed only where it is read
         self._stream: StreamFilter | None = None
-        self._plan(self._select())
+        self._begin(self._select())
 
     @classmethod
     def from_preset(
@@ -244,7 +246,7 @@ class Pruner:
         """A sampler of the samples that this epoch leaves out, for methods that refresh their losses (IES)."""
         if not self._reads_pruned:
             self._reads_pruned = True
-            self._plan_pruned()
+            self._begin_pruned()
         return self._pruned_sampler
 
     @property
@@ -260,7 +262,7 @@ class Pruner:
         """
         if self._stream is None:
             self._stream = self._make_stream()
-            self._plan(self._selection)
+            self._begin(self._plan.selection)
         return self._stream
 
     def _make_stream(self) -> StreamFilter:
@@ -292,7 +294,7 @@ class Pruner:
         Where the ranks own parts, of those that this one owns.
         """
         samples = self._pool.samples()
-        return self._selection if isinstance(samples, int) else self._selection.of(samples, self.num_samples)
+        return self._plan.selection if isinstance(samples, int) else self._plan.selection.of(samples, self.num_samples)
 
     @property
     def suspects(self) -> Tensor | None:
@@ -305,7 +307,7 @@ class Pruner:
     @property
     def noise_rate(self) -> float | None:
         """Share of wrong labels as the method estimates it, in [0, 1]; None where it does not, or cannot."""
-        return self._selection.noise_rate
+        return self._plan.selection.noise_rate
 
     @property
     def suspicion(self) -> Tensor:
@@ -321,13 +323,13 @@ class Pruner:
         `end_epoch` since the pruner was made, on this rank; and what the memories report, such as ``memorisation``. A
         name is missing where there is no such number.
         """
-        selection = self._selection
+        selection = self._plan.selection
         found: dict[str, float | None] = {
             "epoch": self.epoch,
             "progress": float(self.progress),
-            "selected": self._selected,
-            "pruned_share": 1.0 - self._selected / self.num_samples,
-            "suspects": None if selection.suspects is None else self._suspects,
+            "selected": self._plan.selected,
+            "pruned_share": 1.0 - self._plan.selected / self.num_samples,
+            "suspects": None if selection.suspects is None else self._plan.suspects,
             "noise_rate": selection.noise_rate,
             "forward_passes": self.forward_passes,
             "nonfinite": self.nonfinite,
@@ -483,10 +485,9 @@ class Pruner:
         self._recorder.write_step(index)
         if predictions is not None:
             self._recorder.write_predicted(index, predictions)
-        if labelled is not None or self._some_unlabelled:
-            labelled = self._labelled(index, labelled)
+        labelled = self._plan.labelled(index, labelled)
         losses = losses if losses.dtype in FULL_PRECISION else losses.float()
-        mean = self._mean(index, losses, labelled)
+        mean = self._plan.mean(index, losses, labelled)
         plain = checked and record is None and labelled is None and losses.dtype == torch.float32
         if plain and mean.is_cpu and math.isfinite(mean.item()):  # one number says it of the whole batch
             self._recorder.write_finite(index, losses.detach())
@@ -533,33 +534,6 @@ class Pruner:
         whole, self._probed = self._probed, None
         return self._recorder.take_part(index, whole)
 
-    def _mean(self, index: Tensor, losses: Tensor, labelled: Tensor | None) -> Tensor:
-        """The weighted mean of a batch; arguments as in `reduce`, on one device."""
-        weights = self._on("weights", losses.device, self._weights)
-        if weights is not None:
-            weights = weights.index_select(0, index)
-            weights = weights if weights.dtype == losses.dtype else weights.to(losses.dtype)
-        if labelled is not None:
-            losses = torch.where(labelled, losses, 0.0)
-            total = losses.sum() if weights is None else torch.dot(losses, weights)
-            return total / labelled.sum().clamp_min(1)
-        return losses.mean() if weights is None else torch.dot(losses, weights.mul_(self._inverse(losses)))
-
-    def _labelled(self, index: Tensor, labelled: Tensor | None) -> Tensor | None:
-        """Which samples of a batch have a label, bool [B] on the index' device; None where all have."""
-        if labelled is not None:
-            if labelled.dtype != torch.bool or labelled.shape != index.shape:
-                raise ValueMistake(
-                    f"labelled is {labelled.dtype} of shape {tuple(labelled.shape)}, expected bool [{len(index)}]: "
-                    "such as y != -100"
-                )
-            labelled = labelled.to(index.device, non_blocking=True)
-        missing = self._on("unlabelled", index.device, self._without_label)
-        if missing is None:
-            return labelled
-        known = ~missing.index_select(0, index)
-        return known if labelled is None else known & labelled
-
     @plainly
     def record(self, index: Tensor, losses: Tensor) -> None:
         """Record losses of samples that this epoch leaves out, such as the pruned ones that IES keeps observing.
@@ -569,7 +543,7 @@ class Pruner:
         self._recorder.check(index, losses)
         checked = index.is_cpu
         index = self._recorder.take(index, LEFT_OUT).to(losses.device, non_blocking=True)
-        self._recorder.write(index, losses.detach(), self._labelled(index, None), checked=checked)
+        self._recorder.write(index, losses.detach(), self._plan.labelled(index, None), checked=checked)
 
     @plainly
     def choose(self, index: Tensor, *, logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -595,7 +569,7 @@ class Pruner:
         self._probed = samples
 
         def trust() -> Tensor:
-            table = self._on("trust", logits.device, self._trust)
+            table = self._plan.table("trust", logits.device, self._trust)
             assert table is not None
             return table.index_select(0, samples.to(logits.device))
 
@@ -627,8 +601,45 @@ class Pruner:
             ValueMistake: if the reference loss is missing or not finite, or losses of pruned samples that the score
                 needs were not recorded.
         """
-        self._refuse_after_the_end()
         started = time.perf_counter()
+        self._learn(reference_loss, partial)
+        with full_float32(self.device):
+            self._choose_next()
+        self._seconds += time.perf_counter() - started
+
+    @contextmanager
+    def ending_epoch(self, reference_loss: float | Tensor | None = None, *, partial: bool = False) -> Iterator[None]:
+        """Close the epoch while something else is done, such as an evaluation: `end_epoch`, behind the block's work.
+
+        The losses are stored and scored as the block is entered; who is read next is found out beside it, in a thread,
+        and known when it is left. Inside of it the pruner is not to be used. Where ranks own parts they talk about the
+        selection, which must not mix with what the block has to say, so all is done as it is entered.
+
+        Args, Raises: as in `end_epoch`.
+
+        Example:
+            >>> with pruner.ending_epoch(reference_loss):
+            ...     accuracy = evaluate(model, test_set)
+        """
+        started = time.perf_counter()
+        self._learn(reference_loss, partial)
+        if self._pool.shared:
+            self._choose_next()
+        self._seconds += time.perf_counter() - started
+        if self._pool.shared:
+            yield
+            return
+        with ThreadPoolExecutor(1) as beside:
+            choosing = beside.submit(self._choose_next)
+            yield
+            started = time.perf_counter()
+            choosing.result()
+            self._seconds += time.perf_counter() - started
+
+    @plainly
+    def _learn(self, reference_loss: float | Tensor | None, partial: bool) -> None:
+        """Store the epoch's losses and score all samples."""
+        self._refuse_after_the_end()
         reference, complaint = self._reference_value(reference_loss)
         if not partial:
             self._recorder.warn_of_a_part()
@@ -638,7 +649,8 @@ class Pruner:
         self._refuse_incomplete(merged, partial)
         nonfinite = int(self._pool.total(np.array([merged.nonfinite]))[0])
         self._warn_of(nonfinite)
-        observed = Observed(self.epoch, merged.losses, self._selection, merged.predicted, merged.steps, self._pool)
+        selection = self._plan.selection
+        observed = Observed(self.epoch, merged.losses, selection, merged.predicted, merged.steps, self._pool)
         for memory in self._memories.values():
             memory.write(observed)
         self.reference[self.epoch + 1] = merged.reference
@@ -646,9 +658,12 @@ class Pruner:
         self.forward_passes += merged.total("read") + merged.total("refreshed")
         with full_float32(self.device):
             self.scores = self._score()
-            self.epoch += 1
-            self._plan(self._select())
-        self._seconds += time.perf_counter() - started
+
+    @plainly
+    def _choose_next(self) -> None:
+        """Choose the samples of the next epoch, and begin it."""
+        self.epoch += 1
+        self._begin(self._select())
 
     def _score(self) -> Tensor:
         scores = self.score(History(self.reference, self._memories_of(self.score)))
@@ -691,7 +706,7 @@ class Pruner:
             )
         return selection
 
-    def _plan(self, selection: Selection, start: int = 0, *, unread: Indices | None = None, before: int = 0) -> None:
+    def _begin(self, selection: Selection, start: int = 0, *, unread: Indices | None = None, before: int = 0) -> None:
         """Begin an epoch, or go on in it.
 
         Args:
@@ -700,66 +715,38 @@ class Pruner:
             unread: the slots that no rank has read yet; None = all that are selected.
             before: samples that every rank has read of those that are not among these.
         """
-        self._selection = selection
-        self._count(selection)
-        over = self.epoch >= self.epochs
-        slots = selection.indices.numpy() if unread is None else unread
-        slots = slots[:0] if over else slots
-        self._exchange = self._exchanged(slots) if self._pool.shared else None
-        indices = self._to_read(slots)
-        self._sampler.plan(self.epoch, indices, start, own=self._pool.shared)
-        if self._reads_pruned:
-            self._plan_pruned()
-        if self._stream is not None:
-            self._stream.plan(indices)
-        mask = None
-        if len(slots) < self._pool.size:
-            mask = np.zeros(self._pool.size, dtype=bool)
-            mask[slots] = True
-        total = 0 if over else self._selected
-        self._recorder.start(
-            self.epoch, mask, total, streamed=self._stream is not None, exchange=self._exchange, before=before
+        over, streamed = self.epoch >= self.epochs, self._stream is not None
+        draws = Draws(self.seed, self.epoch)
+        self._plan = EpochPlan(
+            selection, self._pool, draws, self._unlabelled, streamed=streamed, over=over, unread=unread
         )
-        self._cache: dict[tuple[object, torch.device], Tensor | None] = {}
-        self._probed = None
-
-    def _count(self, selection: Selection) -> None:
-        """Note how much is selected, over all ranks, and warn of nothing."""
-        suspects = 0 if selection.suspects is None else len(selection.suspects)
-        self._selected, self._suspects = self._pool.total(np.array([len(selection), suspects])).tolist()
-        if not self._selected and self.epoch < self.epochs:
+        if not self._plan.selected and not over:
             warn(
                 f"{type(self.policy).__name__} selected none of {self.num_samples} samples for epoch {self.epoch}: "
                 f"nothing is trained on in it. Check its settings against pruner.scores"
             )
-
-    def _exchanged(self, slots: Indices) -> Exchange:
-        """What ranks that own parts read of one another's, of the selected samples at some slots."""
-        weights = self._selection.dense_weights()
-        return exchange(
-            self._pool,
-            Draws(self.seed, self.epoch),
-            slots,
-            None if weights is None else weights.numpy()[slots],
-            None if self._unlabelled is None else self._unlabelled.numpy(),
-            even=self._stream is None,
+        samples = self._plan.samples
+        self._sampler.plan(self.epoch, samples, start, own=self._pool.shared)
+        if self._reads_pruned:
+            self._begin_pruned()
+        if self._stream is not None:
+            self._stream.plan(samples)
+        self._recorder.start(
+            self.epoch,
+            self._plan.mask,
+            self._plan.total,
+            streamed=streamed,
+            exchange=self._plan.exchange,
+            before=before,
         )
+        self._probed = None
 
-    def _to_read(self, slots: Indices) -> Tensor:
-        """The samples that this rank reads, or all ranks where each has all, int64, ascending."""
-        if self._exchange is None:
-            return torch.from_numpy(slots)
-        own = np.setdiff1d(slots, self._exchange.given, assume_unique=True)
-        return torch.from_numpy(np.sort(np.concatenate([self._pool.samples(own), self._exchange.received])))
-
-    def _plan_pruned(self, start: int = 0, done: Tensor | None = None) -> None:
-        """Let this rank read what is left out, but for ``start`` samples, or those at some slots, which it has read."""
-        pruned = self._selection.pruned
-        if done is not None:
-            pruned = pruned[~torch.isin(pruned, done)]
-        samples = pruned.numpy()[: 0 if self.epoch >= self.epochs else None]
-        ordered = np.sort(np.asarray(self._pool.samples(samples)))
-        self._pruned_sampler.plan(self.epoch, torch.from_numpy(ordered), start, own=self._pool.shared)
+    def _begin_pruned(self, start: int = 0, done: Tensor | None = None) -> None:
+        """Let what is left out be read, but for ``start`` samples, or those at some slots, that this rank has read."""
+        pruned = self._plan.pruned(done)
+        self._pruned_sampler.plan(
+            self.epoch, pruned[:0] if self.epoch >= self.epochs else pruned, start, own=self._pool.shared
+        )
 
     # ------------------------------------------------------------------ state
 
@@ -785,17 +772,17 @@ class Pruner:
             losses, faults = merged.row.cpu().clone(), self._recorder.faults(merged)
             predicted = None if merged.predicted is None else merged.predicted.cpu().clone()
             steps = None if merged.steps is None else merged.steps.cpu().clone()
-        world = rank_and_world()[1]
+        read, refreshed = self._read()
         state = {
             "version": STATE_VERSION,
             "num_samples": self.num_samples,
             "method": self._method(),
             "labels": self._label_print,
             "epoch": self.epoch,
-            "read": self._recorder.read * world,
-            "refreshed": self._recorder.refreshed * world,
+            "read": read,
+            "refreshed": refreshed,
             "largest": self._recorder.largest,
-            "selection": self._selection.state_dict(),
+            "selection": self._plan.selection.state_dict(),
             "losses": losses,
             "faults": faults,
             "predicted": predicted,
@@ -807,7 +794,13 @@ class Pruner:
             "nonfinite": self.nonfinite,
             "forward_passes": self.forward_passes,
         }
-        return state | {"unread": self._recorder.unread(), "world": world} if self._owned else state
+        return state | {"unread": self._recorder.unread(), "world": rank_and_world()[1]} if self._owned else state
+
+    def _read(self) -> tuple[int, int]:
+        """Samples that all ranks have read in the epoch, and refreshed; as many each, unless they own parts."""
+        own = np.array([self._recorder.read, self._recorder.refreshed])
+        read, refreshed = (self._pool.total(own) if self._pool.shared else own * rank_and_world()[1]).tolist()
+        return read, refreshed
 
     @plainly
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -847,10 +840,10 @@ class Pruner:
         over = self.epoch >= self.epochs
         read = _share(state["read"], 0 if over else len(selection), world)
         refreshed = _share(state["refreshed"], 0 if over else self.num_samples - len(selection), world)
-        self._plan(selection, start=read)
+        self._begin(selection, start=read)
         if refreshed:
             self._reads_pruned = True
-            self._plan_pruned(refreshed)
+            self._begin_pruned(refreshed)
         if self._stream is not None and state["losses"] is not None:
             done = (~state["losses"].isnan()).nonzero().squeeze(1)
             self._stream.leave_out(done)
@@ -870,20 +863,21 @@ class Pruner:
         world = rank_and_world()[1]
         read, same = state["read"] // world, state["world"] == world and self._stream is None
         unread = np.flatnonzero(state["unread"].numpy())
-        self._plan(selection, start=read) if same else self._plan(selection, unread=unread, before=read)
-        consumed = {SELECTED: self._slots_of(self._sampler.consumed(read if same else 0))}
-        done = self._selection.pruned[~state["losses"][self._selection.pruned].isnan()] if state["refreshed"] else None
+        self._begin(selection, start=read) if same else self._begin(selection, unread=unread, before=read)
+        consumed = {SELECTED: self._plan.slots_of(self._sampler.consumed(read if same else 0))}
+        done = (
+            self._plan.selection.pruned[~state["losses"][self._plan.selection.pruned].isnan()]
+            if state["refreshed"]
+            else None
+        )
         if done is not None:
             self._reads_pruned = True
-            self._plan_pruned(done=done)
+            self._begin_pruned(done=done)
             consumed[LEFT_OUT] = done
         step = int(self._pool.highest(np.array([-1 if state["steps"] is None else int(state["steps"].max())]))[0]) + 1
         self._recorder.resume(consumed, read, 0 if done is None else len(done), state["largest"], step)
         if state["losses"] is not None:
             self._recorder.restore(state["losses"], state["faults"], state["predicted"], state["steps"])
-
-    def _slots_of(self, samples: Tensor) -> Tensor:
-        return samples if self._exchange is None else self._exchange.slots_of(samples)
 
     def _method(self) -> dict[str, Any]:
         return {
@@ -895,41 +889,6 @@ class Pruner:
         }
 
     # ------------------------------------------------------------------ the steps' details
-
-    def _on(self, name: object, device: torch.device, make: Callable[[], Tensor | None]) -> Tensor | None:
-        """A per-sample table of this epoch on a device, made when it is first asked for."""
-        key = (name, device)
-        if key not in self._cache:
-            table = make()
-            self._cache[key] = None if table is None else table.to(device, non_blocking=True)
-        return self._cache[key]
-
-    def _weights(self) -> Tensor | None:
-        """The weights by slot, those of samples that are read for other ranks behind; None where all are 1."""
-        weights = self._selection.dense_weights()
-        if self._exchange is None or not len(self._exchange.here):
-            return weights
-        own = torch.ones(self._pool.size) if weights is None else weights
-        return torch.cat([own, torch.from_numpy(self._exchange.weights[self._exchange.here])])
-
-    @property
-    def _some_unlabelled(self) -> bool:
-        """Whether a sample that this rank reads has no label."""
-        return self._unlabelled is not None or (self._exchange is not None and not self._exchange.labelled.all())
-
-    def _without_label(self) -> Tensor | None:
-        """Which samples have no label, bool by slot; None where all have one."""
-        if not self._some_unlabelled or self._exchange is None:
-            return self._unlabelled
-        own = torch.zeros(self._pool.size, dtype=torch.bool) if self._unlabelled is None else self._unlabelled
-        return torch.cat([own, torch.from_numpy(~self._exchange.labelled[self._exchange.here])])
-
-    def _inverse(self, like: Tensor) -> Tensor:
-        """1 / batch size as a tensor, kept for the epoch: a product with a Python number takes three times as long."""
-        size, dtype, device = like.shape[0], like.dtype, like.device
-        inverse = self._on((size, dtype), device, lambda: torch.full((), 1 / size, dtype=dtype, device=device))
-        assert inverse is not None
-        return inverse
 
     def _trust(self) -> Tensor:
         """Share of the scored samples that are more suspicious, float32 [N]; 1 where there is no score."""
@@ -964,12 +923,17 @@ class Pruner:
         return value, None
 
     def _merged(self, reference: float) -> Merged:
+        if self._owned and self._pool.ownership.world != rank_and_world()[1]:
+            raise CallMistake(
+                f"the samples were divided among {self._pool.ownership.world} ranks and there are "
+                f"{rank_and_world()[1]}, expected as many: set up torch.distributed before the Pruner is made"
+            )
         return self._recorder.merge(reference, self._fingerprints() if rank_and_world()[1] > 1 else {})
 
     def _fingerprints(self) -> dict[str, int]:
         """What has to be the same on every rank; only read where there are several."""
         selection, same = (
-            self._selection,
+            self._plan.selection,
             {
                 "settings": fingerprint(f"{self._method()}/{self.num_samples}".encode()),
                 "ownerships": fingerprint(self._pool.ownership.mark.encode()),
@@ -992,7 +956,7 @@ class Pruner:
             )
 
     def _refuse_incomplete(self, merged: Merged, partial: bool) -> None:
-        if merged.total("read") == 0 and self._selected > 0:
+        if merged.total("read") == 0 and self._plan.selected > 0:
             raise CallMistake(
                 f"no losses were recorded in epoch {self.epoch}: end_epoch was called twice, reduce was not called, or "
                 f"the loader dropped the only batch (drop_last)"
@@ -1000,8 +964,8 @@ class Pruner:
         self._recorder.refuse_faults(merged)
         self._recorder.refuse_shared(merged)
         if not partial:
-            self._recorder.refuse_partly_read(merged, self._selected)
-        pruned, refreshed = self.num_samples - self._selected, merged.total("refreshed")
+            self._recorder.refuse_partly_read(merged, self._plan.selected)
+        pruned, refreshed = self.num_samples - self._plan.selected, merged.total("refreshed")
         if self.score.needs_pruned and refreshed < pruned:
             raise ValueMistake(
                 f"{type(self.score).__name__} needs the losses of the {pruned} pruned samples of epoch {self.epoch}, "
