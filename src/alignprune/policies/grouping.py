@@ -83,6 +83,8 @@ class _Cost:
 
 def _best_cuts(cost: _Cost, k: int) -> Ints:
     windows = [(cut, cost.size - k + cut) for cut in range(1, k)]  # where each cut may lie, both ends included
+    if k == 2:  # one pass over all places of the only cut
+        return _exact_cuts(cost, windows)
     cuts = cost.refine(_strictly_increasing(np.arange(1, k) * cost.size // k, cost.size))
     while True:
         narrowed, fair = _narrow(cost, windows, cost.of(cuts))
