@@ -71,8 +71,8 @@ class Rule(NamedTuple):
         """How probably the labels are wrong, float64 [n], by their odds, float [n] by rank, NaN = not looked at."""
         p: _Array = np.interp(np.arange(len(odds)) + 0.5, self.centres, self.shares)
         looked = np.flatnonzero(~np.isnan(odds[: self.judged]))
-        prior = self.priors[np.searchsorted(self.ends, looked, side="right")]
-        p[looked] = (p[looked] + _sigmoid(odds[looked] + prior)) / 2
+        priors = np.repeat(self.priors, np.diff(np.searchsorted(looked, self.ends), prepend=0))
+        p[looked] = (p[looked] + _sigmoid(odds[looked] + priors)) / 2
         return p
 
 

@@ -51,18 +51,6 @@ class _Flagged(NamedTuple):
     noise_rate: float | None
 
 
-class _Labels(NamedTuple):
-    """The given labels.
-
-    Attributes:
-        codes: int32 [n] by rank, class codes, -1 = unlabelled.
-        sizes: int64 [C], samples of each class in the data set.
-    """
-
-    codes: _Array
-    sizes: _Array
-
-
 @dataclass(frozen=True)
 class Robust(Policy):
     """Leave out the samples whose label is probably wrong, thin out the others: 1 - prune_ratio of the data an epoch.
@@ -182,21 +170,22 @@ class Robust(Policy):
         out[: floor(min(1.0, waited / self.ramp) * share * evidence.num_samples)] = True
         if evidence.labels is None:
             return _Flagged(out, out, unknown, noise_rate)
-        given = evidence.labels.numpy()
-        labels = _Labels(given[order], _class_sizes(given))
+        labels = evidence.labels.numpy()
         if self.noise_rate is not None:
-            _spare_classes(out, labels, _CLASS_LIMIT * share)
+            _spare_classes(out, order, labels, _CLASS_LIMIT * share)
             return _Flagged(out, out, unknown, noise_rate)
-        odds, met = log_odds_of_wrong(ledger.held_out.cpu().numpy(), given, self.confused)[order], True
+        odds, met = log_odds_of_wrong(ledger.held_out.cpu().numpy(), labels, self.confused)[order], True
         if few and self.refresh > 0:
             suspects, unknown, noise_rate = probe(odds, evidence.num_samples)
-            _spare_classes(suspects, labels, _CLASS_LIMIT * suspects.sum() / evidence.num_samples)
+            _spare_classes(suspects, order, labels, _CLASS_LIMIT * suspects.sum() / evidence.num_samples)
             out = suspects | unknown
         else:
-            _spare_classes(out, labels, _CLASS_LIMIT * share)
-            agreement = ledger.agreement.cpu().numpy()[order]
-            met = self._are_met(out, odds, agreement)
-            wrong = self._readmit(out, odds, agreement, met)
+            _spare_classes(out, order, labels, _CLASS_LIMIT * share)
+            looked = np.flatnonzero(out & ~np.isnan(odds))
+            agreement = ledger.agreement.cpu().numpy()[order[looked]]
+            met = self._are_met(agreement)
+            back, wrong = self._readmitted(odds[looked], agreement, met)
+            out[looked[back]] = False
             suspects, noise_rate = out, None if noise_rate is None else wrong * noise_rate
         rule = posterior.rule(odds, evidence.num_samples, groups) if waited >= self.ramp else None
         if rule is None or 2 * rule.judged < out.sum():  # too few were looked at to judge them all
@@ -219,7 +208,7 @@ class Robust(Policy):
             return onset.Share(self.noise_rate, self.noise_rate)
         return onset.share_of_suspects(suspicion, groups, num_samples, began, waited, self.ramp)
 
-    def _are_met(self, suspect: _Mask, odds: _Array, agreement: _Array) -> bool:
+    def _are_met(self, agreement: _Array) -> bool:
         """Whether the suspects that were looked at are met as often as hard samples with right labels would be.
 
         Where people confuse classes the losses believe too much, since the network has learned to confuse them as well.
@@ -227,35 +216,30 @@ class Robust(Policy):
         wrong labels hardly any. So where less than a third of the suspects are met, most of them are wrong.
 
         Args:
-            suspect: bool [n].
-            odds: `log_odds_of_wrong`, float32 [n].
-            agreement: `Ledger.agreement`, float32 [n].
+            agreement: `Ledger.agreement` of the suspects looked at, float32 [l].
 
         Returns:
             True, too, where too few predictions are known to say.
         """
-        predicted = agreement[np.flatnonzero(suspect & ~np.isnan(odds) & ~np.isnan(agreement))]
+        predicted = agreement[~np.isnan(agreement)]
         return len(predicted) < FEWEST or bool(predicted.mean() >= self.least_agreement)
 
-    def _readmit(self, suspect: _Mask, odds: _Array, agreement: _Array, met: bool) -> float:
-        """Re-admit the suspects whose label is probably right by Bayes' rule; returns the share of wrong ones before.
+    def _readmitted(self, odds: _Array, agreement: _Array, met: bool) -> tuple[_Mask, float]:
+        """Which of the suspects looked at come back, by Bayes' rule, and the share of wrong ones among all of them.
 
         The odds of a label to be wrong, before it is looked at, are those that make the labels of all suspects that
         were looked at most likely.
 
         Args:
-            suspect: bool [n], edited in place.
-            odds: `log_odds_of_wrong`, float32 [n].
-            agreement: `Ledger.agreement`, float32 [n].
+            odds: `log_odds_of_wrong` of the suspects looked at, float32 [l].
+            agreement: `Ledger.agreement` of them, float32 [l].
             met: as `_are_met` says; otherwise only those that are met themselves come back.
         """
-        looked = np.flatnonzero(suspect & ~np.isnan(odds))
-        if len(looked) < FEWEST:
-            return 1.0
-        wrong = mixture.share(odds[looked])
-        back = looked[odds[looked] < math.log((1 - wrong) / wrong)]
-        suspect[back if met else back[~(agreement[back] <= 0.5)]] = False
-        return wrong
+        if len(odds) < FEWEST:
+            return np.zeros(len(odds), dtype=bool), 1.0
+        wrong = mixture.share(odds)
+        right = odds < math.log((1 - wrong) / wrong)
+        return (right if met else right & ~(agreement <= 0.5)), wrong
 
     def _look(self, flagged: _Flagged, order: Indices, age: _Array, count: int, draws: Draws) -> Indices:
         """At most ``count`` of those left out to look at, those first of which nothing is known."""
@@ -319,18 +303,26 @@ def _class_sizes(labels: _Array) -> _Array:
     return np.bincount(labels + 1)[1:]
 
 
-def _spare_classes(suspect: _Mask, labels: _Labels, limit: float) -> None:
-    """Re-admit the least suspicious of every class that would lose more than ``limit`` of its samples."""
+def _spare_classes(suspect: _Mask, order: Indices, labels: _Array, limit: float) -> None:
+    """Re-admit the least suspicious of every class that would lose more than ``limit`` of its samples.
+
+    Args:
+        suspect: bool [n] by rank, edited in place.
+        order: int64 [n], the samples by rank.
+        labels: int32 [N], class codes, -1 = unlabelled.
+        limit: share of a class.
+    """
     flagged = np.flatnonzero(suspect)
-    classes = labels.codes[flagged]
-    most = np.ceil(limit * labels.sizes)
-    losing = np.append(np.bincount(classes + 1, minlength=len(most) + 1)[1:] > most, False)[classes]
+    classes = labels[order[flagged]]
+    most = np.ceil(limit * _class_sizes(labels))
+    counts = np.bincount(classes + 1, minlength=len(most) + 1)[1:]
+    losing = np.append(counts > most, False)[classes]
     if not losing.any():
         return
     ranks = np.sort(classes[losing].astype(np.int64) << 32 | flagged[losing])  # by class, the most suspicious first
     classes, ranks = ranks >> 32, ranks & 0xFFFFFFFF
-    place = np.arange(len(ranks)) - np.searchsorted(classes, classes)
-    suspect[ranks[place >= most[classes]]] = False
+    first = np.append(0, np.cumsum(np.where(counts > most, counts, 0)))
+    suspect[ranks[np.arange(len(ranks)) - first[classes] >= most[classes]]] = False
 
 
 def _longest_unseen(purpose: str, items: Indices, age: _Array, count: int, draws: Draws) -> Indices:
