@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ UNLABELLED = -100
 DAMAGED = "the state is damaged, load another checkpoint"
 """What to do about a state that no run can have."""
 
+_PIECE = 16_384
 _LARGEST = torch.finfo(torch.float32).max
 
 
@@ -109,6 +110,17 @@ def _names(labels: Any) -> np.ndarray[Any, Any]:
             f"labels out if there are none"
         )
     return np.asarray(names)
+
+
+def pieces(size: int, device: torch.device) -> Iterator[slice]:
+    """Slices of 0 to ``size``, so short on the host that all passes over a piece stay in cache."""
+    step = _PIECE if device.type == "cpu" else max(1, size)
+    return (slice(start, start + step) for start in range(0, size, step))
+
+
+def indices_of(mask: Tensor) -> Tensor:
+    """Where a mask is true, int64, ascending: on the host by numpy, which takes a fifth of the time of torch."""
+    return torch.from_numpy(np.flatnonzero(mask.numpy())) if mask.is_cpu else mask.nonzero().flatten()
 
 
 def bounded_(values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from alignprune._ranks import Draws
-from alignprune.policies import Evidence, onset
+from alignprune.policies import Evidence, mixture, onset
 from alignprune.selection import Onset
 
 NAN = math.nan
@@ -103,17 +103,21 @@ def test_equal_scores_are_no_two_groups() -> None:
 # How many.
 
 
+def shared(known: NDArray[np.float64], num_samples: int, began: Onset, waited: int, ramp: int) -> onset.Share:
+    return onset.share_of_suspects(known, mixture.fit(known), num_samples, began, waited, ramp)
+
+
 @pytest.mark.parametrize("upper", [0.2, 0.4, 0.6])
 @pytest.mark.parametrize("waited", [1, 3, 30])
 def test_suspects_are_the_upper_group_where_the_groups_were_apart(upper: float, waited: int) -> None:
-    share, rate, few = onset.share_of_suspects(two_groups(8, 1_000, upper), 1_000, Onset(2, 5.0), waited, ramp=5)
+    share, rate, few = shared(two_groups(8, 1_000, upper), 1_000, Onset(2, 5.0), waited, ramp=5)
     assert not few
     assert share == pytest.approx(upper)
     assert rate == pytest.approx(upper, abs=0.01)
 
 
 def test_samples_without_a_score_are_part_of_the_data_set_that_the_share_is_of() -> None:
-    share, rate, _ = onset.share_of_suspects(two_groups(8, 1_000, 0.4), 2_000, Onset(2, 5.0), 3, ramp=5)
+    share, rate, _ = shared(two_groups(8, 1_000, 0.4), 2_000, Onset(2, 5.0), 3, ramp=5)
     assert share == pytest.approx(0.2)
     assert rate == pytest.approx(0.4, abs=0.01)  # of those that are known
 
@@ -123,7 +127,7 @@ def test_where_no_groups_were_apart_half_are_suspects_until_the_losses_have_move
     known = two_groups(8, 1_000, 0.1)
     for ramp in (1, 5):
         for waited in range(20):
-            found = onset.share_of_suspects(known, 1_000, Onset(2, separation), waited, ramp)
+            found = shared(known, 1_000, Onset(2, separation), waited, ramp)
             if waited < ramp + 4:
                 assert found == (0.5, None, False)
             else:
@@ -134,12 +138,11 @@ def test_where_no_groups_were_apart_half_are_suspects_until_the_losses_have_move
 @pytest.mark.parametrize("upper", [0.05, 0.149, 0.151, 0.6])
 @pytest.mark.parametrize("apart", [None, 1.5, 5.0])
 def test_a_small_group_that_is_not_clearly_apart_is_the_tail_of_the_hard_samples(
-    separation: float, upper: float, apart: float | None, monkeypatch: pytest.MonkeyPatch
+    separation: float, upper: float, apart: float | None
 ) -> None:
     fitted = onset.mixture.Mixture((0.0, separation), (1.0, 1.0), upper)
-    monkeypatch.setattr(onset.mixture, "fit", lambda values: fitted)
     known = np.linspace(-3, 6, 900)
-    share, rate, few = onset.share_of_suspects(known, 1_000, Onset(2, apart), 9, ramp=5)
+    share, rate, few = onset.share_of_suspects(known, fitted, 1_000, Onset(2, apart), 9, ramp=5)
     if upper < 0.15 and separation < 2 and apart is not None:  # without groups at the onset, the wait has moved them
         assert (share, rate, few) == (0.0, 0.0, True)
     else:
@@ -148,4 +151,4 @@ def test_a_small_group_that_is_not_clearly_apart_is_the_tail_of_the_hard_samples
 
 
 def test_equal_scores_have_no_suspects() -> None:
-    assert onset.share_of_suspects(np.ones(100), 100, Onset(2, 5.0), 9, ramp=5) == (0.0, 0.0, False)
+    assert shared(np.ones(100), 100, Onset(2, 5.0), 9, ramp=5) == (0.0, 0.0, False)

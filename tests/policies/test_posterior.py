@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from alignprune.policies.posterior import posterior, slices
+from alignprune.policies.posterior import posterior
+from alignprune.policies.ranking import by_suspicion, slice_size
 
 N = 4_000
 
@@ -71,7 +74,7 @@ def test_right_labels_are_not_suspected() -> None:
 
 def test_beyond_the_slices_that_were_looked_at_nothing_is_suspected() -> None:
     suspicion, odds, _ = made(0.4, 5)
-    parts = slices(suspicion)
+    parts = np.split(np.argsort(-suspicion, kind="stable"), 40)
     for part in parts[10:]:
         odds[part] = np.nan
     found = posterior(suspicion, odds)
@@ -108,9 +111,13 @@ def test_a_sample_without_a_suspicion_has_no_probability() -> None:
     assert np.flatnonzero(np.isnan(found.p_wrong)).tolist() == [5]
 
 
-def test_slices_hold_every_known_sample_once_the_most_suspicious_first() -> None:
-    suspicion = np.random.default_rng(8).permutation(1_001).astype(np.float32)
-    suspicion[::7] = np.nan
-    order = np.concatenate(slices(suspicion))
-    assert np.array_equal(order, [i for i in np.argsort(-suspicion) if not math.isnan(suspicion[i])])
-    assert {len(part) for part in slices(suspicion)[:-1]} == {25}
+@given(values=st.lists(st.floats(width=32, allow_infinity=False), max_size=60), double=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_the_order_is_the_most_suspicious_first_and_equals_as_they_come(values: list[float], double: bool) -> None:
+    suspicion = np.array(values, dtype=np.float64 if double else np.float32)
+    known = [i for i, value in enumerate(values) if not math.isnan(value)]
+    assert by_suspicion(suspicion).tolist() == sorted(known, key=lambda i: -values[i])
+
+
+def test_a_slice_is_a_fortieth_of_the_data_and_never_very_small() -> None:
+    assert [slice_size(n) for n in (10, 800, 840, 1_001, 40_000)] == [20, 20, 21, 25, 1_000]

@@ -9,11 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from alignprune._tensors import indices_of
 from alignprune.errors import CallMistake
 from alignprune.ownership import Replicated
 from alignprune.pool import Pool
@@ -67,6 +70,24 @@ class Observed:
     def __post_init__(self) -> None:
         if self.pool is None:
             object.__setattr__(self, "pool", Pool(Replicated(len(self.losses))))
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """Whose loss is known, bool [N]."""
+        return ~self.losses.isnan()
+
+    @cached_property
+    def trained(self) -> Tensor:
+        """Which of them were trained on, not only looked at, bool [N]."""
+        weights = self.selection.weights
+        chosen = np.zeros(len(self.losses), dtype=bool)
+        chosen[self.selection.indices.numpy()] = True if weights is None else weights.numpy() > 0
+        return torch.from_numpy(chosen).to(self.losses.device).logical_and_(self.seen)
+
+    @cached_property
+    def looked_at(self) -> Tensor:
+        """The others of them, int64, ascending."""
+        return indices_of(self.seen & ~self.trained)
 
 
 class Memory(ABC):

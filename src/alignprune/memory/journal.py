@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from alignprune._tensors import bounded_, check_finite, check_tensors
+from alignprune._tensors import bounded_, check_finite, check_tensors, pieces
 from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
 
 _TABLES = (
@@ -60,29 +60,38 @@ class Journal(Memory):
 
     @torch.no_grad()
     def write(self, observed: Observed) -> None:
-        device, selection = self.trained.device, observed.selection
+        device, suspects = self.trained.device, observed.selection.suspects
         losses = observed.losses.to(device, torch.float32)
-        seen = ~losses.isnan()
-        trained = torch.zeros_like(seen).index_fill_(0, selection.trained.to(device), True).logical_and_(seen)
-        self.trained += trained
-        self.held_out += seen & ~trained
-        _average(self.mean_loss, losses, seen, self.trained + self.held_out)
-        _average(self.held_out_loss, losses, seen & ~trained, self.held_out)
-        if selection.suspects is not None:
-            flagged = torch.zeros_like(seen).index_fill_(0, selection.suspects.to(device), True)
-            self.first_flagged.masked_fill_(flagged & (self.first_flagged < 0), observed.epoch)
-        if observed.predicted is not None:
-            self._vote(observed.predicted.to(device))
+        seen, trained = observed.seen.to(device), observed.trained.to(device)
+        predicted = None if observed.predicted is None else observed.predicted.to(device)
+        looked = observed.looked_at.to(device)
+        self.held_out.index_add_(0, looked, torch.ones_like(looked, dtype=torch.int32))
+        for part in pieces(len(losses), device):
+            self.trained[part] += trained[part]
+            count = self.trained[part] + self.held_out[part]
+            mean = self.mean_loss[part]
+            mean.copy_(torch.where(seen[part], _moved(mean, losses[part], count), mean))
+            if predicted is not None:
+                self._vote(part, predicted[part])
+        held_out = self.held_out_loss.index_select(0, looked)
+        moved = _moved(held_out, losses.index_select(0, looked), self.held_out.index_select(0, looked))
+        self.held_out_loss.index_copy_(0, looked, moved)
+        if suspects is not None:
+            suspects = suspects.to(device)
+            first = self.first_flagged.index_select(0, suspects)
+            self.first_flagged.index_copy_(0, suspects, first.masked_fill_(first < 0, observed.epoch))
 
-    def _vote(self, predicted: Tensor) -> None:
-        said = predicted >= 0
-        agrees = torch.zeros_like(said) if self.given is None else said & (predicted == self.given)
-        self.predictions += said
-        self.agreeing += agrees
-        against = said & ~agrees
-        replaced = against & (self.lead == 0)
-        self.alternative = torch.where(replaced, predicted, self.alternative)
-        self.lead += torch.where(predicted == self.alternative, 1, -1) * against
+    def _vote(self, part: slice, predicted: Tensor) -> None:
+        alternative, lead = self.alternative[part], self.lead[part]
+        against = predicted >= 0
+        self.predictions[part] += against
+        if self.given is not None:
+            agrees = against & (predicted == self.given[part])
+            self.agreeing[part] += agrees
+            against ^= agrees
+        replaced = against & (lead == 0)
+        alternative.copy_(torch.where(replaced, predicted, alternative))
+        lead += torch.where(predicted == alternative, 1, -1) * against
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name).cpu().clone() for name in _TABLES}
@@ -96,10 +105,10 @@ class Journal(Memory):
             getattr(self, name).copy_(state[name])
 
 
-def _average(mean: Tensor, losses: Tensor, where: Tensor, count: Tensor) -> None:
-    """Move a running mean on, in place, by the losses of some samples, which are the ``count``-th."""
+def _moved(mean: Tensor, losses: Tensor, count: Tensor) -> Tensor:
+    """A running mean after the newest losses, which are the ``count``-th; the first ones begin it."""
     start = torch.where(mean.isnan(), losses, mean)
-    mean.copy_(torch.where(where, bounded_(start + (losses - start) / count.clamp_min(1)), mean))
+    return bounded_(start + (losses - start) / count.clamp_min(1))
 
 
 @dataclass(frozen=True)

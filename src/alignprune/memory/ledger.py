@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from alignprune._checks import described
-from alignprune._tensors import DAMAGED, bounded_, check_finite, check_names, check_tensors
+from alignprune._tensors import DAMAGED, bounded_, check_finite, check_names, check_tensors, indices_of, pieces
 from alignprune.errors import TypeMistake
 from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
 from alignprune.selection import Onset
@@ -82,51 +82,55 @@ class Ledger(Memory):
         Where this epoch and the one before were drawn uniformly, those that the one before trained on differ from the
         others by nothing else, so that memorisation can be measured.
         """
-        epoch, selection = observed.epoch, observed.selection
-        losses = observed.losses.to(self.total.device, torch.float32)
-        seen = ~losses.isnan()
-        learned = selection.trained.to(seen.device)
-        trained = torch.zeros_like(seen).index_fill_(0, learned, True).logical_and_(seen)
+        epoch, selection, device = observed.epoch, observed.selection, self.total.device
+        losses = observed.losses.to(device, torch.float32)
+        seen, trained = observed.seen.to(device), observed.trained.to(device)
         was_uniform, self._was_uniform = self._was_uniform, selection.uniform
-        if not bool(trained.any()):  # nothing to compare a loss with
+        count = int(trained.count_nonzero())
+        if not count:  # nothing to compare a loss with
             return
         if self.onset is None and selection.onset is not None:
             self.onset = selection.onset
             self.exposures += self.last_trained >= self.onset.epoch  # the onset's own epoch was one
         if self.onset is None and selection.uniform and was_uniform:
             self._measure_memorisation(epoch, losses, trained)
-        weights = (1.0 + self.exposures.float()) ** -self.exponent
-        weights.masked_fill_(~seen, 0.0)
-        self.total += weights * (losses - losses[trained].double().mean().float()).masked_fill_(~seen, 0.0)
-        bounded_(self.total)
-        self.weight += weights
         if self.onset is not None:
-            self._hold_out(losses, seen & ~trained, observed.predicted)
-            self.exposures += trained
-        self.last_seen.masked_fill_(seen, epoch)
-        self.last_trained.masked_fill_(trained, epoch)
+            self._hold_out(losses, observed.looked_at.to(device), observed.predicted)
+        mean = _mean_of(losses, trained, count)
+        for part in pieces(len(losses), device):
+            self._enter(part, epoch, losses[part] - mean, seen[part], trained[part])
+
+    def _enter(self, part: slice, epoch: int, centred: Tensor, seen: Tensor, trained: Tensor) -> None:
+        weights = ((1.0 + self.exposures[part].float()) ** -self.exponent).masked_fill_(~seen, 0.0)
+        self.weight[part] += weights
+        bounded_(self.total[part].add_(centred.mul_(weights).nan_to_num_(0.0)))  # NaN where a sample was not seen
+        self.last_seen[part].masked_fill_(seen, epoch)
+        self.last_trained[part].masked_fill_(trained, epoch)
+        if self.onset is not None:
+            self.exposures[part] += trained
 
     def _hold_out(self, losses: Tensor, looked: Tensor, predicted: Tensor | None) -> None:
-        self.held_out = _moved(self.held_out, losses, looked)
-        bounded_(self.held_out)
+        _move(self.held_out, looked, losses.index_select(0, looked))
         if predicted is not None and self.given is not None:
-            predicted = predicted.to(looked.device)
-            told = looked & (predicted >= 0) & (self.given >= 0)
-            self.agreement = _moved(self.agreement, (predicted == self.given).float(), told)
+            said, given = predicted.to(looked.device).index_select(0, looked), self.given.index_select(0, looked)
+            told = ((said >= 0) & (given >= 0)).nonzero().flatten()
+            _move(self.agreement, looked[told], (said == given)[told].float())
 
     def _measure_memorisation(self, epoch: int, losses: Tensor, trained: Tensor) -> None:
-        again = trained & (self.last_trained == epoch - 1)
-        rested = trained & (self.last_trained < epoch - 1) & (self.last_trained >= 0)
-        if int(again.sum()) < _FEWEST_COMPARED or int(rested.sum()) < _FEWEST_COMPARED:
+        both = indices_of(trained & (self.last_trained >= 0) & (self.last_trained < epoch))
+        again = self.last_trained.index_select(0, both) == epoch - 1
+        counts = [len(both) - int(again.count_nonzero()), int(again.count_nonzero())]
+        if min(counts) < _FEWEST_COMPARED:
             return
         # Chance has made the two parts unlike too: by how much, a regression on what their samples' losses were before
         # says, and it is taken off. The steadier the difference, the earlier an onset can be told from chance.
-        prior, both = self.mean_loss().double(), again | rested
-        centred = prior[both] - prior[both].mean()
-        slope = float(centred @ losses[both].double()) / max(float(centred @ centred), 1e-12)
+        loss = losses.index_select(0, both).double()
+        prior = (self.total.index_select(0, both) / self.weight.index_select(0, both)).double()
+        prior -= prior.mean()
+        slope = float(prior @ loss) / max(float(prior @ prior), 1e-12)
+        rest = loss - slope * prior
         means = [
-            max(float(losses[part].double().mean() - slope * (prior[part].mean() - prior[both].mean())), 1e-6)
-            for part in (rested, again)
+            max(float(rest @ part.double()) / count, 1e-6) for part, count in zip((~again, again), counts, strict=True)
         ]
         newest = math.log(means[0] / means[1])
         if math.isnan(self.memorisation):
@@ -172,10 +176,19 @@ class Ledger(Memory):
             getattr(self, name).copy_(state[name])
 
 
-def _moved(mean: Tensor, values: Tensor, where: Tensor) -> Tensor:
-    """A running mean after the newest values of some samples, float32 [N]; the first ones begin it."""
-    begun = torch.where(where & mean.isnan(), values, mean)
-    return begun + _SMOOTHING * (values - begun).masked_fill_(~where, 0.0)
+def _mean_of(losses: Tensor, trained: Tensor, count: int) -> Tensor:
+    """The mean loss of the samples trained on, ``count`` of them, float32."""
+    total = torch.zeros((), dtype=torch.float64, device=losses.device)
+    for part in pieces(len(losses), losses.device):
+        total += losses[part].masked_fill(~trained[part], 0.0).sum(dtype=torch.float64)
+    return (total / count).float()
+
+
+def _move(mean: Tensor, samples: Tensor, values: Tensor) -> None:
+    """Move the running mean of some samples on, in place, by their newest values; the first ones begin it."""
+    before = mean.index_select(0, samples)
+    begun = torch.where(before.isnan(), values, before)
+    mean.index_copy_(0, samples, bounded_(begun + _SMOOTHING * (values - begun)))
 
 
 @dataclass(frozen=True)

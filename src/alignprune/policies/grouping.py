@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_BLOCKS = 256  # blocks a window is divided into; the work of a round grows with the square
+_BLOCKS = 192  # blocks a window is divided into; the work of a round grows with the square
+_GRID = 128  # places that a cut is looked for at first
+_FINER = 33  # and then, between two of them
 _TOLERANCE = 1e-12  # of the total sum of squares: below the rounding of its prefix sums
 
 
@@ -63,50 +65,88 @@ class _Cost:
         spread -= total * total / np.maximum(count, 1.0)
         return np.where(count > 0, np.maximum(spread, 0.0), 0.0)
 
+    def outer(self, a: Ints, b: Ints) -> Floats:
+        """Cost of [a, b) for every pair, [len(a), len(b)]; 0 where the run is empty."""
+        count, total, spread = (sums[b] - sums[a][:, None] for sums in (self.count, self.sum, self.square))
+        total *= total
+        total /= np.maximum(count, 1.0)
+        spread -= total
+        np.maximum(spread, 0.0, out=spread)
+        spread[count <= 0] = 0.0
+        return spread
+
     def of(self, cuts: Ints) -> float:
         """Cost of the whole partition."""
         edges = np.concatenate(([0], cuts, [self.size]))
         return float(self(edges[:-1], edges[1:]).sum())
 
-    def refine(self, cuts: Ints) -> Ints:
-        """Lloyd's steps until the cuts stand still: a good solution near a fair one."""
-        for _ in range(100):
-            edges = np.concatenate(([0], cuts, [self.size]))
-            means = np.diff(self.sum[edges]) / np.diff(self.count[edges])
-            moved = np.searchsorted(self.points, (means[1:] + means[:-1]) / 2, side="left")
-            moved = _strictly_increasing(moved, self.size)
-            if np.array_equal(moved, cuts):
-                break
-            cuts = moved
-        return cuts
-
 
 def _best_cuts(cost: _Cost, k: int) -> Ints:
     windows = [(cut, cost.size - k + cut) for cut in range(1, k)]  # where each cut may lie, both ends included
-    cuts = cost.refine(_strictly_increasing(np.arange(1, k) * cost.size // k, cost.size))
+    if k == 2:  # one pass over all places of the only cut
+        return _exact_cuts(cost, windows)
+    known = cost.of(_fair_cuts(cost, k))
     while True:
-        narrowed, fair = _narrow(cost, windows, cost.of(cuts))
-        better = cost.refine(_strictly_increasing(fair, cost.size))
-        cuts = min(cuts, better, key=cost.of)
+        narrowed = _narrow(cost, windows, known)
         if 2 * _width(narrowed) > _width(windows):
             return _exact_cuts(cost, narrowed)
         windows = narrowed
+
+
+def _fair_cuts(cost: _Cost, k: int) -> Ints:
+    """A good partition: the best of a coarse grid, then of ever finer ones between the neighbours of its cuts."""
+    grid = _coarse(cost, max(_GRID, 8 * k))
+    middles = np.arange(1, k) * len(grid) // k
+    places = [grid[max(0, middle - _GRID // 2) : middle + _GRID // 2] for middle in middles]
+    while True:
+        cuts = _best_of(cost, places)
+        ends = [_neighbours(place, cut) for place, cut in zip(places, cuts, strict=True)]
+        if all(high - low <= 2 for low, high in ends):
+            return cuts
+        places = [
+            np.unique(np.append(np.linspace(low, high, _FINER, dtype=np.int64), cut))
+            for (low, high), cut in zip(ends, cuts, strict=True)
+        ]
+
+
+def _coarse(cost: _Cost, size: int) -> Ints:
+    """Places for cuts, half of them at equal distances by rank, half of them by value."""
+    by_rank = np.arange(1, size // 2) * cost.size // (size // 2)
+    by_value = np.searchsorted(cost.points, np.linspace(cost.points[0], cost.points[-1], size // 2))
+    return np.unique(np.clip(np.concatenate([by_rank, by_value]), 1, cost.size - 1))
+
+
+def _neighbours(places: Ints, cut: Any) -> tuple[int, int]:
+    at = int(np.searchsorted(places, cut))
+    return int(places[max(0, at - 1)]), int(places[min(len(places) - 1, at + 1)])
+
+
+def _best_of(cost: _Cost, places: list[Ints]) -> Ints:
+    """The best partition whose cuts lie in these places."""
+    least, choices = cost(np.int64(0), places[0]), []
+    for first, second in pairwise(places):
+        paths = least[:, None] + np.where(first[:, None] < second, cost.outer(first, second), np.inf)
+        choices.append(paths.argmin(0))
+        least = paths.min(0)
+    index = [int((least + cost(places[-1], np.int64(cost.size))).argmin())]
+    for choice in reversed(choices):
+        index.insert(0, int(choice[index[0]]))
+    return np.array([place[i] for place, i in zip(places, index, strict=True)])
 
 
 def _width(windows: list[tuple[int, int]]) -> int:
     return sum(high - low + 1 for low, high in windows)
 
 
-def _narrow(cost: _Cost, windows: list[tuple[int, int]], known: float) -> tuple[list[tuple[int, int]], Ints]:
-    """Windows without the outer blocks in which no partition costs as little as ``known``; and a fair partition.
+def _narrow(cost: _Cost, windows: list[tuple[int, int]], known: float) -> list[tuple[int, int]]:
+    """Windows without the outer blocks in which no partition costs as little as ``known``.
 
     The bound of a block is the least cost of a partition whose cut lies in it, the points inside the blocks left out.
     """
     blocks = [_blocks(low, high) for low, high in windows]
     between = []
     for (start, end), (next_start, next_end) in pairwise(blocks):
-        low, high = end[:, None], np.maximum(next_start[None, :], end[:, None])
-        between.append(np.where(start[:, None] < next_end[None, :], cost(low, high), np.inf))
+        between.append(np.where(start[:, None] < next_end, cost.outer(end, next_start), np.inf))
     forward = [cost(np.int64(0), blocks[0][0])]
     for step in between:
         forward.append((forward[-1][:, None] + step).min(0))
@@ -116,9 +156,7 @@ def _narrow(cost: _Cost, windows: list[tuple[int, int]], known: float) -> tuple[
     bounds = [f + b for f, b in zip(forward, backward, strict=True)]
     limit = known + _TOLERANCE * cost.square[-1]
     kept = [np.flatnonzero(bound <= limit) for bound in bounds]
-    narrowed = [(int(s[i[0]]), int(e[i[-1]])) for (s, e), i in zip(blocks, kept, strict=True)]
-    best = [int(bound.argmin()) for bound in bounds]
-    return narrowed, np.array([(s[i] + e[i]) // 2 for (s, e), i in zip(blocks, best, strict=True)])
+    return [(int(s[i[0]]), int(e[i[-1]])) for (s, e), i in zip(blocks, kept, strict=True)]
 
 
 def _blocks(low: int, high: int) -> tuple[Ints, Ints]:
@@ -166,11 +204,3 @@ def _monotone_minima(cost: _Cost, least: Floats, low: int, cuts: Ints) -> tuple[
             choice[rows[row[minimal]]] = a[minimal]
         stride //= 2
     return minima, choice
-
-
-def _strictly_increasing(cuts: Ints, size: int) -> Ints:
-    """The nearest cuts that leave no group empty."""
-    index = np.arange(len(cuts))
-    cuts = np.maximum.accumulate(np.maximum(cuts - index, 1)) + index
-    room = size - len(cuts) + index
-    return np.minimum(cuts, room)

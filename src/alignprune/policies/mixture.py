@@ -8,17 +8,25 @@ answer and no draw is involved.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignprune.policies.grouping import kmeans_1d
 
+_Array = NDArray[Any]
+_Floats = NDArray[np.float64]
+
 _POINTS = 4_001  # quantiles that stand for more numbers than this: the fit then takes the same time for 100 million
+_SHARES = np.linspace(0, 1, _POINTS)
 _STEPS = 60
 _NARROWEST = 1e-3  # least standard deviation of a component, relative to that of all numbers
+_STILL = 1e-12  # a step that moves nothing by more is the last one
+_STEEPEST = 30.0  # log ratios beyond this are as good as certain
+_LEAST = 1e-4  # bounds of a share, from both ends: odds of 0 would never move
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class Mixture:
         return odds + (z[0] ** 2 - z[1] ** 2) / 2
 
 
-def fit(values: NDArray[Any]) -> Mixture | None:
+def fit(values: _Array) -> Mixture | None:
     """Fit a mixture of two normal distributions.
 
     Args:
@@ -83,30 +91,53 @@ def fit(values: NDArray[Any]) -> Mixture | None:
     cut = kmeans_1d(points, 2) if len(points) else points
     if not len(cut):
         return None
-    groups = [points[points < cut[0]], points[points >= cut[0]]]
-    floor = _NARROWEST * points.std()
-    means = np.array([group.mean() for group in groups])
-    deviations = np.array([group.std() for group in groups]) + floor
-    shares = np.array([len(group) for group in groups]) / len(points)
-    for _ in range(_STEPS):
-        logs = np.log(shares) - np.log(deviations) - ((points[:, None] - means) / deviations) ** 2 / 2
-        likely = np.exp(logs - logs.max(1, keepdims=True))
-        likely /= likely.sum(1, keepdims=True)
-        counts = likely.sum(0)
-        if counts.min() < 1e-6 * len(points):
-            break
-        means = likely.T @ points / counts
-        spread = (likely * (points[:, None] - means) ** 2).sum(0) / counts
-        deviations, shares = np.sqrt(spread) + floor, counts / len(points)
-    lower, upper = (0, 1) if means[0] <= means[1] else (1, 0)
+    middle, scale = float(points.mean()), float(points.std())
+    x = (points - middle) / scale
+    powers = np.stack([np.ones_like(x), x, x * x])
+    either, likely = powers.sum(1), (points >= cut[0]).astype(np.float64)
+    parts = _parts(either, powers @ likely)
+    with np.errstate(over="ignore"):  # beyond a float64 a point is of one component as good as certainly
+        for _ in range(_STEPS):
+            np.exp(np.matmul(_lower_odds(*parts), powers, out=likely), out=likely)
+            np.divide(1.0, np.add(likely, 1.0, out=likely), out=likely)
+            upper = powers @ likely
+            if not 1e-6 <= upper[0] / len(x) <= 1 - 1e-6:
+                break
+            parts = _parts(either, upper)
+    lower, upper = sorted(parts)
     return Mixture(
-        means=(float(means[lower]), float(means[upper])),
-        deviations=(float(deviations[lower]), float(deviations[upper])),
-        share=float(shares[upper]),
+        means=(middle + scale * lower.mean, middle + scale * upper.mean),
+        deviations=(scale * lower.deviation, scale * upper.deviation),
+        share=upper.share,
     )
 
 
-def share(log_ratios: NDArray[Any]) -> float:
+class _Part(NamedTuple):
+    """A normal component and its share."""
+
+    mean: float
+    deviation: float
+    share: float
+
+
+def _parts(either: _Floats, upper: _Floats) -> tuple[_Part, _Part]:
+    """The two components, by the sums of the powers 0, 1 and 2 of all points and of those of the upper one."""
+    parts = []
+    for count, first, second in ((either - upper).tolist(), upper.tolist()):
+        mean = first / count
+        deviation = math.sqrt(max(second / count - mean * mean, 0.0)) + _NARROWEST
+        parts.append(_Part(mean, deviation, count / float(either[0])))
+    return parts[0], parts[1]
+
+
+def _lower_odds(lower: _Part, upper: _Part) -> list[float]:
+    """Log odds of a point x to be of the lower component, the coefficients of 1, x and x^2."""
+    low, high = 0.5 / lower.deviation**2, 0.5 / upper.deviation**2
+    level = math.log(lower.share / upper.share * upper.deviation / lower.deviation)
+    return [level - low * lower.mean**2 + high * upper.mean**2, 2 * (low * lower.mean - high * upper.mean), high - low]
+
+
+def share(log_ratios: _Array) -> float:
     """The most likely share of one of two kinds of which each number is, where their distributions are known.
 
     Args:
@@ -115,18 +146,36 @@ def share(log_ratios: NDArray[Any]) -> float:
     Returns:
         the share, in (0, 1).
     """
-    ratios = np.exp(np.clip(_points(log_ratios), -_STEEPEST, _STEEPEST))
-    wrong = 0.5
+    return float(shares([log_ratios])[0])
+
+
+def shares(groups: Sequence[_Array]) -> _Floats:
+    """The `share` of each of some groups of numbers, float64 [groups]."""
+    points = [_points(group) for group in groups]
+    sizes = np.array([[len(part)] for part in points])
+    ratios = np.zeros((len(points), sizes.max()))  # a ratio of 0 adds nothing to a share
+    for row, part in zip(ratios, points, strict=True):
+        row[: len(part)] = np.exp(np.clip(part, -_STEEPEST, _STEEPEST))
+    likely, ones, wrong = np.empty_like(ratios), np.ones((ratios.shape[1], 1)), np.full(sizes.shape, 0.5)
     for _ in range(_STEPS):
-        likely = wrong * ratios / (1 - wrong + wrong * ratios)
-        wrong = min(max(float(likely.mean()), _LEAST), 1 - _LEAST)
-    return wrong
+        np.divide(ratios, np.add(ratios, 1 / wrong - 1, out=likely), out=likely)
+        before, wrong = wrong, np.minimum(np.maximum(likely @ ones / sizes, _LEAST), 1 - _LEAST)
+        if np.abs(wrong - before).max() < _STILL:
+            break
+    return wrong[:, 0]
 
 
-_STEEPEST = 30.0  # log ratios beyond this are as good as certain
-_LEAST = 1e-4
+def quantiles(ordered: _Array, shares: _Floats) -> _Floats:
+    """The numbers below which these shares of ascending numbers lie, linear between neighbours."""
+    place = (len(ordered) - 1) * shares
+    below = np.floor(place).astype(np.int64)
+    part = place - below
+    low, high = ordered[below], ordered[np.minimum(below + 1, len(ordered) - 1)]
+    between: _Floats = np.where(part < 0.5, low + (high - low) * part, high - (high - low) * (1 - part))
+    return between
 
 
-def _points(values: NDArray[Any]) -> NDArray[np.float64]:
-    points = values.astype(np.float64)
-    return np.quantile(points, np.linspace(0, 1, _POINTS)) if len(points) > _POINTS else points
+def _points(values: _Array) -> _Floats:
+    """What stands for the values: float64, ascending."""
+    ordered = np.sort(values).astype(np.float64)
+    return quantiles(ordered, _SHARES) if len(ordered) > _POINTS else ordered

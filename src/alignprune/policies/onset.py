@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from alignprune.policies import mixture
 from alignprune.policies.contract import Evidence
+from alignprune.policies.mixture import Mixture
 from alignprune.selection import Onset
 
 HARDLY, MEMORISING, STRONGLY = 0.015, 0.04, 0.1
@@ -67,20 +68,25 @@ def sensed(evidence: Evidence, known: NDArray[Any], memorisation: float) -> Onse
     """
     if evidence.epoch == 0 or not len(known) or learns_by_heart(memorisation) is False:
         return None
+    memorises, settled = memorisation > MEMORISING, evidence.epoch >= _SETTLED * evidence.epochs
+    if not memorises and not settled:
+        return None
     fitted = mixture.fit(known) if len(known) >= _FEWEST else None
     separation = 0.0 if fitted is None else fitted.separation
-    memorises, clear = memorisation > MEMORISING, separation >= CLEAR
-    settled = evidence.epoch >= _SETTLED * evidence.epochs
+    clear = separation >= CLEAR
     if memorisation > STRONGLY or (memorises and clear) or (settled and (clear or (memorises and separation >= APART))):
         return Onset(evidence.epoch - 1, None if fitted is None else fitted.separation)
     return None
 
 
-def share_of_suspects(known: NDArray[Any], num_samples: int, onset: Onset, waited: int, ramp: int) -> Share:
+def share_of_suspects(
+    known: NDArray[Any], groups: Mixture | None, num_samples: int, onset: Onset, waited: int, ramp: int
+) -> Share:
     """How many samples to flag.
 
     Args:
         known: float [n], the suspicions that there are.
+        groups: `mixture.fit` of them.
         num_samples: size N of the data set.
         onset: that was sensed.
         waited: epochs since.
@@ -89,9 +95,8 @@ def share_of_suspects(known: NDArray[Any], num_samples: int, onset: Onset, waite
     undecided = (onset.separation or 0.0) < APART
     if undecided and waited < ramp + _PATIENCE:
         return Share(_ASSUMED, None)
-    fitted = mixture.fit(known)
-    if fitted is None:
+    if groups is None:
         return Share(0.0, 0.0)
-    if fitted.share < _TAIL and fitted.separation < CLEAR and not undecided:
+    if groups.share < _TAIL and groups.separation < CLEAR and not undecided:
         return Share(0.0, 0.0, few=True)
-    return Share(float((known > fitted.cut).sum()) / num_samples, fitted.share)
+    return Share(float((known > groups.cut).sum()) / num_samples, groups.share)

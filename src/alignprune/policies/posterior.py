@@ -17,23 +17,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alignprune._checks import floor
 from alignprune.policies import mixture
+from alignprune.policies.mixture import Mixture
 from alignprune.policies.onset import CLEAR
-
-SLICE = 0.025
-"""Share of the data set in a slice."""
-
-FEWEST = 20
-"""Samples with a held-out loss, below which nothing is said of a group, and the smallest slice."""
+from alignprune.policies.ranking import FEWEST, by_suspicion, slice_size
 
 _Array = NDArray[Any]
 
 _LOOKED = 0.1  # share of a slice that has to have been looked at
-_QUANTILES = 100  # that stand for the odds of a slice
+_QUANTILES = (np.arange(100) + 0.5) / 100  # that stand for the odds of a slice
 _STEPS = 100  # of the search for the noise rate, each bringing it nearer to what the posteriors average to
+_STILL = 1e-12  # a step that moves the rate by no more is the last one
 _STARVED = 0.5  # of the upper group: a prior below it does not hold
 _LEAST = 1e-4  # bounds of the noise rate, from both ends: odds of 0 would never move
+_LARGEST = 600.0  # odds, in nats, whose ratio a float64 holds, a prior's included
 _KERNEL = np.exp(-0.5 * np.arange(-3, 4) ** 2)  # a slice on either side counts 0.6, two 0.1
 
 
@@ -51,19 +48,32 @@ class Posterior(NamedTuple):
     judged: int
 
 
-def slices(suspicion: _Array) -> list[_Array]:
-    """The samples that have a suspicion in slices of `SLICE` of all, the most suspicious first.
+class Rule(NamedTuple):
+    """What the samples that were looked at say of all, as a function of the rank and of a sample's own odds.
 
-    Args:
-        suspicion: float [N], higher = more probably wrong, NaN = no score.
-
-    Returns:
-        int64 indices of each slice; the last one may be shorter.
+    Attributes:
+        centres, shares: float64 [k], ranks and the probability there, without a look; linear between them.
+        ends: int64 [slices], ranks at which the slices end that were looked at.
+        priors: float32 [slices], log odds of a label there to be wrong, before it is looked at.
     """
-    known = np.flatnonzero(~np.isnan(suspicion))
-    order = known[np.argsort(-suspicion[known], kind="stable")]
-    step = max(FEWEST, floor(SLICE * len(suspicion)))
-    return [order[start : start + step] for start in range(0, len(order), step)]
+
+    centres: _Array
+    shares: _Array
+    ends: _Array
+    priors: _Array
+
+    @property
+    def judged(self) -> int:
+        """Ranks that were looked at; below them p fades to 0."""
+        return int(self.ends[-1])
+
+    def p_wrong(self, odds: _Array) -> _Array:
+        """How probably the labels are wrong, float64 [n], by their odds, float [n] by rank, NaN = not looked at."""
+        p: _Array = np.interp(np.arange(len(odds)) + 0.5, self.centres, self.shares)
+        looked = np.flatnonzero(~np.isnan(odds[: self.judged]))
+        priors = np.repeat(self.priors, np.diff(np.searchsorted(looked, self.ends), prepend=0))
+        p[looked] = (p[looked] + _sigmoid(odds[looked] + priors)) / 2
+        return p
 
 
 def posterior(suspicion: _Array, odds: _Array) -> Posterior | None:
@@ -76,45 +86,62 @@ def posterior(suspicion: _Array, odds: _Array) -> Posterior | None:
     Returns:
         the posterior; None where not even the most suspicious slice was looked at.
     """
-    parts = _judged(slices(suspicion), odds)
-    seen = [odds[part][~np.isnan(odds[part])] for part in parts]
-    if not seen:
+    order = by_suspicion(suspicion)
+    found = rule(odds[order], len(suspicion), mixture.fit(suspicion[order]))
+    if found is None:
         return None
-    sizes = np.array([len(part) for part in parts])
-    points = np.stack([np.quantile(looked, (np.arange(_QUANTILES) + 0.5) / _QUANTILES) for looked in seen])
-    known = int((~np.isnan(suspicion)).sum())
-    shares, rate = _with_one_prior(points, sizes, known)
-    priors = np.full(len(parts), rate)
-    groups = mixture.fit(suspicion[~np.isnan(suspicion)])
-    if groups is not None and groups.separation >= CLEAR and rate < _STARVED * groups.share:
-        priors = shares = _falling(np.array([mixture.share(looked) for looked in seen]), sizes)
     p_wrong = np.full(len(suspicion), math.nan)
-    order = np.concatenate(slices(suspicion))
-    p_wrong[order] = _curve(shares, sizes, known)
-    for part, prior in zip(parts, priors.tolist(), strict=True):
-        looked = part[~np.isnan(odds[part])]
-        p_wrong[looked] = (p_wrong[looked] + _sigmoid(odds[looked] + math.log(prior / (1 - prior)))) / 2
-    return Posterior(p_wrong, float(np.nanmean(p_wrong)), int(sizes.sum()))
+    p_wrong[order] = found.p_wrong(odds[order])
+    return Posterior(p_wrong, float(np.nanmean(p_wrong)), found.judged)
 
 
-def _judged(parts: list[_Array], odds: _Array) -> list[_Array]:
-    """The slices of which enough were looked at; one that has too few is joined with those that follow it."""
-    found, held = [], np.zeros(0, dtype=np.int64)
-    for part in parts:
-        held = np.concatenate([held, part])
-        if np.count_nonzero(~np.isnan(odds[held])) >= max(min(FEWEST, len(held)), _LOOKED * len(held)):
-            found.append(held)
-            held = held[:0]
-    return found
+def rule(odds: _Array, num_samples: int, groups: Mixture | None) -> Rule | None:
+    """Find what the samples that were looked at say of all.
+
+    Args:
+        odds: float [n] by rank, `robust.log_odds_of_wrong` of the held-out losses, NaN = not looked at.
+        num_samples: size N of the data set, those without a suspicion included.
+        groups: `mixture.fit` of the suspicions.
+
+    Returns:
+        the rule; None where not even the most suspicious slice was looked at.
+    """
+    looked = np.flatnonzero(~np.isnan(odds))
+    ends = _ends(looked, len(odds), slice_size(num_samples))
+    if not len(ends):
+        return None
+    sizes = np.diff(ends, prepend=0)
+    seen = np.split(odds[looked], np.searchsorted(looked, ends))[:-1]
+    points = np.stack([mixture.quantiles(np.sort(part), _QUANTILES) for part in seen])
+    shares, rate = _with_one_prior(points, sizes, len(odds))
+    priors = np.full(len(seen), rate)
+    if groups is not None and groups.separation >= CLEAR and rate < _STARVED * groups.share:
+        priors = shares = _falling(mixture.shares(seen), sizes)
+    return Rule(*_curve(shares, sizes, len(odds)), ends, np.log(priors / (1 - priors)).astype(odds.dtype))
+
+
+def _ends(looked: _Array, known: int, step: int) -> _Array:
+    """Where the slices end of which enough were looked at; one that has too few is joined with those that follow it."""
+    edges = np.append(np.arange(step, known, step), known)
+    ends, start, before = [], 0, 0
+    for end, count in zip(edges.tolist(), np.searchsorted(looked, edges).tolist(), strict=True):
+        if count - before >= max(min(FEWEST, end - start), _LOOKED * (end - start)) and end > start:
+            ends.append(end)
+            start, before = end, count
+    return np.array(ends, dtype=np.int64)
 
 
 def _with_one_prior(points: _Array, sizes: _Array, known: int) -> tuple[_Array, float]:
     """The mean posteriors of the slices with the noise rate as the prior, and that rate."""
-    rate = 0.5
+    ratios = np.exp(points.clip(-_LARGEST, _LARGEST)).ravel()
+    weights = np.repeat(sizes / (known * len(_QUANTILES)), len(_QUANTILES))
+    likely, rate = np.empty_like(ratios), 0.5
     for _ in range(_STEPS):
-        shares = _falling(_sigmoid(points + math.log(rate / (1 - rate))).mean(1), sizes)
-        rate = min(max(float(shares @ sizes) / known, _LEAST), 1 - _LEAST)
-    return shares, rate
+        np.divide(ratios, np.add(ratios, 1 / rate - 1, out=likely), out=likely)
+        before, rate = rate, min(max(float(likely @ weights), _LEAST), 1 - _LEAST)
+        if abs(rate - before) < _STILL:
+            break
+    return _falling(likely.reshape(points.shape).mean(1), sizes), rate
 
 
 def _falling(values: _Array, weights: _Array) -> _Array:
@@ -129,17 +156,15 @@ def _falling(values: _Array, weights: _Array) -> _Array:
     return np.concatenate([np.full(count, mean) for mean, _, count in pools])
 
 
-def _curve(shares: _Array, sizes: _Array, known: int) -> _Array:
-    """The shares as a smooth function of the rank, [known]: from slice to slice, and down to 0 behind the last one."""
+def _curve(shares: _Array, sizes: _Array, known: int) -> tuple[_Array, _Array]:
+    """The knots of the shares as a smooth function of the rank, which goes down to 0 behind the last slice."""
     step = max(1, int(sizes.min()))
     centres = np.arange(step / 2, known + step, step)
     steps = np.where(
         centres < sizes.sum(), shares[np.searchsorted(sizes.cumsum(), centres).clip(max=len(shares) - 1)], 0
     )
     padded = np.pad(steps, len(_KERNEL) // 2, mode="edge")
-    smooth = np.convolve(padded, _KERNEL / _KERNEL.sum(), mode="valid")
-    curve: _Array = np.interp(np.arange(known) + 0.5, centres, smooth)
-    return curve
+    return centres, np.convolve(padded, _KERNEL / _KERNEL.sum(), mode="valid")
 
 
 def _sigmoid(x: _Array) -> _Array:

@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignprune.policies import mixture
-from alignprune.policies.posterior import FEWEST, slices
+from alignprune.policies.ranking import FEWEST, slice_size
 
 
 class Probed(NamedTuple):
-    """What the probe says of the most suspicious samples.
+    """What the probe says of the most suspicious samples, by rank.
 
     Attributes:
-        suspects: bool [N], those whose label is probably wrong.
-        unknown: bool [N], those that are held out to be looked at, and nothing more is known of.
+        suspects: bool [n], those whose label is probably wrong.
+        unknown: bool [n], those that are held out to be looked at, and nothing more is known of.
         noise_rate: share of wrong labels in the data set; None = the first slice has not been looked at.
     """
 
@@ -33,28 +33,30 @@ class Probed(NamedTuple):
     noise_rate: float | None
 
 
-def probe(suspicion: NDArray[Any], odds: NDArray[Any]) -> Probed:
+def probe(odds: NDArray[Any], num_samples: int) -> Probed:
     """Say which of the most suspicious samples are wrong, and which to look at next.
 
     The share of wrong labels in a slice is the most likely one. A sample is a suspect by Bayes' rule, with the share of
     its slice as the prior; one that was not looked at, if most of its slice are wrong.
 
     Args:
-        suspicion: float [N], higher = more probably wrong, NaN = no score.
-        odds: float [N], `robust.log_odds_of_wrong` of the held-out losses, NaN = not looked at.
+        odds: float [n] by rank, `robust.log_odds_of_wrong` of the held-out losses, NaN = not looked at.
+        num_samples: size N of the data set, those without a suspicion included.
     """
-    size = len(suspicion)
-    suspects, unknown = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+    suspects, unknown = np.zeros(len(odds), dtype=bool), np.zeros(len(odds), dtype=bool)
     wrong: float | None = None
-    for part in slices(suspicion):
-        looked = part[~np.isnan(odds[part])]
-        if len(looked) < min(FEWEST, len(part)):
-            unknown[part] = True
+    step = slice_size(num_samples)
+    for start in range(0, len(odds), step):
+        part = odds[start : start + step]
+        suspected, to_look_at = suspects[start : start + step], unknown[start : start + step]
+        looked = ~np.isnan(part)
+        if looked.sum() < min(FEWEST, len(part)):
+            to_look_at[:] = True
             break
-        share = mixture.share(odds[looked])
-        suspects[looked] = odds[looked] > math.log((1 - share) / share)
-        (suspects if share > 0.5 else unknown)[np.setdiff1d(part, looked)] = True
-        wrong = (wrong or 0.0) + share * len(part) / size
-        if share <= 0.5 or 2 * len(looked) < len(part):
+        share = mixture.share(part[looked])
+        suspected[looked] = part[looked] > math.log((1 - share) / share)
+        (suspected if share > 0.5 else to_look_at)[~looked] = True
+        wrong = (wrong or 0.0) + share * len(part) / num_samples
+        if share <= 0.5 or 2 * looked.sum() < len(part):
             break
     return Probed(suspects, unknown, wrong)

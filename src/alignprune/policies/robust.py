@@ -17,10 +17,11 @@ from alignprune._checks import choice, floor, integer, number
 from alignprune._ranks import Draws, Indices
 from alignprune.memory.contract import MemorySpec
 from alignprune.memory.ledger import Ledger, LedgerSpec
-from alignprune.policies import mixture, onset
+from alignprune.policies import mixture, onset, posterior
 from alignprune.policies.contract import Evidence, Policy, known_mean, refuse_empty
-from alignprune.policies.posterior import FEWEST, posterior
+from alignprune.policies.mixture import Mixture
 from alignprune.policies.probe import probe
+from alignprune.policies.ranking import FEWEST, by_suspicion
 from alignprune.selection import Onset, Selection
 
 Thinning = Literal["random", "easy"]
@@ -35,12 +36,12 @@ _JITTER = 1.7  # epochs by which chance may overtake the order of age
 
 
 class _Flagged(NamedTuple):
-    """What becomes of the samples of an epoch.
+    """What becomes of the samples of an epoch, by their rank.
 
     Attributes:
-        left_out: bool [N], those that are not trained on.
-        suspects: bool [N], those of them whose label is probably wrong.
-        unknown: bool [N], those of them of which nothing is known before they have been looked at.
+        left_out: bool [n], those that are not trained on.
+        suspects: bool [n], those of them whose label is probably wrong.
+        unknown: bool [n], those of them of which nothing is known before they have been looked at.
         noise_rate: share of wrong labels in the data set; None = it cannot be said yet.
     """
 
@@ -124,25 +125,28 @@ class Robust(Policy):
             chosen = _longest_unseen("others", np.arange(size), age, budget, evidence.draws)
             memorises = onset.learns_by_heart(ledger.memorisation)
             return Selection(torch.from_numpy(chosen), None, size, uniform=True, onset=began, memorises=memorises)
-        flagged = self._flag(evidence, ledger, began)
-        looked = self._look(flagged, age, floor(self.refresh * budget), evidence.draws)
-        trained, weights = self._thin(
-            np.flatnonzero(~flagged.left_out), suspicion, age, budget - len(looked), evidence.draws
-        )
+        order = by_suspicion(suspicion)
+        flagged = self._flag(evidence, ledger, began, order)
+        looked = self._look(flagged, order, age, floor(self.refresh * budget), evidence.draws)
+        others = np.ones(size, dtype=bool)
+        others[order[flagged.left_out]] = False
+        trained, weights = self._thin(np.flatnonzero(others), suspicion, age, budget - len(looked), evidence.draws)
+        suspects = order[flagged.suspects]
         # The step divides by all samples of a batch, those only looked at included: the others make up for them.
-        dense = np.zeros(size, dtype=np.float32)
+        dense = np.full(size, np.nan, dtype=np.float32)
         dense[trained] = weights * ((len(trained) + len(looked)) / max(1, len(trained)))
-        indices = np.sort(np.concatenate([trained, looked]))
+        dense[looked] = 0
+        indices = np.flatnonzero(~np.isnan(dense))
         weights = dense[indices]
         return Selection(
             indices=torch.from_numpy(indices),
             weights=None if (weights == 1).all() else torch.from_numpy(weights),
             num_samples=size,
-            suspects=torch.from_numpy(np.flatnonzero(flagged.suspects)),
+            suspects=torch.from_numpy(np.sort(suspects)),
             noise_rate=flagged.noise_rate,
             onset=began,
             memorises=True,
-            thresholds=_least_suspicious(evidence, flagged.suspects),
+            thresholds=tuple(evidence.score.numpy()[suspects[-1:]].tolist()),
         )
 
     def anneal(self, evidence: Evidence) -> Selection:
@@ -157,47 +161,54 @@ class Robust(Policy):
             thresholds=judged.thresholds,
         )
 
-    def _flag(self, evidence: Evidence, ledger: Ledger, began: Onset) -> _Flagged:
+    def _flag(self, evidence: Evidence, ledger: Ledger, began: Onset, order: Indices) -> _Flagged:
         """Which samples are left out, which of these are suspects, and the noise rate."""
-        suspicion, labels = evidence.suspicion.numpy(), None if evidence.labels is None else evidence.labels.numpy()
-        waited = evidence.epoch - began.epoch - 1
-        share, noise_rate, few = self._share(suspicion, began, waited)
-        out = _highest(suspicion, floor(min(1.0, waited / self.ramp) * share * len(suspicion)))
-        unknown = np.zeros_like(out)
-        if labels is None or self.noise_rate is not None:
-            if labels is not None:
-                _spare_classes(out, suspicion, labels, _CLASS_LIMIT * share)
+        suspicion, waited = evidence.suspicion.numpy()[order], evidence.epoch - began.epoch - 1
+        groups = None if self.noise_rate is not None else mixture.fit(suspicion)
+        share, noise_rate, few = self._share(suspicion, groups, evidence.num_samples, began, waited)
+        out, unknown = np.zeros(len(order), dtype=bool), np.zeros(len(order), dtype=bool)
+        out[: floor(min(1.0, waited / self.ramp) * share * evidence.num_samples)] = True
+        if evidence.labels is None:
             return _Flagged(out, out, unknown, noise_rate)
-        odds, met = log_odds_of_wrong(ledger.held_out.cpu().numpy(), labels, self.confused), True
+        labels = evidence.labels.numpy()
+        if self.noise_rate is not None:
+            _spare_classes(out, order, labels, _CLASS_LIMIT * share)
+            return _Flagged(out, out, unknown, noise_rate)
+        odds, met = log_odds_of_wrong(ledger.held_out.cpu().numpy(), labels, self.confused)[order], True
         if few and self.refresh > 0:
-            suspects, unknown, noise_rate = probe(suspicion, odds)
-            _spare_classes(suspects, suspicion, labels, _CLASS_LIMIT * suspects.mean())
+            suspects, unknown, noise_rate = probe(odds, evidence.num_samples)
+            _spare_classes(suspects, order, labels, _CLASS_LIMIT * suspects.sum() / evidence.num_samples)
             out = suspects | unknown
         else:
-            _spare_classes(out, suspicion, labels, _CLASS_LIMIT * share)
-            agreement = ledger.agreement.cpu().numpy()
-            met = self._are_met(out, odds, agreement)
-            wrong = self._readmit(out, odds, agreement, met)
+            _spare_classes(out, order, labels, _CLASS_LIMIT * share)
+            looked = np.flatnonzero(out & ~np.isnan(odds))
+            agreement = ledger.agreement.cpu().numpy()[order[looked]]
+            met = self._are_met(agreement)
+            back, wrong = self._readmitted(odds[looked], agreement, met)
+            out[looked[back]] = False
             suspects, noise_rate = out, None if noise_rate is None else wrong * noise_rate
-        judged = posterior(suspicion, odds) if waited >= self.ramp else None
-        if judged is None or 2 * judged.judged < out.sum():  # too few were looked at to judge them all
+        rule = posterior.rule(odds, evidence.num_samples, groups) if waited >= self.ramp else None
+        if rule is None or 2 * rule.judged < out.sum():  # too few were looked at to judge them all
             return _Flagged(out, suspects, unknown, noise_rate)
         # Some hard samples are left out beside the wrong ones, and a network does as well without them; but a label
         # that is probably right is no suspect.
-        suspects = out & (judged.p_wrong > 0.5)
+        p_wrong = rule.p_wrong(odds)
+        suspects = out & (p_wrong > 0.5)
         if not met and 2 * suspects.sum() < out.sum():
             # Most of them are wrong by what the network predicts: one that confuses the classes as people do believes
             # too much, and its losses tell neither whose label is wrong nor how many are.
-            return _Flagged(out, out, unknown, float(out.mean()))
-        return _Flagged(out, suspects, unknown, judged.noise_rate)
+            return _Flagged(out, out, unknown, float(out.sum() / evidence.num_samples))
+        return _Flagged(out, suspects, unknown, float(p_wrong.mean()))
 
-    def _share(self, suspicion: _Array, began: Onset, waited: int) -> onset.Share:
+    def _share(
+        self, suspicion: _Array, groups: Mixture | None, num_samples: int, began: Onset, waited: int
+    ) -> onset.Share:
         """How many samples to flag, as it is given or as it is estimated."""
         if self.noise_rate is not None:
             return onset.Share(self.noise_rate, self.noise_rate)
-        return onset.share_of_suspects(suspicion[~np.isnan(suspicion)], len(suspicion), began, waited, self.ramp)
+        return onset.share_of_suspects(suspicion, groups, num_samples, began, waited, self.ramp)
 
-    def _are_met(self, suspect: _Mask, odds: _Array, agreement: _Array) -> bool:
+    def _are_met(self, agreement: _Array) -> bool:
         """Whether the suspects that were looked at are met as often as hard samples with right labels would be.
 
         Where people confuse classes the losses believe too much, since the network has learned to confuse them as well.
@@ -205,42 +216,38 @@ class Robust(Policy):
         wrong labels hardly any. So where less than a third of the suspects are met, most of them are wrong.
 
         Args:
-            suspect: bool [N].
-            odds: `log_odds_of_wrong`, float32 [N].
-            agreement: `Ledger.agreement`, float32 [N].
+            agreement: `Ledger.agreement` of the suspects looked at, float32 [l].
 
         Returns:
             True, too, where too few predictions are known to say.
         """
-        predicted = agreement[suspect & ~np.isnan(odds) & ~np.isnan(agreement)]
+        predicted = agreement[~np.isnan(agreement)]
         return len(predicted) < FEWEST or bool(predicted.mean() >= self.least_agreement)
 
-    def _readmit(self, suspect: _Mask, odds: _Array, agreement: _Array, met: bool) -> float:
-        """Re-admit the suspects whose label is probably right by Bayes' rule; returns the share of wrong ones before.
+    def _readmitted(self, odds: _Array, agreement: _Array, met: bool) -> tuple[_Mask, float]:
+        """Which of the suspects looked at come back, by Bayes' rule, and the share of wrong ones among all of them.
 
         The odds of a label to be wrong, before it is looked at, are those that make the labels of all suspects that
         were looked at most likely.
 
         Args:
-            suspect: bool [N], edited in place.
-            odds: `log_odds_of_wrong`, float32 [N].
-            agreement: `Ledger.agreement`, float32 [N].
+            odds: `log_odds_of_wrong` of the suspects looked at, float32 [l].
+            agreement: `Ledger.agreement` of them, float32 [l].
             met: as `_are_met` says; otherwise only those that are met themselves come back.
         """
-        looked = np.flatnonzero(suspect & ~np.isnan(odds))
-        if len(looked) < FEWEST:
-            return 1.0
-        wrong = mixture.share(odds[looked])
-        back = looked[odds[looked] < math.log((1 - wrong) / wrong)]
-        suspect[back if met else back[~(agreement[back] <= 0.5)]] = False
-        return wrong
+        if len(odds) < FEWEST:
+            return np.zeros(len(odds), dtype=bool), 1.0
+        wrong = mixture.share(odds)
+        right = odds < math.log((1 - wrong) / wrong)
+        return (right if met else right & ~(agreement <= 0.5)), wrong
 
-    def _look(self, flagged: _Flagged, age: _Array, count: int, draws: Draws) -> _Array:
-        """At most ``count`` of those left out to look at, those first of which nothing is known; ascending."""
-        first = _longest_unseen("held out", np.flatnonzero(flagged.unknown), age, count, draws)
-        known = np.flatnonzero(flagged.left_out & ~flagged.unknown)
+    def _look(self, flagged: _Flagged, order: Indices, age: _Array, count: int, draws: Draws) -> Indices:
+        """At most ``count`` of those left out to look at, those first of which nothing is known."""
+        unknown = np.sort(order[flagged.unknown])
+        first = _longest_unseen("held out", unknown, age, count, draws)
+        known = np.sort(order[flagged.left_out & ~flagged.unknown])
         rest = _longest_unseen("suspects", known, age, count - len(first), draws)
-        return np.sort(np.concatenate([first, rest]))
+        return np.concatenate([first, rest])
 
     def _thin(self, others: _Array, suspicion: _Array, age: _Array, count: int, draws: Draws) -> tuple[_Array, _Array]:
         """``count`` of the samples that are no suspects, or all there are, and their weights."""
@@ -262,14 +269,6 @@ class Robust(Policy):
         return others, weights.astype(np.float32)
 
 
-def _least_suspicious(evidence: Evidence, suspect: _Mask) -> tuple[float, ...]:
-    """The score of the suspect that is least suspicious; empty without suspects."""
-    if not suspect.any():
-        return ()
-    flagged = np.flatnonzero(suspect)
-    return (float(evidence.score.numpy()[flagged[evidence.suspicion.numpy()[flagged].argmin()]]),)
-
-
 def log_odds_of_wrong(losses: _Array, labels: _Array, confused: float = 0.25) -> _Array:
     """How much an input speaks against its label, by its loss while it is held out, in nats.
 
@@ -287,40 +286,62 @@ def log_odds_of_wrong(losses: _Array, labels: _Array, confused: float = 0.25) ->
         float32 [N], NaN where there is no loss or no label, and for all where the labels are of one class: there is no
         other that could stand behind one.
     """
-    counts = np.bincount(labels[labels >= 0]).astype(np.float32)
+    odds = np.full(len(losses), np.nan, dtype=np.float32)
+    counts = _class_sizes(labels).astype(np.float32)
     if np.count_nonzero(counts) < 2:
-        return np.full(len(losses), np.nan, dtype=np.float32)
+        return odds
     share = np.minimum(counts / counts.sum(), np.float32(1 - 1e-6))
-    losses = np.maximum(losses, np.float32(1e-6))
+    looked = np.flatnonzero(~np.isnan(losses) & (labels >= 0))
+    losses, labels = np.maximum(losses[looked], np.float32(1e-6)), labels[looked]
     drawn = (1 - confused) * (share / (1 - share))[labels] + confused * np.exp(-losses)
-    odds: _Array = (np.log(-np.expm1(-losses)) + np.log(drawn) + losses).astype(np.float32)
-    odds[labels < 0] = np.nan
+    odds[looked] = np.log(-np.expm1(-losses)) + np.log(drawn) + losses
     return odds
 
 
-def _spare_classes(suspect: _Mask, suspicion: _Array, labels: _Array, limit: float) -> None:
-    """Re-admit the least suspicious of every class that would lose more than ``limit`` of its samples."""
-    order = np.flatnonzero(suspect & (labels >= 0))
-    order = order[np.lexsort((-suspicion[order], labels[order]))]  # by class, the most suspicious first
-    sizes = np.bincount(labels[labels >= 0])
-    counts = np.bincount(labels[order], minlength=len(sizes))
-    rank = np.arange(len(order)) - (np.cumsum(counts) - counts)[labels[order]]
-    suspect[order[rank >= np.ceil(limit * sizes[labels[order]])]] = False
+def _class_sizes(labels: _Array) -> _Array:
+    """How many samples each class has, int64 [C], by codes of which -1 is none."""
+    return np.bincount(labels + 1)[1:]
 
 
-def _highest(values: _Array, count: int) -> _Mask:
-    """Which entries are among the ``count`` highest known ones."""
-    chosen = np.zeros(len(values), dtype=bool)
-    known = np.flatnonzero(~np.isnan(values))
-    count = min(count, len(known))
-    if count:
-        chosen[known[np.argpartition(values[known], len(known) - count)[len(known) - count :]]] = True
-    return chosen
+def _spare_classes(suspect: _Mask, order: Indices, labels: _Array, limit: float) -> None:
+    """Re-admit the least suspicious of every class that would lose more than ``limit`` of its samples.
+
+    Args:
+        suspect: bool [n] by rank, edited in place.
+        order: int64 [n], the samples by rank.
+        labels: int32 [N], class codes, -1 = unlabelled.
+        limit: share of a class.
+    """
+    flagged = np.flatnonzero(suspect)
+    classes = labels[order[flagged]]
+    most = np.ceil(limit * _class_sizes(labels))
+    counts = np.bincount(classes + 1, minlength=len(most) + 1)[1:]
+    losing = np.append(counts > most, False)[classes]
+    if not losing.any():
+        return
+    ranks = np.sort(classes[losing].astype(np.int64) << 32 | flagged[losing])  # by class, the most suspicious first
+    classes, ranks = ranks >> 32, ranks & 0xFFFFFFFF
+    first = np.append(0, np.cumsum(np.where(counts > most, counts, 0)))
+    suspect[ranks[np.arange(len(ranks)) - first[classes] >= most[classes]]] = False
 
 
 def _longest_unseen(purpose: str, items: Indices, age: _Array, count: int, draws: Draws) -> Indices:
-    """``count`` of the items, or all, those first that were not seen for longest; chance among about equals; sorted."""
+    """``count`` of the items, or all, those first that were not seen for longest; chance among about equals.
+
+    Args:
+        items: int64 [n], ascending.
+
+    Returns:
+        int64 [min(count, n)], ascending.
+    """
     if count >= len(items):
         return items
+    if count <= 0:
+        return items[:0]
     turn = age[items] + _JITTER * draws.uniform(purpose, items)
-    return np.sort(items[np.argpartition(-turn, count)[:count]])
+    bound = np.partition(turn, len(items) - count)[len(items) - count]
+    chosen = np.flatnonzero(turn >= bound)
+    if len(chosen) > count:  # equal turns: the later ones wait
+        ties = np.flatnonzero(turn[chosen] == bound)
+        chosen = np.delete(chosen, ties[len(ties) - (len(chosen) - count) :])
+    return items[chosen]
