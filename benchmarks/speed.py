@@ -68,15 +68,14 @@ def record(line: Line, found: Found) -> dict[str, Any]:
     }
 
 
-def keep(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write what was measured, beside what the file has of other lines, if that is of the same machine."""
+def keep(path: Path, line: Line, found: Found) -> None:
+    """Write what a line found, beside what the file has of the others, if that is of the same machine."""
     here = machine()
     kept = json.loads(path.read_text()) if path.exists() else {}
-    old = {(one["what"], one["against"]): one for one in kept.get("lines", []) if kept["machine"] == here}
-    new = {(one["what"], one["against"]): one for one in records}
+    lines = {(one["what"], one["against"]): one for one in kept.get("lines", []) if kept["machine"] == here}
+    lines[line.what, line.against] = record(line, found)
     order = [(line.what, line.against) for line in EVERY]
-    found = old | new
-    write_json(path, {"machine": here, "lines": [found[name] for name in order if name in found]})
+    write_json(path, {"machine": here, "lines": [lines[name] for name in order if name in lines]})
 
 
 def row(line: Line, found: Found, *, judged: bool) -> str:
@@ -124,14 +123,14 @@ def main(words: Sequence[str] | None = None) -> int:
     sizes = QUICK if options.quick else replace(Sizes(), largest=options.largest, owned=options.owned, growing=growing)
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
     print(f"{'what':<52}{'against':<35}{'samples':>12}{'goal':>8}{'ratio':>10}{'ms':>11}")
-    fine, records = True, []
+    out = options.out or (None if options.quick else RESULTS)
+    fine = True
     for line in chosen:
         found = measured(line, sizes)
-        fine = fine and not found.flaw if options.quick else fine and line.is_met(found)
-        records.append(record(line, found))
+        fine &= not found.flaw if options.quick else line.is_met(found)
         print(row(line, found, judged=not options.quick), flush=True)
-    if options.out or not options.quick:
-        keep(options.out or RESULTS, records)
+        if out:
+            keep(out, line, found)
     return 0 if fine else 1
 
 

@@ -103,7 +103,7 @@ class Memorising(Training):
 
 def spread(index: Tensor, purpose: int = 0) -> Tensor:
     """A number a sample, even in [0, 1), and another one for every purpose, float32 [B]."""
-    return (index * (math.sqrt(2) + purpose * math.sqrt(3))).frac().float()
+    return (index.double() * (math.sqrt(2) + purpose * math.sqrt(3))).frac().float()
 
 
 def falling(index: Tensor, epoch: int) -> Tensor:

@@ -32,7 +32,7 @@ class Sizes:
     largest: int = 10_000_000
     owned: int = 2_000_000
     growing: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
-    images: int = 2_560
+    images: int = 1_280
     batch: int = 128
     window: int = 25
     repeats: int = 15
