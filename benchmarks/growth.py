@@ -20,7 +20,7 @@ from alignprune.bench.results import charts
 from speed import RESULTS
 
 PICTURE = Path(__file__).parent.parent / "docs" / "results" / "images" / "growth.png"
-_HEADING = "seconds"
+_HEADING = "seconds of end_epoch"
 
 
 def seconds_by_method(results: Mapping[str, Any]) -> dict[str, dict[int, float]]:

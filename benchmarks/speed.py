@@ -2,7 +2,7 @@
 
     make bench
     make bench ARGS="--only robust"
-    make bench ARGS="--only disk --largest 100000000"     # needs 8 GB of memory and 5 GB of disk
+    make bench ARGS="--only disk --largest 100000000"  # takes 5 GB of disk
 
 Absolute times depend on the machine and its mood; a ratio of two operations that take turns does not. Prints goal and
 ratio of every line, keeps them in benchmarks/results.json, and exits with 1 where a goal is missed.
