@@ -40,7 +40,7 @@ docs: .venv/.installed-dev ## write the generated parts of the documentation ane
 	$(BIN)/python docs/generate.py $(ARGS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: .venv/.installed ## measure the overhead per step and per epoch
+bench: .venv/.installed ## measure what pruning costs, against its goals: ten minutes; one line: ARGS="--only robust"
 	$(BIN)/python benchmarks/speed.py $(ARGS)
 
 # What needs the extras stays out.

@@ -1,221 +1,137 @@
 """What pruning costs, as ratios to a simple operation on the same data in the same run.
 
     make bench
+    make bench ARGS="--only robust"
+    make bench ARGS="--only disk --largest 100000000"  # takes 5 GB of disk
 
 Absolute times depend on the machine and its mood; a ratio of two operations that take turns does not. Prints goal and
-figure of every line and exits with 1 where a goal is missed. ImageNet's size, window 25, float32.
+ratio of every line, keeps them in benchmarks/results.json, and exits with 1 where a goal is missed.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import json
+import math
+import os
+import platform
 import sys
-import time
-from collections.abc import Callable
-from statistics import median
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-import alignprune as ap
+from alignprune.bench.files import write_json
+from lines import EVERY
+from lines.line import QUICK, Found, Line, Sizes
 
-WINDOW = 25
-BATCH, CLASSES = 128, 100
-
-
-def ratio(work: Callable[[], object], unit: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Median over turns of the time of ``work`` over that of ``unit``, and the median time of ``work`` in ms."""
-    work(), unit()
-    ratios, times = [], []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        unit()
-        between = time.perf_counter()
-        work()
-        ended = time.perf_counter()
-        ratios.append((ended - between) / (between - started))
-        times.append(ended - between)
-    return median(ratios), median(times) * 1e3
+RESULTS = Path(__file__).parent / "results.json"
 
 
-def losses_of_epoch(epoch: int, pace: Tensor, generator: torch.Generator) -> Tensor:
-    """Losses that fall from ln(100) at every sample's own pace, with noise."""
-    noise = torch.rand(len(pace), generator=generator)
-    return 4.6 * torch.exp(-pace * epoch / 10) + 0.3 * noise
+def machine() -> dict[str, Any]:
+    """What the ratios were measured on."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "cores": os.cpu_count(),
+        "cpu": models[0].partition(":")[2].strip() if models else platform.machine(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
 
 
-def filled_bank(num_samples: int, missing: float) -> tuple[ap.TrajectoryBank, Tensor]:
-    """A full window, a share of it missing, and the reference history."""
-    generator = torch.Generator().manual_seed(0)
-    pace = torch.rand(num_samples, generator=generator)
-    bank = ap.TrajectoryBank(num_samples, WINDOW)
-    for epoch in range(WINDOW):
-        row = losses_of_epoch(epoch, pace, generator)
-        if missing:
-            row.masked_fill_(torch.rand(num_samples, generator=generator) < missing, torch.nan)
-        bank.store(epoch, row)
-    reference = 4.6 * torch.exp(-0.05 * torch.arange(WINDOW + 1, dtype=torch.float64))
-    return bank, reference
+def measured(line: Line, sizes: Sizes) -> Found:
+    """What a line found; one that fails costs no other line."""
+    try:
+        return line.measure(sizes)
+    except Exception as error:
+        return Found(math.nan, 0, 0, flaw=f"{type(error).__name__}: {error}")
 
 
-def alignment(num_samples: int, missing: float, repeats: int) -> tuple[float, float]:
-    """One scoring of all samples against one read of the bank."""
-    bank, reference = filled_bank(num_samples, missing)
-    score, history = ap.scores.Alignment(window=WINDOW), ap.History(reference, (bank,))
-    return ratio(lambda: score(history), lambda: bank.rows.sum(0), repeats)
+def record(line: Line, found: Found) -> dict[str, Any]:
+    """A line as it is kept."""
+    return {
+        "what": line.what,
+        "against": line.against,
+        "goal": line.goal,
+        "ratio": found.ratio,
+        "met": line.is_met(found),
+        "samples": found.samples,
+        "milliseconds": found.milliseconds,
+        "repeats": found.repeats,
+        "flaw": found.flaw,
+        "date": date.today().isoformat(),
+        **found.details,
+    }
 
 
-def end_epoch(num_samples: int, method: str, repeats: int) -> tuple[float, float]:
-    """A whole `end_epoch` in steady state, gaps and all, against one read of the bank."""
-    generator = torch.Generator().manual_seed(0)
-    pace = torch.rand(num_samples, generator=generator)
-    epochs = WINDOW + repeats + 2
-    pruner = ap.Pruner.from_preset(method, num_samples=num_samples, epochs=epochs, delta=1.0)
-    bank = pruner.memory(ap.TrajectoryBank)
-    ratios, times = [], []
-    for epoch in range(epochs):
-        indices = pruner.selection.indices
-        pruner.reduce(indices, losses_of_epoch(epoch, pace, generator)[indices])
-        started = time.perf_counter()
-        bank.rows.sum(0)
-        between = time.perf_counter()
-        pruner.end_epoch(reference_loss=4.6 * 0.95**epoch)
-        ended = time.perf_counter()
-        if epoch >= WINDOW + 2:
-            ratios.append((ended - between) / (between - started))
-            times.append(ended - between)
-    return median(ratios), median(times) * 1e3
+def keep(path: Path, line: Line, found: Found) -> None:
+    """Write what a line found, beside what the file has of the others, if that is of the same machine."""
+    here = machine()
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    lines = {(one["what"], one["against"]): one for one in kept.get("lines", []) if kept["machine"] == here}
+    lines[line.what, line.against] = record(line, found)
+    order = [(line.what, line.against) for line in EVERY]
+    write_json(path, {"machine": here, "lines": [lines[name] for name in order if name in lines]})
 
 
-def end_epoch_robust(num_samples: int, repeats: int) -> tuple[float, float]:
-    """A whole `end_epoch` of `robust`, with labels and suspects, against a sort of as many numbers."""
-    generator = torch.Generator().manual_seed(0)
-    wrong = torch.rand(num_samples, generator=generator) < 0.3
-    labels = torch.randint(0, 1000, (num_samples,), generator=generator)
-    pruner = ap.Pruner.from_preset(
-        "robust", num_samples=num_samples, epochs=repeats + 4, labels=labels, noise_rate=0.3, ramp=1
+def row(line: Line, found: Found, *, judged: bool) -> str:
+    """A line of the table."""
+    time = "" if found.milliseconds is None else f"{found.milliseconds:.3f}"
+    mark = f"  {found.flaw}" if found.flaw else "  MISSED" if judged and not line.is_met(found) else ""
+    return (
+        f"{line.what:<52}{line.against:<35}{found.samples:>12,}"
+        f"{f'{line.goal:.3g}':>8}{f'{found.ratio:.3g}':>10}{time:>11}{mark}"
     )
-    trained = torch.zeros(num_samples)
-    ratios, times = [], []
-    for epoch in range(repeats + 4):
-        indices = pruner.selection.indices
-        level = torch.where(wrong[indices], 7.0, 3.0) * torch.exp(-0.2 * trained[indices])
-        pruner.reduce(indices, level + torch.rand(len(indices), generator=generator))
-        trained[indices] += 1
-        numbers = torch.rand(num_samples, generator=generator)
-        started = time.perf_counter()
-        numbers.sort()
-        between = time.perf_counter()
-        pruner.end_epoch()
-        ended = time.perf_counter()
-        if epoch >= 4:
-            ratios.append((ended - between) / (between - started))
-            times.append(ended - between)
-    return median(ratios), median(times) * 1e3
 
 
-def sampler(num_samples: int, repeats: int) -> tuple[float, float]:
-    """From the start of an epoch to its first index, which draws the order, against one read of a bank."""
-    bank, _ = filled_bank(num_samples, 0.0)
-    indices, epochs = torch.arange(num_samples), itertools.count()
-    reader = ap.EpochSampler(0)
-
-    def first() -> None:
-        reader.plan(next(epochs), indices)
-        next(iter(reader))
-
-    return ratio(first, lambda: bank.rows.sum(0), repeats)
-
-
-def weighted(num_samples: int) -> ap.Pruner:
-    """A pruner in its second epoch, with weights."""
-    pruner = ap.Pruner.from_preset("infobatch", num_samples=num_samples, epochs=3, delta=1.0)
-    everything = torch.arange(num_samples)
-    pruner.reduce(everything, torch.rand(num_samples))
-    pruner.end_epoch()
-    return pruner
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--list", action="store_true", help="print the lines and their goals, and measure nothing")
+    options.add_argument("--only", metavar="TEXT", default="", help="measure only lines whose text has this in it")
+    options.add_argument("--quick", action="store_true", help="small sizes: shows that it runs, and judges no goal")
+    options.add_argument(
+        "--largest",
+        metavar="N",
+        type=int,
+        default=Sizes().largest,
+        help="samples of the bank on disk, and the end of the growth (default: %(default)s)",
+    )
+    options.add_argument("--owned", metavar="N", type=int, default=Sizes().owned, help="samples that 4 ranks share")
+    options.add_argument(
+        "--out", metavar="FILE", type=Path, help=f"where to keep the lines (default: benchmarks/{RESULTS.name})"
+    )
+    return options
 
 
-def reduce(num_samples: int, repeats: int) -> tuple[float, float]:
-    """`reduce` of a weighted batch against the cross-entropy that made its losses."""
-    pruner = weighted(num_samples)
-    logits = torch.randn(BATCH, CLASSES, requires_grad=True)
-    labels = torch.randint(0, CLASSES, (BATCH,))
-    batches = iter(pruner.selection.indices.split(BATCH))
-    losses = F.cross_entropy(logits, labels, reduction="none")
-
-    def steps() -> None:
-        for _ in range(100):
-            pruner.reduce(next(batches), losses)
-
-    def cross_entropies() -> None:
-        for _ in range(100):
-            F.cross_entropy(logits, labels, reduction="none")
-
-    found, milliseconds = ratio(steps, cross_entropies, min(repeats, num_samples // (3 * 100 * BATCH)))
-    return found, milliseconds / 100
-
-
-def reduce_in_training(num_samples: int) -> tuple[float, float]:
-    """`reduce` of a weighted batch against a whole training step of a ResNet-18 on CIFAR-sized images."""
-    from alignprune.bench import models
-
-    pruner, model = weighted(num_samples), models.create("resnet18", CLASSES, (3, 32, 32))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    images, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(0, CLASSES, (BATCH,))
-    batches = iter(pruner.selection.indices.split(BATCH))
-    losses = F.cross_entropy(model(images), labels, reduction="none")
-
-    def steps() -> None:
-        for _ in range(100):
-            pruner.reduce(next(batches), losses)
-
-    def training() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-
-    found, milliseconds = ratio(steps, training, 5)
-    return found / 100, milliseconds / 100
-
-
-def memory(num_samples: int) -> float:
-    """Bytes of all of the bank's tensors over samples x window x element size."""
-    bank = ap.TrajectoryBank(num_samples, WINDOW)
-    held = sum(value.nbytes for value in vars(bank).values() if isinstance(value, Tensor))
-    return held / (num_samples * WINDOW * bank.rows.element_size())
-
-
-def main() -> int:
-    """Measure everything, print the table, tell by the exit code whether every goal was reached."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=1_281_167, help="size of the data set (default: ImageNet-1K)")
-    parser.add_argument("--repeats", type=int, default=15, help="turns per line (default: 15)")
-    options = parser.parse_args()
-    size, repeats = options.samples, options.repeats
-
-    lines: list[tuple[str, str, float, Callable[[], tuple[float, float]]]] = [
-        ("DAS, no gaps", "one read of the bank", 2.0, lambda: alignment(size, 0.0, repeats)),
-        ("DAS, 30 % of the observations missing", "one read of the bank", 4.0, lambda: alignment(size, 0.3, repeats)),
-        ("end_epoch, infobatch+das", "one read of the bank", 10.0, lambda: end_epoch(size, "infobatch+das", repeats)),
-        ("end_epoch, seta+das", "one read of the bank", 60.0, lambda: end_epoch(size, "seta+das", repeats)),
-        ("end_epoch, robust", "sorting the scores", 10.0, lambda: end_epoch_robust(size, repeats)),
-        ("reduce, batch of 128", "cross-entropy forward", 2.0, lambda: reduce(size, repeats)),
-        ("reduce, batch of 128", "ResNet-18 training step", 0.005, lambda: reduce_in_training(size)),
-        ("first index of an epoch", "one read of the bank", 5.0, lambda: sampler(size, repeats)),
-        ("bank memory", "samples x window x 4 bytes", 1.1, lambda: (memory(size), float("nan"))),
-    ]
-    print(f"{size:,} samples, window {WINDOW}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"{'what':<40}{'against':<28}{'goal':>8}{'ratio':>8}{'ms':>10}")
-    missed = 0
-    for what, against, goal, measure in lines:
-        found, milliseconds = measure()
-        missed += found > goal
-        mark = "" if found <= goal else "  MISSED"
-        print(f"{what:<40}{against:<28}{goal:>7g}x{found:>7.3g}x{milliseconds:>10.3f}{mark}", flush=True)
-    return 1 if missed else 0
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, print the table, keep it, tell by the exit code whether every goal was reached."""
+    options = parser().parse_args(words)
+    chosen = [line for line in EVERY if options.only.lower() in f"{line.what}, {line.against}".lower()]
+    if not chosen:
+        print(f"no line has {options.only!r} in it; --list prints all", file=sys.stderr)
+        return 2
+    if options.list:
+        for line in chosen:
+            print(f"{line.what:<52}{line.against:<35}{line.goal:>8.3g}")
+        return 0
+    growing = (*(size for size in Sizes().growing if size < options.largest), options.largest)
+    sizes = QUICK if options.quick else replace(Sizes(), largest=options.largest, owned=options.owned, growing=growing)
+    print(", ".join(f"{name} {value}" for name, value in machine().items()))
+    print(f"{'what':<52}{'against':<35}{'samples':>12}{'goal':>8}{'ratio':>10}{'ms':>11}")
+    out = options.out or (None if options.quick else RESULTS)
+    fine = True
+    for line in chosen:
+        found = measured(line, sizes)
+        fine &= not found.flaw if options.quick else line.is_met(found)
+        print(row(line, found, judged=not options.quick), flush=True)
+        if out:
+            keep(out, line, found)
+    return 0 if fine else 1
 
 
 if __name__ == "__main__":
