@@ -151,12 +151,15 @@ def asked(pool: Pool, draws: ap.Draws) -> dict[str, Any]:
         "chosen of all": samples[pool.choose(draws, "test", None, 1_234)].tolist(),
         "none chosen": samples[pool.choose(draws, "test", known, 0)].tolist(),
         "too many": samples[pool.choose(draws, "test", known, 10 * FEW)].tolist(),
-        "least": samples[pool.least(draws, "test", values[known], known, 2_001)].tolist(),
-        "least of too few": samples[pool.least(draws, "test", values[known], known, 10 * FEW)].tolist(),
-        "least of none": samples[pool.least(draws, "test", values[known], known, 0)].tolist(),
+        "least": samples[pool.least(values[known], known, 2_001)].tolist(),
+        "least, by chance": samples[pool.least(values[known], known, 2_001, draws, "test")].tolist(),
+        "least of float64": samples[pool.least(values[known] / 3.0 + 1e-12 * groups[known], known, 777)].tolist(),
+        "least of too few": samples[pool.least(values[known], known, 10 * FEW)].tolist(),
+        "least of none": samples[pool.least(values[known], known, 0)].tolist(),
         "least of each": samples[
-            pool.least_of_each(draws, "test", values[known], known, groups[known], quotas)
+            pool.least_of_each(values[known], known, groups[known], quotas, draws, "test")
         ].tolist(),
+        "first of each": samples[pool.least_of_each(values[known], known, groups[known], quotas)].tolist(),
         "panel": column.tolist(),
         "panel's groups": group.tolist(),
     }
@@ -335,13 +338,15 @@ def test_a_pool_of_parts_answers_as_one_that_has_all(
             assert sorted(sample for result in ranks for sample in result["asked"][name]) == answer, name
 
 
-def test_the_least_are_those_of_a_sort_and_chance_decides_among_equal_ones() -> None:
+def test_the_least_are_those_of_a_sort_and_chance_or_order_decides_among_equal_ones() -> None:
     values = np.random.default_rng(0).integers(0, 20, FEW).astype(np.float32)
     pool, draws, slots = Pool(Replicated(FEW)), ap.Draws(0, 0), np.arange(FEW)
     keys = draws.keys("test", FEW)
     for count in (0, 1, 777, FEW - 1, FEW, FEW + 1):
-        order = sorted(range(FEW), key=lambda i: (values[i], keys[i]))
-        assert pool.least(draws, "test", values, slots, count).tolist() == sorted(order[:count])
+        by_chance = sorted(range(FEW), key=lambda i: (values[i], keys[i]))
+        assert pool.least(values, slots, count, draws, "test").tolist() == sorted(by_chance[:count])
+        in_order = sorted(range(FEW), key=lambda i: values[i])
+        assert pool.least(values, slots, count).tolist() == sorted(in_order[:count])
 
 
 def test_a_panel_of_few_samples_is_all_of_them() -> None:

@@ -81,7 +81,8 @@ class Pool:
         """A number of every rank, int64 [ranks]."""
         numbers = np.zeros(self.ownership.world, dtype=np.int64)
         numbers[self.ownership.rank] = number
-        return self.total(numbers)
+        every: Indices = self.total(numbers)
+        return every
 
     def said(self, what: Any) -> list[Any]:
         """Something small of every rank, such as names."""
@@ -133,35 +134,58 @@ class Pool:
         chosen = np.flatnonzero(keys <= np.uint32(below)) if below >= 0 else np.empty(0, dtype=np.int64)
         return chosen if slots is None else slots[chosen]
 
-    def least(self, draws: Draws, purpose: str, values: _Array, slots: Indices, count: int) -> Indices:
-        """Of the samples at some slots those with the smallest values; of equal ones chance decides.
+    def least(
+        self, values: _Array, slots: Indices, count: int, draws: Draws | None = None, purpose: str = ""
+    ) -> Indices:
+        """Of the samples at some slots those with the smallest values; of equal ones the first samples, or by chance.
 
         Args:
-            draws: of the epoch.
-            purpose: what is drawn where values are equal.
             values: float32 [len(slots)], no NaN.
             slots: int64, ascending, of this rank's candidates.
             count: how many, over all ranks; all where there are fewer.
+            draws: of the epoch, whose chance decides; None = the samples' order.
+            purpose: what is drawn then.
 
         Returns:
             int64, ascending, the slots of those that this rank remembers.
         """
-        keys = _ordered(values)
-        bound, missing = self._bound(keys, count)
-        if bound < 0:
+        if count <= 0:
             return slots[:0]
-        level = slots[keys == np.uint32(bound)]
+        if not self.shared:
+            if count >= len(slots):
+                return slots
+            keys, bound = values, np.partition(values, count - 1)[count - 1]
+            missing = count - int(np.count_nonzero(values < bound))
+        else:
+            keys = _ordered(values)
+            found, missing = self._bound(keys, count)
+            bound = keys.dtype.type(max(found, 0))
+        chosen, level = keys <= bound, np.flatnonzero(keys == bound)
         if missing < self.count(level):
-            level = self.choose(draws, purpose, level, missing)
-        return np.sort(np.concatenate([slots[keys < np.uint32(bound)], level]))
+            ties = self._ties(draws, purpose, slots[level])
+            chosen[level[ties > np.uint32(self._bound(ties, missing)[0])]] = False
+        least: Indices = slots[chosen]
+        return least
+
+    def _ties(self, draws: Draws | None, purpose: str, slots: Indices) -> NDArray[np.uint32]:
+        """What decides between samples with equal values, uint32, the smallest first."""
+        if draws is None:
+            return np.asarray(self.samples(slots)).astype(np.uint32)
+        return draws.keys(purpose, self.samples(slots))
 
     def least_of_each(
-        self, draws: Draws, purpose: str, values: _Array, slots: Indices, groups: _Array, counts: Indices
+        self,
+        values: _Array,
+        slots: Indices,
+        groups: _Array,
+        counts: Indices,
+        draws: Draws | None = None,
+        purpose: str = "",
     ) -> Indices:
         """`least` inside of every group of samples.
 
         Args:
-            draws, purpose, values, slots: as in `least`.
+            values, slots, draws, purpose: as in `least`.
             groups: integers [len(slots)], the group of every candidate.
             counts: int64 [groups], how many of every group, over all ranks.
 
@@ -170,7 +194,7 @@ class Pool:
         """
         wanted = np.flatnonzero(counts[groups] > 0)
         slots, groups = slots[wanted], groups[wanted].astype(np.int64)
-        keys, ties = _ordered(values[wanted]), draws.keys(purpose, self.samples(slots))
+        keys, ties = _ordered(values[wanted]), self._ties(draws, purpose, slots)
         if not self.shared:
             order = np.lexsort((ties, keys, groups))
             sizes = np.bincount(groups, minlength=len(counts))
@@ -196,19 +220,22 @@ class Pool:
             bounds |= digit << shift
         return bounds, left
 
-    def _bound(self, keys: NDArray[np.uint32], count: int) -> tuple[int, int]:
+    def _bound(self, keys: _Array, count: int) -> tuple[int, int]:
         """The ``count``-th smallest key of all ranks, and how many of those equal to it are among the ``count``.
 
-        -1 where none is wanted; the largest key where there are fewer.
+        By histograms of 16 bits after 16 bits. The largest key where there are fewer; -1 where none is wanted.
+
+        Args:
+            keys: uint32 or uint64 [k].
+            count: how many.
         """
         if not self.shared:
-            if count <= 0 or not len(keys):
-                return -1, 0
-            bound = smallest(keys, min(count, len(keys)))
-            return int(bound), min(count, len(keys)) - int(np.count_nonzero(keys < bound))
-        bound, left = 0, count
-        for shift in (_HALF, 0):
-            halves = keys[keys >> _HALF == bound >> _HALF] & 0xFFFF if shift == 0 else keys >> _HALF
+            bound = int(smallest(keys, count))
+            return bound, count - int(np.count_nonzero(keys < bound))
+        bound, left, width = 0, count, 8 * keys.dtype.itemsize
+        for shift in range(width - _HALF, -1, -_HALF):
+            near = keys if shift == width - _HALF else keys[keys >> (shift + _HALF) == bound >> (shift + _HALF)]
+            halves = ((near >> shift) & 0xFFFF).astype(np.int64)
             sums = np.cumsum(self.total(np.bincount(halves, minlength=1 << _HALF)))
             left = min(left, int(sums[-1]))
             if left <= 0:
@@ -292,8 +319,9 @@ def _sendable(tensor: Tensor) -> Tensor:
     return tensor.cuda() if torch.distributed.get_backend() == "nccl" else tensor
 
 
-def _ordered(values: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """float32 numbers without NaN as integers in the same order; -0.0 and 0.0 are one."""
-    bits = (values.astype(np.float32) + np.float32(0)).view(np.uint32)
-    ordered: NDArray[np.uint32] = np.where(bits >> 31 != 0, ~bits, bits | np.uint32(1 << 31))
+def _ordered(values: _Array) -> _Array:
+    """float32 or float64 numbers without NaN as unsigned integers in the same order; -0.0 and 0.0 are one."""
+    kind: Any = np.uint64 if values.dtype == np.float64 else np.uint32
+    bits, top = (values + values.dtype.type(0)).view(kind), kind(1) << kind(8 * kind().itemsize - 1)
+    ordered: _Array = np.where(bits & top != 0, ~bits, bits | top)
     return ordered

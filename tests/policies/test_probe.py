@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import alignprune as ap
-from alignprune.policies.probe import Probed, probe
+from alignprune.policies.probe import probe
 
 N, SLICE = 2_000, 50  # a slice is a fortieth of the data
 SURE = 6.0  # log odds of a label that was looked at: wrong where positive
@@ -31,13 +31,22 @@ def looked_at(wrong: np.ndarray[Any, Any], samples: np.ndarray[Any, Any]) -> np.
     return odds
 
 
-def probed(values: np.ndarray[Any, Any], odds: np.ndarray[Any, Any]) -> Probed:
+class Found(NamedTuple):
+    """What the probe says of every sample."""
+
+    suspects: np.ndarray[Any, Any]
+    unknown: np.ndarray[Any, Any]
+    noise_rate: float | None
+
+
+def probed(values: np.ndarray[Any, Any], odds: np.ndarray[Any, Any]) -> Found:
     """What the probe says, sample by sample instead of rank by rank."""
     order = [i for i in np.argsort(-values) if not math.isnan(values[i])]
     found = probe(odds[order], len(values))
+    suspects, unknown = found.judge(odds[order], np.arange(len(order)) + 0.5)
     masks = np.zeros((2, len(values)), dtype=bool)
-    masks[:, order] = found.suspects, found.unknown
-    return Probed(masks[0], masks[1], found.noise_rate)
+    masks[:, order] = suspects, unknown
+    return Found(masks[0], masks[1], found.noise_rate)
 
 
 def test_first_the_most_suspicious_fortieth_is_held_out_and_nothing_is_said() -> None:

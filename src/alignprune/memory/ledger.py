@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from alignprune._checks import described
 from alignprune._tensors import DAMAGED, bounded_, check_finite, check_names, check_tensors, indices_of, pieces
 from alignprune.errors import TypeMistake
 from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
+from alignprune.pool import Pool
 from alignprune.selection import Onset
 
 _FEWEST_COMPARED = 20  # samples in each of two parts of an epoch, below which their losses are not compared
@@ -86,17 +88,18 @@ class Ledger(Memory):
         losses = observed.losses.to(device, torch.float32)
         seen, trained = observed.seen.to(device), observed.trained.to(device)
         was_uniform, self._was_uniform = self._was_uniform, selection.uniform
-        count = int(trained.count_nonzero())
+        pool = observed.pool
+        count = int(pool.total(np.array([int(trained.count_nonzero())]))[0])
         if not count:  # nothing to compare a loss with
             return
         if self.onset is None and selection.onset is not None:
             self.onset = selection.onset
             self.exposures += self.last_trained >= self.onset.epoch  # the onset's own epoch was one
         if self.onset is None and selection.uniform and was_uniform:
-            self._measure_memorisation(epoch, losses, trained)
+            self._measure_memorisation(epoch, losses, trained, pool)
         if self.onset is not None:
             self._hold_out(losses, observed.looked_at.to(device), observed.predicted)
-        mean = _mean_of(losses, trained, count)
+        mean = _mean_of(losses, trained, count, pool)
         for part in pieces(len(losses), device):
             self._enter(part, epoch, losses[part] - mean, seen[part], trained[part])
 
@@ -116,22 +119,21 @@ class Ledger(Memory):
             told = ((said >= 0) & (given >= 0)).nonzero().flatten()
             _move(self.agreement, looked[told], (said == given)[told].float())
 
-    def _measure_memorisation(self, epoch: int, losses: Tensor, trained: Tensor) -> None:
+    def _measure_memorisation(self, epoch: int, losses: Tensor, trained: Tensor, pool: Pool) -> None:
         both = indices_of(trained & (self.last_trained >= 0) & (self.last_trained < epoch))
         again = self.last_trained.index_select(0, both) == epoch - 1
-        counts = [len(both) - int(again.count_nonzero()), int(again.count_nonzero())]
+        counts = _total(pool, len(both) - int(again.count_nonzero()), int(again.count_nonzero()))
         if min(counts) < _FEWEST_COMPARED:
             return
         # Chance has made the two parts unlike too: by how much, a regression on what their samples' losses were before
         # says, and it is taken off. The steadier the difference, the earlier an onset can be told from chance.
         loss = losses.index_select(0, both).double()
         prior = (self.total.index_select(0, both) / self.weight.index_select(0, both)).double()
-        prior -= prior.mean()
-        slope = float(prior @ loss) / max(float(prior @ prior), 1e-12)
-        rest = loss - slope * prior
-        means = [
-            max(float(rest @ part.double()) / count, 1e-6) for part, count in zip((~again, again), counts, strict=True)
-        ]
+        prior -= _total(pool, float(prior.sum()))[0] / sum(counts)
+        product, square = _total(pool, float(prior @ loss), float(prior @ prior))
+        rest = loss - product / max(square, 1e-12) * prior
+        sums = _total(pool, *(float(rest @ part.double()) for part in (~again, again)))
+        means = [max(total / count, 1e-6) for total, count in zip(sums, counts, strict=True)]
         newest = math.log(means[0] / means[1])
         if math.isnan(self.memorisation):
             self.memorisation = newest
@@ -176,12 +178,18 @@ class Ledger(Memory):
             getattr(self, name).copy_(state[name])
 
 
-def _mean_of(losses: Tensor, trained: Tensor, count: int) -> Tensor:
-    """The mean loss of the samples trained on, ``count`` of them, float32."""
+def _total(pool: Pool, *numbers: float) -> list[float]:
+    """The sums of the ranks' numbers."""
+    summed: list[float] = pool.total(np.array(numbers, dtype=np.float64)).tolist()
+    return summed
+
+
+def _mean_of(losses: Tensor, trained: Tensor, count: int, pool: Pool) -> Tensor:
+    """The mean loss of the samples trained on, ``count`` of them on all ranks, float32."""
     total = torch.zeros((), dtype=torch.float64, device=losses.device)
     for part in pieces(len(losses), losses.device):
         total += losses[part].masked_fill(~trained[part], 0.0).sum(dtype=torch.float64)
-    return (total / count).float()
+    return torch.tensor(_total(pool, float(total))[0] / count, dtype=torch.float32, device=losses.device)
 
 
 def _move(mean: Tensor, samples: Tensor, values: Tensor) -> None:
@@ -198,6 +206,8 @@ class LedgerSpec(MemorySpec):
     Attributes:
         exponent: of the weights; None = any, for readers that do not look at the weighted mean.
     """
+
+    by_parts: ClassVar[bool] = True
 
     exponent: float | None = None
 

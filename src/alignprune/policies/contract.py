@@ -101,9 +101,15 @@ class Evidence:
         """Draw ``count`` of the samples at some slots, or of all, over all ranks: see `Pool.choose`."""
         return self.pool.choose(self.draws, purpose, slots, count)
 
-    def least(self, purpose: str, values: NDArray[Any], slots: Indices, count: int) -> Indices:
-        """The ``count`` with the smallest values of the samples at some slots, over all ranks: see `Pool.least`."""
-        return self.pool.least(self.draws, purpose, values, slots, count)
+    @cached_property
+    def class_sizes(self) -> Indices:
+        """How many samples each class has, over all ranks, int64 [C]; none without labels."""
+        if self.labels is None:
+            return np.zeros(0, dtype=np.int64)
+        own = np.bincount(self.labels.numpy() + 1)[1:]
+        classes = int(self.pool.highest(np.array([len(own)]))[0])
+        sizes: Indices = self.pool.total(np.pad(own, (0, classes - len(own))))
+        return sizes
 
     def memory(self, kind: type[Kind]) -> Kind:
         """The memory of a kind, of those that the policy declared; CallMistake if it declared none."""
@@ -198,12 +204,6 @@ def uniform(evidence: Evidence, share_left_out: float) -> Selection:
     """floor((1 - share_left_out) * N) samples, drawn without regard to anything."""
     drawn = evidence.choose("select", None, floor((1 - share_left_out) * evidence.num_samples))
     return Selection(torch.from_numpy(drawn), None, evidence.size, uniform=True)
-
-
-def known_mean(values: NDArray[Any]) -> float:
-    """The mean of the scores that there are, NaN if there are none: then no comparison with it is true."""
-    known = values[~np.isnan(values)]
-    return float(known.mean(dtype=np.float64)) if len(known) else np.nan
 
 
 def refuse_empty(name: str, share: float, num_samples: int) -> None:

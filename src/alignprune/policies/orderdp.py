@@ -47,7 +47,7 @@ class OrderDP(Policy):
         count = floor((1 - self.prune_ratio) * size)
         drawn = evidence.choose("pool", None, max(count, floor((1 - self.prune_ratio) ** self.chance * size)))
         score = np.nan_to_num(evidence.score.numpy(), nan=np.inf)
-        kept = evidence.least("level", -score[drawn], drawn, count)
+        kept = evidence.pool.least(-score[drawn], drawn, count, evidence.draws, "level")
         ends = evidence.pool.extremes(score[kept])
         thresholds = (ends[0],) if ends is not None and np.isfinite(ends[0]) else ()
         return Selection(torch.from_numpy(kept), None, evidence.size, thresholds=thresholds)

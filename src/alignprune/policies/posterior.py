@@ -53,7 +53,7 @@ class Rule(NamedTuple):
 
     Attributes:
         centres, shares: float64 [k], ranks and the probability there, without a look; linear between them.
-        ends: int64 [slices], ranks at which the slices end that were looked at.
+        ends: int64 [slices], ranks at which the slices end that were looked at, ascending.
         priors: float32 [slices], log odds of a label there to be wrong, before it is looked at.
     """
 
@@ -67,11 +67,20 @@ class Rule(NamedTuple):
         """Ranks that were looked at; below them p fades to 0."""
         return int(self.ends[-1])
 
-    def p_wrong(self, odds: _Array) -> _Array:
-        """How probably the labels are wrong, float64 [n], by their odds, float [n] by rank, NaN = not looked at."""
-        p: _Array = np.interp(np.arange(len(odds)) + 0.5, self.centres, self.shares)
-        looked = np.flatnonzero(~np.isnan(odds[: self.judged]))
-        priors = np.repeat(self.priors, np.diff(np.searchsorted(looked, self.ends), prepend=0))
+    def p_wrong(self, odds: _Array, places: _Array | None = None) -> _Array:
+        """How probably labels are wrong.
+
+        Args:
+            odds: float [n], of the samples, NaN = not looked at.
+            places: float64 [n], where they stand among the ranks; None = the odds are by rank.
+
+        Returns:
+            float64 [n].
+        """
+        places = np.arange(len(odds)) + 0.5 if places is None else places
+        p: _Array = np.interp(places, self.centres, self.shares)
+        looked = np.flatnonzero(~np.isnan(odds) & (places < self.judged))
+        priors = self.priors[np.searchsorted(self.ends, places[looked], side="right")]
         p[looked] = (p[looked] + _sigmoid(odds[looked] + priors)) / 2
         return p
 

@@ -20,17 +20,39 @@ from alignprune.policies.ranking import FEWEST, slice_size
 
 
 class Probed(NamedTuple):
-    """What the probe says of the most suspicious samples, by rank.
+    """What the probe says of the most suspicious samples, slice by slice.
 
     Attributes:
-        suspects: bool [n], those whose label is probably wrong.
-        unknown: bool [n], those that are held out to be looked at, and nothing more is known of.
+        ends: int64 [slices], ranks at which the slices end that were looked at, ascending.
+        bounds: float64 [slices], log odds of a label of the slice above which it is a suspect.
+        open_end: the rank at which the slice ends that is to be looked at next; that of the last one where none is.
         noise_rate: share of wrong labels in the data set; None = the first slice has not been looked at.
     """
 
-    suspects: NDArray[np.bool_]
-    unknown: NDArray[np.bool_]
+    ends: NDArray[np.int64]
+    bounds: NDArray[np.float64]
+    open_end: int
     noise_rate: float | None
+
+    def judge(self, odds: NDArray[Any], places: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which samples are suspects, and which are held out to be looked at while nothing more is known of them.
+
+        Args:
+            odds: float [n], `robust.log_odds_of_wrong`, NaN = not looked at.
+            places: float64 [n], where the samples stand among the ranks.
+
+        Returns:
+            two bool [n].
+        """
+        suspects, unknown = np.zeros(len(odds), dtype=bool), np.zeros(len(odds), dtype=bool)
+        judged = np.flatnonzero(places < (self.ends[-1] if len(self.ends) else 0))
+        bounds = self.bounds[np.searchsorted(self.ends, places[judged], side="right")]
+        own = odds[judged]
+        looked, most_are_wrong = ~np.isnan(own), bounds < 0  # a share above a half
+        suspects[judged] = np.where(looked, own > bounds, most_are_wrong)
+        unknown[judged] = ~looked & ~most_are_wrong
+        unknown[(places < self.open_end) & (places >= (self.ends[-1] if len(self.ends) else 0))] = True
+        return suspects, unknown
 
 
 def probe(odds: NDArray[Any], num_samples: int) -> Probed:
@@ -43,20 +65,19 @@ def probe(odds: NDArray[Any], num_samples: int) -> Probed:
         odds: float [n] by rank, `robust.log_odds_of_wrong` of the held-out losses, NaN = not looked at.
         num_samples: size N of the data set, those without a suspicion included.
     """
-    suspects, unknown = np.zeros(len(odds), dtype=bool), np.zeros(len(odds), dtype=bool)
+    ends, bounds, open_end = [], [], 0
     wrong: float | None = None
     step = slice_size(num_samples)
     for start in range(0, len(odds), step):
         part = odds[start : start + step]
-        suspected, to_look_at = suspects[start : start + step], unknown[start : start + step]
-        looked = ~np.isnan(part)
-        if looked.sum() < min(FEWEST, len(part)):
-            to_look_at[:] = True
+        looked = part[~np.isnan(part)]
+        open_end = start + len(part)
+        if len(looked) < min(FEWEST, len(part)):
             break
-        share = mixture.share(part[looked])
-        suspected[looked] = part[looked] > math.log((1 - share) / share)
-        (suspected if share > 0.5 else to_look_at)[~looked] = True
+        share = mixture.share(looked)
+        ends.append(open_end)
+        bounds.append(math.log((1 - share) / share))
         wrong = (wrong or 0.0) + share * len(part) / num_samples
-        if share <= 0.5 or 2 * looked.sum() < len(part):
+        if share <= 0.5 or 2 * len(looked) < len(part):
             break
-    return Probed(suspects, unknown, wrong)
+    return Probed(np.array(ends, dtype=np.int64), np.array(bounds, dtype=np.float64), open_end, wrong)

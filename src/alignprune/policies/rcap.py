@@ -68,7 +68,7 @@ class RCAP(Policy):
             floor((1 - self.prune_ratio) * evidence.num_samples), np.sqrt(counts * level), counts, _ties(evidence)
         )
         values = (-losses / self.temperature - _gumbel(evidence)).astype(np.float32)
-        kept = pool.least_of_each(evidence.draws, "level", values, np.arange(evidence.size), classes, quotas)
+        kept = pool.least_of_each(values, np.arange(evidence.size), classes, quotas, evidence.draws, "level")
         return Selection(torch.from_numpy(kept), None, evidence.size)
 
     def check(self, num_samples: int) -> None:

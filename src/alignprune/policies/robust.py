@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from alignprune._checks import choice, floor, integer, number
-from alignprune._ranks import Draws, Indices
+from alignprune._ranks import Indices
 from alignprune.memory.contract import MemorySpec
 from alignprune.memory.ledger import Ledger, LedgerSpec
 from alignprune.policies import mixture, onset, posterior
-from alignprune.policies.contract import Evidence, Policy, known_mean, refuse_empty
+from alignprune.policies.contract import Evidence, Policy, refuse_empty
 from alignprune.policies.mixture import Mixture
 from alignprune.policies.probe import probe
-from alignprune.policies.ranking import FEWEST, by_suspicion
+from alignprune.policies.ranking import FEWEST, Ranking
 from alignprune.selection import Onset, Selection
 
 Thinning = Literal["random", "easy"]
@@ -36,7 +36,7 @@ _JITTER = 1.7  # epochs by which chance may overtake the order of age
 
 
 class _Flagged(NamedTuple):
-    """What becomes of the samples of an epoch, by their rank.
+    """What becomes of the samples of an epoch.
 
     Attributes:
         left_out: bool [n], those that are not trained on.
@@ -85,6 +85,7 @@ class Robust(Policy):
     """
 
     reads_probabilities: ClassVar[bool] = True
+    by_parts: ClassVar[bool] = True
 
     prune_ratio: float = 0.5
     noise_rate: float | None = None
@@ -114,46 +115,46 @@ class Robust(Policy):
         refuse_empty("prune_ratio", self.prune_ratio, num_samples)
 
     def select(self, evidence: Evidence) -> Selection:
-        ledger, size = evidence.memory(Ledger), evidence.num_samples
+        ledger, size = evidence.memory(Ledger), evidence.size
         suspicion = evidence.suspicion.numpy()
-        budget = floor((1 - self.prune_ratio) * size)
+        budget = floor((1 - self.prune_ratio) * evidence.num_samples)
         age = evidence.epoch - ledger.last_seen.cpu().numpy()
         began = ledger.onset
         if began is None:
             # The epoch after the onset is uniform still: the ledger then has two epochs in a row to compare.
-            began = onset.sensed(evidence, suspicion[~np.isnan(suspicion)], ledger.memorisation)
-            chosen = _longest_unseen("others", np.arange(size), age, budget, evidence.draws)
+            (panel,) = evidence.pool.panel(suspicion)
+            began = onset.sensed(evidence, panel[~np.isnan(panel)], ledger.memorisation)
+            chosen = _longest_unseen(evidence, "others", np.arange(size), age, budget)
             memorises = onset.learns_by_heart(ledger.memorisation)
             return Selection(torch.from_numpy(chosen), None, size, uniform=True, onset=began, memorises=memorises)
-        order = by_suspicion(suspicion)
-        flagged = self._flag(evidence, ledger, began, order)
-        looked = self._look(flagged, order, age, floor(self.refresh * budget), evidence.draws)
-        others = np.ones(size, dtype=bool)
-        others[order[flagged.left_out]] = False
-        trained, weights = self._thin(np.flatnonzero(others), suspicion, age, budget - len(looked), evidence.draws)
-        suspects = order[flagged.suspects]
+        flagged = self._flag(evidence, ledger, began)
+        looked, looks = self._look(evidence, flagged, age, floor(self.refresh * budget))
+        others = np.flatnonzero(~flagged.left_out)
+        trained, weights, trains = self._thin(evidence, others, suspicion, age, budget - looks)
         # The step divides by all samples of a batch, those only looked at included: the others make up for them.
         dense = np.full(size, np.nan, dtype=np.float32)
-        dense[trained] = weights * ((len(trained) + len(looked)) / max(1, len(trained)))
+        dense[trained] = weights * ((trains + looks) / max(1, trains))
         dense[looked] = 0
         indices = np.flatnonzero(~np.isnan(dense))
         weights = dense[indices]
+        suspects = np.flatnonzero(flagged.suspects)
+        least = evidence.pool.extremes(suspicion[suspects])
         return Selection(
             indices=torch.from_numpy(indices),
             weights=None if (weights == 1).all() else torch.from_numpy(weights),
             num_samples=size,
-            suspects=torch.from_numpy(np.sort(suspects)),
+            suspects=torch.from_numpy(suspects),
             noise_rate=flagged.noise_rate,
             onset=began,
             memorises=True,
-            thresholds=tuple(evidence.score.numpy()[suspects[-1:]].tolist()),
+            thresholds=() if least is None else (least[0] if evidence.suspect == "high" else -least[0],),
         )
 
     def anneal(self, evidence: Evidence) -> Selection:
         """All samples with weight 1; the suspects stay flagged."""
         judged = self.select(evidence)
         return replace(
-            Selection.full(evidence.num_samples),
+            Selection.full(evidence.size),
             suspects=judged.suspects,
             noise_rate=judged.noise_rate,
             onset=judged.onset,
@@ -161,44 +162,51 @@ class Robust(Policy):
             thresholds=judged.thresholds,
         )
 
-    def _flag(self, evidence: Evidence, ledger: Ledger, began: Onset, order: Indices) -> _Flagged:
+    def _flag(self, evidence: Evidence, ledger: Ledger, began: Onset) -> _Flagged:
         """Which samples are left out, which of these are suspects, and the noise rate."""
-        suspicion, waited = evidence.suspicion.numpy()[order], evidence.epoch - began.epoch - 1
-        groups = None if self.noise_rate is not None else mixture.fit(suspicion)
-        share, noise_rate, few = self._share(suspicion, groups, evidence.num_samples, began, waited)
-        out, unknown = np.zeros(len(order), dtype=bool), np.zeros(len(order), dtype=bool)
-        out[: floor(min(1.0, waited / self.ramp) * share * evidence.num_samples)] = True
+        waited, pool = evidence.epoch - began.epoch - 1, evidence.pool
+        odds, agreement = _held_out(evidence, ledger, self.confused)
+        ranking = Ranking(evidence, odds, agreement)
+        groups = None if self.noise_rate is not None else mixture.fit(ranking.suspicion)
+        share, noise_rate, few = self._share(ranking.suspicion, groups, ranking.size, began, waited)
+        out = ranking.first(floor(min(1.0, waited / self.ramp) * share * evidence.num_samples))
+        unknown = np.zeros_like(out)
         if evidence.labels is None:
             return _Flagged(out, out, unknown, noise_rate)
-        labels = evidence.labels.numpy()
         if self.noise_rate is not None:
-            _spare_classes(out, order, labels, _CLASS_LIMIT * share)
+            _spare_classes(evidence, out, _CLASS_LIMIT * share)
             return _Flagged(out, out, unknown, noise_rate)
-        odds, met = log_odds_of_wrong(ledger.held_out.cpu().numpy(), labels, self.confused)[order], True
+        by_rank, met = ranking.columns[0], True
         if few and self.refresh > 0:
-            suspects, unknown, noise_rate = probe(odds, evidence.num_samples)
-            _spare_classes(suspects, order, labels, _CLASS_LIMIT * suspects.sum() / evidence.num_samples)
+            probed = probe(by_rank, ranking.size)
+            suspects, unknown = probed.judge(odds, ranking.places(np.arange(len(out))))
+            noise_rate = probed.noise_rate
+            _spare_classes(evidence, suspects, _CLASS_LIMIT * pool.count(suspects) / evidence.num_samples)
             out = suspects | unknown
         else:
-            _spare_classes(out, order, labels, _CLASS_LIMIT * share)
-            looked = np.flatnonzero(out & ~np.isnan(odds))
-            agreement = ledger.agreement.cpu().numpy()[order[looked]]
-            met = self._are_met(agreement)
-            back, wrong = self._readmitted(odds[looked], agreement, met)
-            out[looked[back]] = False
+            _spare_classes(evidence, out, _CLASS_LIMIT * share)
+            in_panel, odds_there, agreement_there = pool.panel(out, odds, agreement)
+            looked = in_panel & ~np.isnan(odds_there)
+            met = self._are_met(agreement_there[looked])
+            wrong = 1.0
+            if looked.sum() >= FEWEST:
+                wrong = mixture.share(odds_there[looked])
+                out[self._readmitted(out, odds, agreement, wrong, met)] = False
             suspects, noise_rate = out, None if noise_rate is None else wrong * noise_rate
-        rule = posterior.rule(odds, evidence.num_samples, groups) if waited >= self.ramp else None
-        if rule is None or 2 * rule.judged < out.sum():  # too few were looked at to judge them all
+        rule = posterior.rule(by_rank, ranking.size, groups) if waited >= self.ramp else None
+        left_out = np.flatnonzero(out)
+        many = pool.count(left_out)
+        if rule is None or 2 * rule.judged * ranking.scale < many:  # too few were looked at to judge them all
             return _Flagged(out, suspects, unknown, noise_rate)
         # Some hard samples are left out beside the wrong ones, and a network does as well without them; but a label
         # that is probably right is no suspect.
-        p_wrong = rule.p_wrong(odds)
-        suspects = out & (p_wrong > 0.5)
-        if not met and 2 * suspects.sum() < out.sum():
+        suspects = np.zeros_like(out)
+        suspects[left_out] = rule.p_wrong(odds[left_out], ranking.places(left_out)) > 0.5
+        if not met and 2 * pool.count(suspects) < many:
             # Most of them are wrong by what the network predicts: one that confuses the classes as people do believes
             # too much, and its losses tell neither whose label is wrong nor how many are.
-            return _Flagged(out, out, unknown, float(out.sum() / evidence.num_samples))
-        return _Flagged(out, suspects, unknown, float(p_wrong.mean()))
+            return _Flagged(out, out, unknown, many / evidence.num_samples)
+        return _Flagged(out, suspects, unknown, float(rule.p_wrong(by_rank).mean()))
 
     def _share(
         self, suspicion: _Array, groups: Mixture | None, num_samples: int, began: Onset, waited: int
@@ -224,52 +232,66 @@ class Robust(Policy):
         predicted = agreement[~np.isnan(agreement)]
         return len(predicted) < FEWEST or bool(predicted.mean() >= self.least_agreement)
 
-    def _readmitted(self, odds: _Array, agreement: _Array, met: bool) -> tuple[_Mask, float]:
-        """Which of the suspects looked at come back, by Bayes' rule, and the share of wrong ones among all of them.
+    def _readmitted(self, out: _Mask, odds: _Array, agreement: _Array, wrong: float, met: bool) -> Indices:
+        """Which of the suspects that were looked at come back, by Bayes' rule: their slots.
 
         The odds of a label to be wrong, before it is looked at, are those that make the labels of all suspects that
         were looked at most likely.
 
         Args:
-            odds: `log_odds_of_wrong` of the suspects looked at, float32 [l].
-            agreement: `Ledger.agreement` of them, float32 [l].
+            out: bool [n], the suspects.
+            odds: `log_odds_of_wrong`, float32 [n], NaN = not looked at.
+            agreement: `Ledger.agreement`, float32 [n].
+            wrong: share of wrong labels among the suspects.
             met: as `_are_met` says; otherwise only those that are met themselves come back.
         """
-        if len(odds) < FEWEST:
-            return np.zeros(len(odds), dtype=bool), 1.0
-        wrong = mixture.share(odds)
-        right = odds < math.log((1 - wrong) / wrong)
-        return (right if met else right & ~(agreement <= 0.5)), wrong
+        right = out & (odds < math.log((1 - wrong) / wrong))
+        return np.flatnonzero(right if met else right & ~(agreement <= 0.5))
 
-    def _look(self, flagged: _Flagged, order: Indices, age: _Array, count: int, draws: Draws) -> Indices:
-        """At most ``count`` of those left out to look at, those first of which nothing is known."""
-        unknown = np.sort(order[flagged.unknown])
-        first = _longest_unseen("held out", unknown, age, count, draws)
-        known = np.sort(order[flagged.left_out & ~flagged.unknown])
-        rest = _longest_unseen("suspects", known, age, count - len(first), draws)
-        return np.concatenate([first, rest])
+    def _look(self, evidence: Evidence, flagged: _Flagged, age: _Array, count: int) -> tuple[Indices, int]:
+        """At most ``count`` of those left out to look at, those first of which nothing is known; how many in all."""
+        unknown = np.flatnonzero(flagged.unknown)
+        first = _longest_unseen(evidence, "held out", unknown, age, count)
+        looks = min(count, evidence.pool.count(unknown))
+        known = np.flatnonzero(flagged.left_out & ~flagged.unknown)
+        rest = _longest_unseen(evidence, "suspects", known, age, count - looks)
+        return np.concatenate([first, rest]), min(count, looks + evidence.pool.count(known))
 
-    def _thin(self, others: _Array, suspicion: _Array, age: _Array, count: int, draws: Draws) -> tuple[_Array, _Array]:
-        """``count`` of the samples that are no suspects, or all there are, and their weights."""
-        weights = np.ones(len(others), dtype=np.float32)
-        if self.thinning == "easy" and len(others) > count:
+    def _thin(
+        self, evidence: Evidence, others: Indices, suspicion: _Array, age: _Array, count: int
+    ) -> tuple[Indices, _Array, int]:
+        """``count`` of the samples that are no suspects, or all there are, their weights, and how many in all."""
+        weights, many = np.ones(len(others), dtype=np.float32), evidence.pool.count(others)
+        if self.thinning == "easy" and many > count:
             values = suspicion[others]
-            easy = values < known_mean(values)
-            size = int(easy.sum())
-            kept = max(size - (len(others) - count), size - floor(_EASIEST * size))
-            stay = _longest_unseen("easy", others[easy], age, kept, draws)
-            weights = np.concatenate([np.ones(len(others) - size), np.full(kept, size / max(1, kept))])
+            easy = values < evidence.pool.mean(values)
+            size = evidence.pool.count(easy)
+            kept = max(size - (many - count), size - floor(_EASIEST * size))
+            stay = _longest_unseen(evidence, "easy", others[easy], age, kept)
+            weights = np.concatenate([np.ones(int((~easy).sum())), np.full(len(stay), size / max(1, kept))])
             others = np.concatenate([others[~easy], stay])
-        if len(others) > count:
+            many -= size - kept
+        if many > count:
             place = np.argsort(others, kind="stable")
             others, weights = others[place], weights[place]
-            chosen = _longest_unseen("others", others, age, count, draws)
+            chosen = _longest_unseen(evidence, "others", others, age, count)
             weights = weights[np.searchsorted(others, chosen)]
             others = chosen
-        return others, weights.astype(np.float32)
+        return others, weights.astype(np.float32), min(many, count)
 
 
-def log_odds_of_wrong(losses: _Array, labels: _Array, confused: float = 0.25) -> _Array:
+def _held_out(evidence: Evidence, ledger: Ledger, confused: float) -> tuple[_Array, _Array]:
+    """What is known of samples while they are held out: `log_odds_of_wrong` and `Ledger.agreement`, float32 [n]."""
+    if evidence.labels is None:
+        nothing = np.full(evidence.size, np.nan, dtype=np.float32)
+        return nothing, nothing
+    losses, labels = ledger.held_out.cpu().numpy(), evidence.labels.numpy()
+    return log_odds_of_wrong(losses, labels, confused, evidence.class_sizes), ledger.agreement.cpu().numpy()
+
+
+def log_odds_of_wrong(
+    losses: _Array, labels: _Array, confused: float = 0.25, class_sizes: _Array | None = None
+) -> _Array:
     """How much an input speaks against its label, by its loss while it is held out, in nats.
 
     The log of the probability to be given this label wrongly over that to be given it rightly, p = exp(-loss), which is
@@ -281,13 +303,14 @@ def log_odds_of_wrong(losses: _Array, labels: _Array, confused: float = 0.25) ->
         losses: float32 [N], held-out cross-entropies; NaN = never looked at.
         labels: int32 [N], class codes, -1 = unlabelled.
         confused: share of the wrong labels that are confusions, in [0, 1].
+        class_sizes: int64 [C], samples of each class; None = as the labels say.
 
     Returns:
         float32 [N], NaN where there is no loss or no label, and for all where the labels are of one class: there is no
         other that could stand behind one.
     """
     odds = np.full(len(losses), np.nan, dtype=np.float32)
-    counts = _class_sizes(labels).astype(np.float32)
+    counts = (np.bincount(labels + 1)[1:] if class_sizes is None else class_sizes).astype(np.float32)
     if np.count_nonzero(counts) < 2:
         return odds
     share = np.minimum(counts / counts.sum(), np.float32(1 - 1e-6))
@@ -298,50 +321,36 @@ def log_odds_of_wrong(losses: _Array, labels: _Array, confused: float = 0.25) ->
     return odds
 
 
-def _class_sizes(labels: _Array) -> _Array:
-    """How many samples each class has, int64 [C], by codes of which -1 is none."""
-    return np.bincount(labels + 1)[1:]
-
-
-def _spare_classes(suspect: _Mask, order: Indices, labels: _Array, limit: float) -> None:
+def _spare_classes(evidence: Evidence, suspect: _Mask, limit: float) -> None:
     """Re-admit the least suspicious of every class that would lose more than ``limit`` of its samples.
 
     Args:
-        suspect: bool [n] by rank, edited in place.
-        order: int64 [n], the samples by rank.
-        labels: int32 [N], class codes, -1 = unlabelled.
+        evidence: of the epoch, with labels.
+        suspect: bool [n], edited in place.
         limit: share of a class.
     """
+    assert evidence.labels is not None
+    labels, most = evidence.labels.numpy(), np.ceil(limit * evidence.class_sizes)
     flagged = np.flatnonzero(suspect)
-    classes = labels[order[flagged]]
-    most = np.ceil(limit * _class_sizes(labels))
-    counts = np.bincount(classes + 1, minlength=len(most) + 1)[1:]
-    losing = np.append(counts > most, False)[classes]
+    classes = labels[flagged]
+    counts = evidence.pool.total(np.bincount(classes + 1, minlength=len(most) + 1)[1:])
+    losing = counts > most
     if not losing.any():
         return
-    ranks = np.sort(classes[losing].astype(np.int64) << 32 | flagged[losing])  # by class, the most suspicious first
-    classes, ranks = ranks >> 32, ranks & 0xFFFFFFFF
-    first = np.append(0, np.cumsum(np.where(counts > most, counts, 0)))
-    suspect[ranks[np.arange(len(ranks)) - first[classes] >= most[classes]]] = False
+    flagged = flagged[np.append(losing, False)[classes]]  # -1, no class, loses none
+    stay = np.where(losing, most, 0).astype(np.int64)
+    suspicion = evidence.suspicion.numpy()[flagged]
+    kept = evidence.pool.least_of_each(-suspicion, flagged, labels[flagged], stay)
+    suspect[flagged] = False
+    suspect[kept] = True
 
 
-def _longest_unseen(purpose: str, items: Indices, age: _Array, count: int, draws: Draws) -> Indices:
-    """``count`` of the items, or all, those first that were not seen for longest; chance among about equals.
+def _longest_unseen(evidence: Evidence, purpose: str, slots: Indices, age: _Array, count: int) -> Indices:
+    """``count`` of the samples at some slots over all ranks, or all: those first that were not seen for longest.
 
-    Args:
-        items: int64 [n], ascending.
-
-    Returns:
-        int64 [min(count, n)], ascending.
+    Chance decides among about equals. Returns slots, int64, ascending.
     """
-    if count >= len(items):
-        return items
-    if count <= 0:
-        return items[:0]
-    turn = age[items] + _JITTER * draws.uniform(purpose, items)
-    bound = np.partition(turn, len(items) - count)[len(items) - count]
-    chosen = np.flatnonzero(turn >= bound)
-    if len(chosen) > count:  # equal turns: the later ones wait
-        ties = np.flatnonzero(turn[chosen] == bound)
-        chosen = np.delete(chosen, ties[len(ties) - (len(chosen) - count) :])
-    return items[chosen]
+    if not evidence.pool.shared and count >= len(slots):
+        return slots
+    turn = age[slots] + _JITTER * evidence.uniform(purpose, slots)
+    return evidence.pool.least(-turn, slots, count)
