@@ -168,6 +168,58 @@ def asked(pool: Pool, draws: ap.Draws) -> dict[str, Any]:
 SHARED = ("count", "mean", "extremes", "extremes of none", "panel", "panel's groups")
 
 
+# -------------------------------------------------------------------------- robust, from its onset on
+
+ROBUST: dict[str, dict[str, Any]] = {
+    "few samples": {"size": 600},
+    "a panel": {"size": 1_500},
+    "few wrong": {"size": 1_500, "wrong": 0.04},
+    "easy thinning": {"size": 1_500, "thinning": "easy"},
+    "no labels": {"size": 1_500, "labelled": False},
+    "given rate": {"size": 600, "noise_rate": 0.3},
+}
+
+
+def robustly(size: int, wrong: float = 0.3, labelled: bool = True, **settings: Any) -> dict[int, dict[str, Any]]:
+    """A run of robust whose losses fall as often as a sample was trained on, on any number of ranks."""
+    random = np.random.default_rng(0)
+    labels, pace = random.integers(0, 6, size), random.random((2, size))
+    is_wrong = pace[0] < wrong
+    ownership = "owned" if torch.distributed.is_initialized() else "replicated"
+    pruner = ap.Pruner.from_preset(
+        "robust",
+        num_samples=size,
+        epochs=14,
+        ramp=2,
+        labels=labels if labelled else None,
+        ownership=ownership,
+        **settings,
+    )
+    times, log = np.zeros(size), {}
+    for epoch in range(pruner.epochs):
+        noise = np.random.default_rng(epoch + 1).random(size)
+        level = np.where(is_wrong, 4.0, 0.6 + 1.5 * pace[1]) * np.exp(-0.35 * times) + 0.05 * noise
+        says = np.where(is_wrong | (noise < 0.1), (labels + 1) % 6, labels)
+        for index in batches(list(pruner.sampler)):
+            pruner.reduce(index, torch.from_numpy(level)[index], predictions=torch.from_numpy(says)[index])
+        selection = pruner.selection
+        every = [selection.trained.tolist()]
+        if torch.distributed.is_initialized():
+            every = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(every, selection.trained.tolist())
+        times[[sample for part in every for sample in part]] += 1
+        pruner.end_epoch()
+        weights = torch.ones(len(selection)) if selection.weights is None else selection.weights
+        log[epoch] = {
+            "weights": dict(zip(selection.indices.tolist(), weights.tolist(), strict=True)),
+            "suspects": dict.fromkeys([] if selection.suspects is None else selection.suspects.tolist(), 1.0),
+            "noise_rate": pruner.noise_rate,
+            "thresholds": selection.thresholds,
+            "suspected": pruner.metrics().get("suspects", 0),
+        }
+    return log
+
+
 # -------------------------------------------------------------------------- what every rank runs
 
 
@@ -224,6 +276,7 @@ def rank_main(folder: Path, rank: int, world: int) -> None:
         out["asked"] = asked(Pool(Hashed(FEW, rank, world)), ap.Draws(3, 4))
         out["refused"] = refusals(rank)
         out["traffic"] = traffic()
+        out |= {f"robust, {case}": robustly(**settings) for case, settings in ROBUST.items()}
     launch.write(folder, rank, world, out)
 
 
@@ -318,6 +371,23 @@ def test_another_number_of_ranks_goes_on_with_the_same_samples(
     assert len(rest) + len(before) <= len(alone[name][STOP[0]]["weights"]) + WORLD + FEWER
     for epoch in range(STOP[0] + 1, EPOCHS):
         assert joined(fewer, name, epoch, "weights") == alone[name][epoch]["weights"], epoch
+
+
+@needs_ranks
+@pytest.mark.parametrize("case", ROBUST)
+def test_robust_flags_looks_at_and_thins_out_the_same_samples(
+    ranks: list[dict[str, Any]], case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "PANEL", PANEL)
+    alone = robustly(**ROBUST[case])
+    assert any(epoch["suspects"] for epoch in alone.values())  # there was an onset
+    for epoch, expected in alone.items():
+        name = f"robust, {case}"
+        assert joined(ranks, name, epoch, "suspects") == expected["suspects"], epoch
+        assert joined(ranks, name, epoch, "weights") == expected["weights"], epoch
+        for result in ranks:
+            for what in ("noise_rate", "thresholds", "suspected"):
+                assert result[name][epoch][what] == pytest.approx(expected[what]), (epoch, what)
 
 
 # What a pool is asked.
