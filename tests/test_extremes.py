@@ -307,6 +307,7 @@ ENDS: dict[str, list[Any]] = {
     "min_observations": [1, 2, 10**9],
     "flat": ["exempt"],
     "reference_timing": ["before"],
+    "precision": ["bfloat16", "float16"],
     "smoothing": [0, 1, 10 * EPOCHS],
     "exponent": [0, 10],
     "least_agreement": [0, 1],

@@ -40,13 +40,15 @@ def float64_cosine(rows: Tensor, reference: Tensor) -> np.ndarray:
     return (x * r).sum(0) / np.sqrt((x**2).sum(0) * (r**2).sum(0))
 
 
-def streamed(rows: Tensor, reference: Tensor, *, window: int | None = None, **settings: Any) -> Tensor:
+def streamed(
+    rows: Tensor, reference: Tensor, *, window: int | None = None, precision: Any = "float32", **settings: Any
+) -> Tensor:
     """The score of a bank that these rows were written to, computed in one pass over it."""
-    bank = TrajectoryBank(rows.shape[1], window or len(rows))
+    bank = TrajectoryBank(rows.shape[1], window or len(rows), precision=precision)
     for epoch, losses in enumerate(rows):
         bank.store(epoch, losses)
     history = History(torch.cat([torch.tensor([NAN]), reference.double()]), (bank,))
-    return Alignment(window=bank.window, **settings)(history)
+    return Alignment(window=bank.window, precision=precision, **settings)(history)
 
 
 def losses_like_training(seed: int, window: int, samples: int, gaps: float) -> tuple[Tensor, Tensor]:
@@ -161,6 +163,19 @@ def test_several_chunks_are_scored_as_one(has_gaps: bool) -> None:
     if has_gaps:
         rows[1, 65_530:65_545] = NAN
     assert worst_error(rows, reference) < DOCUMENTED
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("gaps", [0.0, 0.4])
+def test_a_half_precision_is_scored_as_the_losses_that_it_holds(precision: str, gaps: float) -> None:
+    rows, reference = losses_like_training(0, 25, 70_000, gaps)  # more than a chunk
+    rows[:, ::50] += 300  # and some that need more than float32 sums
+    held = rows.to(getattr(torch, precision)).double()
+    for ours, expected in (
+        (streamed(rows, reference, precision=precision), float64_pearson(held, reference)),
+        (streamed(rows, reference, precision=precision, correlation="cosine"), float64_cosine(held, reference)),
+    ):
+        np.testing.assert_allclose(ours.double().numpy(), expected, atol=DOCUMENTED)
 
 
 @pytest.mark.parametrize("gaps", [0.0, 0.4])

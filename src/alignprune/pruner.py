@@ -71,7 +71,7 @@ class Pruner:
             Series; None (or -100 among integers) is a sample without one, and its losses count nowhere. `robust` tells
             hard samples from wrong ones by them, `rcap` needs them; the other methods do not read them.
         device: where memories are kept and scored; the default spares the accelerator's memory.
-        bank_path: a file to memory-map the trajectories in, for data sets past the RAM; under several ranks each adds
+        bank_path: a file to keep the trajectories in, for data sets past the RAM; under several ranks each adds
             its number to the name.
         journal: whether to keep what a label report prints of every sample (`memory.Journal`, 36 bytes a sample); None
             = where labels are given.

@@ -27,10 +27,12 @@ from alignprune.memory import (
     Ledger,
     LedgerSpec,
     MemorySpec,
+    Precision,
     RunningAverage,
     TrajectoryBank,
 )
 from alignprune.memory.contract import Kind, Memory, memory_of
+from alignprune.memory.packing import chunks, uninitialised
 from alignprune.policies.contract import End, check_takes_one
 
 ReferenceTiming = Literal["after", "before"]
@@ -149,6 +151,7 @@ class Alignment(Score):
         min_observations: fewer than this (or than the window) and a sample has no score; nothing is pruned before.
         flat: a trajectory without a trend gets "zero" (neutral), or is "exempt" from pruning.
         reference_timing: the reference loss of an epoch is measured "after" its updates, or "before" them.
+        precision: what a loss is kept in: "float32", or "bfloat16" or "float16" for half of the memory.
 
     Source: paper section 3.2, equations 3 to 5, Algorithm 1. `docs/methods.md` says what it leaves open.
     """
@@ -163,6 +166,7 @@ class Alignment(Score):
     min_observations: int = 3
     flat: FlatRule = "zero"
     reference_timing: ReferenceTiming = "after"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         integer("window", self.window, at_least=2, remedy="a correlation needs two epochs; the paper uses 25")
@@ -171,37 +175,46 @@ class Alignment(Score):
         choice("gaps", self.gaps, get_args(Gaps))
         choice("flat", self.flat, get_args(FlatRule))
         choice("reference_timing", self.reference_timing, get_args(ReferenceTiming))
+        choice("precision", self.precision, get_args(Precision))
 
     @property
     def memories(self) -> tuple[MemorySpec, ...]:
-        return (BankSpec(self.window, self.gaps),)
+        return (BankSpec(self.window, self.gaps, self.precision),)
 
     def __call__(self, history: History) -> Tensor:
         bank, reference = history.memory(TrajectoryBank), history.reference
         by_epoch = reference[1:] if self.reference_timing == "after" else reference[:-1]
-        fewest = min(self.min_observations, self.window)
-        if self.gaps != "last_obs" and not by_epoch[bank.row_epochs].isnan().any():
-            with full_float32(bank.device):
-                return streamed_alignment_score(
-                    bank.rows[: bank.filled],
-                    bank.squares,
-                    bank.seen if bank.has_gaps else None,
-                    by_epoch[bank.row_epochs],
-                    correlation=self.correlation,
-                    min_observations=fewest,
-                    flat=self.flat,
-                )
-        out = torch.empty(bank.num_samples, dtype=torch.float32, device=bank.device)
-        for start in range(0, bank.num_samples, _COLUMNS):
-            columns = slice(start, min(start + _COLUMNS, bank.num_samples))
-            out[columns] = alignment.dynamic_alignment_score(
-                bank.trajectories(columns),
-                bank.reference_of(by_epoch, columns),
+        in_one_pass = self.gaps != "last_obs" and not by_epoch[bank.row_epochs].isnan().any()
+        out = uninitialised(bank.num_samples, device=bank.device)
+        for columns in bank.parts():
+            if in_one_pass:
+                self._stream(bank, by_epoch[bank.row_epochs], columns, out[columns])
+            else:
+                self._compare(bank, by_epoch, columns, out[columns])
+        return out
+
+    def _stream(self, bank: TrajectoryBank, reference: Tensor, columns: slice, out: Tensor) -> None:
+        with full_float32(bank.device):
+            streamed_alignment_score(
+                bank.block(columns),
+                bank.squares[columns],
+                bank.seen[:, columns] if bank.has_gaps else None,
+                reference,
                 correlation=self.correlation,
-                min_observations=fewest,
+                min_observations=min(self.min_observations, self.window),
+                flat=self.flat,
+                out=out,
+            )
+
+    def _compare(self, bank: TrajectoryBank, by_epoch: Tensor, columns: slice, out: Tensor) -> None:
+        for few in chunks(columns, _COLUMNS):
+            out[few.start - columns.start : few.stop - columns.start] = alignment.dynamic_alignment_score(
+                bank.trajectories(few),
+                bank.reference_of(by_epoch, few),
+                correlation=self.correlation,
+                min_observations=min(self.min_observations, self.window),
                 flat=self.flat,
             )
-        return out
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alignprune import TrajectoryBank
-from alignprune.errors import ValueMistake
+from alignprune import History, TrajectoryBank
+from alignprune.errors import DamagedFile, ValueMistake
 from alignprune.memory import BankSpec, Observed, Room
+from alignprune.scores import Alignment
 from alignprune.selection import Selection
 
 NAN = math.nan
 GAPS = ["paired", "carry", "last_obs"]
+PRECISIONS = ["float32", "bfloat16", "float16"]
+HALVES = ["bfloat16", "float16"]
 
 
 def history(seed: int, epochs: int, samples: int, pruned: float = 0.4) -> list[Tensor]:
@@ -197,14 +202,54 @@ def same_state(ours: dict[str, object], theirs: dict[str, object]) -> bool:
 
 
 @pytest.mark.parametrize("gaps", GAPS)
-def test_a_mapped_bank_is_the_one_in_memory(gaps: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_mapped_bank_is_the_one_in_memory(gaps: Any, precision: Any, tmp_path: Path) -> None:
     losses = history(0, 9, 50)
-    plain = filled_bank(losses, 4, gaps=gaps)
-    mapped = filled_bank(losses, 4, gaps=gaps, path=tmp_path / "bank.f32")
+    plain = filled_bank(losses, 4, gaps=gaps, precision=precision)
+    mapped = filled_bank(losses, 4, gaps=gaps, precision=precision, path=tmp_path / "bank.bin")
     assert same_state(mapped.state_dict(), plain.state_dict())
     assert same(mapped.losses, list(plain.losses))
-    on_disk = np.fromfile(tmp_path / "bank.f32", dtype=np.float32)
-    assert np.array_equal(on_disk, plain.rows.numpy().ravel())
+    assert (tmp_path / "bank.bin").read_bytes() == plain.rows.view(torch.uint8).numpy().tobytes()
+
+
+@pytest.fixture
+def of_eight_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read, and banks are written, eight samples at a time."""
+    for name in ("_PART", "_COLUMNS"):
+        monkeypatch.setattr(f"alignprune.memory.bank.{name}", 8)
+
+
+@pytest.mark.parametrize("gaps", GAPS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_bank_that_is_read_part_by_part_scores_as_one_in_memory(
+    gaps: Any, precision: Any, of_eight_columns: None, tmp_path: Path
+) -> None:
+    losses, reference = history(0, 9, 50), torch.linspace(3, 1, 10).double()
+    score = Alignment(window=4, gaps=gaps, precision=precision)
+    plain = filled_bank(losses, 4, gaps=gaps, precision=precision)
+    mapped = filled_bank(losses, 4, gaps=gaps, precision=precision, path=tmp_path / "bank.bin")
+    assert same(mapped.recent(3), list(plain.losses)[-3:])
+    expected = score(History(reference, (plain,)))
+    torch.testing.assert_close(score(History(reference, (mapped,))), expected, atol=1e-5, rtol=0, equal_nan=True)
+
+
+def resident(path: Path) -> int:
+    """Kilobytes of a file's mappings that are in the memory of this process."""
+    lines, found = Path("/proc/self/smaps").read_text().splitlines(), 0
+    for line, after in zip(lines, (lines[place : place + 8] for place in range(len(lines))), strict=True):
+        if line.endswith(str(path)):
+            found += sum(int(entry.split()[1]) for entry in after if entry.startswith("Rss:"))
+    return found
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="the system does not say what is resident")
+def test_a_mapped_bank_that_was_written_and_scored_is_not_in_memory(tmp_path: Path) -> None:
+    losses, reference = history(0, 9, 5_000), torch.linspace(3, 1, 10).double()
+    mapped = filled_bank(losses, 4, path=tmp_path / "bank.bin")
+    Alignment(window=4)(History(reference, (mapped,)))
+    assert resident(tmp_path / "bank.bin") == 0
+    assert mapped.rows.sum().isfinite()  # who reads the mapping has it in memory, so that the measure can tell
+    assert resident(tmp_path / "bank.bin") > 0
 
 
 @pytest.mark.parametrize("gaps", GAPS)
@@ -247,15 +292,63 @@ def test_a_path_is_free_again_when_its_bank_is_gone(tmp_path: Path) -> None:
     assert np.fromfile(tmp_path / "bank.f32", dtype=np.float32).tolist() == [0.0] * 80
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve space")
+def test_the_space_of_a_file_is_its_own_from_the_start(tmp_path: Path) -> None:
+    TrajectoryBank(10_000, 4, path=tmp_path / "bank.bin")
+    assert (tmp_path / "bank.bin").stat().st_blocks * 512 >= 4 * 4 * 10_000
+
+
+def test_a_system_that_cannot_reserve_space_keeps_a_bank_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    losses = history(0, 5, 50)
+    assert same(filled_bank(losses, 4, path=tmp_path / "bank.bin").losses, losses[-4:])
+
+
+def test_a_disk_without_room_is_told_before_the_file_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("alignprune.memory.row_file.free_disk", lambda path: 3_999_999)
+    message = (
+        r"bank.bin' needs 4 MB for the losses, expected at most the 4 MB that are free on its disk: free some, choose "
+        r"a path on another disk, precision='float16' or a smaller window"
+    )
+    with pytest.raises(ValueMistake, match=message):
+        TrajectoryBank(100_000, 10, path=tmp_path / "bank.bin")
+    assert not (tmp_path / "bank.bin").exists()
+    TrajectoryBank(100_000, 10, path=tmp_path / "bank.bin", precision="bfloat16")
+
+
+def test_a_disk_that_fills_while_space_is_reserved_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(file: int, start: int, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(ValueMistake, match=r"bank.bin' needs 160 bytes for the losses, expected at most the .* free"):
+        TrajectoryBank(10, 4, path=tmp_path / "bank.bin")
+    monkeypatch.undo()
+    TrajectoryBank(10, 4, path=tmp_path / "bank.bin")  # the path is not held
+
+
+def test_a_file_that_was_cut_is_told(tmp_path: Path) -> None:
+    mapped = filled_bank(history(0, 4, 50), 4, path=tmp_path / "bank.bin")
+    os.truncate(tmp_path / "bank.bin", 700)
+    with pytest.raises(DamagedFile, match=r"bank.bin' is shorter than it was made, expected the losses of this bank"):
+        mapped.recent(1)
+
+
 @pytest.mark.parametrize("gaps", GAPS)
 @pytest.mark.parametrize("epochs", [2, 4, 9])
 @pytest.mark.parametrize("mapped", [False, True])
-def test_a_restored_bank_goes_on_bit_for_bit(gaps: Any, epochs: int, mapped: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_restored_bank_goes_on_bit_for_bit(
+    gaps: Any, epochs: int, mapped: bool, precision: Any, tmp_path: Path
+) -> None:
     losses = history(0, epochs + 6, 30)
     losses[0][0] = -1.5
-    bank = filled_bank(losses[:epochs], 4, gaps=gaps, path=tmp_path / "a.f32" if mapped else None)
+    how = {"gaps": gaps, "precision": precision}
+    bank = filled_bank(losses[:epochs], 4, path=tmp_path / "a.f32" if mapped else None, **how)
     torch.save(bank.state_dict(), tmp_path / "state.pt")
-    other = TrajectoryBank(30, 4, gaps=gaps, path=tmp_path / "b.f32" if mapped else None)
+    other = TrajectoryBank(30, 4, path=tmp_path / "b.f32" if mapped else None, **how)
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     reference, everyone = torch.arange(epochs + 6).double(), slice(0, 30)
     for epoch in range(epochs, epochs + 6):
@@ -283,6 +376,7 @@ OTHERS = {
     "fewer samples": lambda gaps: TrajectoryBank(29, 4, gaps=gaps),
     "a longer window": lambda gaps: TrajectoryBank(30, 5, gaps=gaps),
     "a shorter window": lambda gaps: TrajectoryBank(30, 3, gaps=gaps),
+    "another precision": lambda gaps: TrajectoryBank(30, 4, gaps=gaps, precision="bfloat16"),
     "another gap rule": lambda gaps: TrajectoryBank(30, 4, gaps=GAPS[(GAPS.index(gaps) + 1) % 3]),
 }
 
@@ -299,6 +393,16 @@ def test_the_state_of_another_bank_is_refused_and_changes_nothing(gaps: Any, oth
         bank.check_state_dict(theirs.state_dict())
     assert same_state(bank.state_dict(), before)
     bank.check_state_dict(before)
+
+
+@pytest.mark.parametrize("precision, other", [("float32", "float16"), ("bfloat16", "float32"), ("float16", "bfloat16")])
+def test_the_state_of_another_precision_is_refused_by_its_name(precision: Any, other: Any) -> None:
+    state = filled_bank(history(0, 4, 30), 4, precision=other).state_dict()
+    message = (
+        rf"bank.rows=torch.{other} \(4, 30\) does not fit, expected precision='{precision}': load the state into a"
+    )
+    with pytest.raises(ValueMistake, match=message):
+        TrajectoryBank(30, 4, precision=precision).check_state_dict(state)
 
 
 @pytest.mark.parametrize("gaps", GAPS)
@@ -332,6 +436,40 @@ def test_a_paired_bank_takes_little_more_than_its_losses() -> None:
     assert tensor_bytes(bank) <= 1.1 * 1_000 * 25 * 4
 
 
+@pytest.mark.parametrize("precision", HALVES)
+def test_a_half_precision_takes_half_of_the_losses(precision: Any) -> None:
+    bank = filled_bank(history(0, 2, 1_000), 25, precision=precision)
+    assert tensor_bytes(bank) == 1_000 * (2 * 25 + 10)
+
+
+@pytest.mark.parametrize("precision", HALVES)
+def test_a_half_precision_keeps_the_nearest_of_its_numbers(precision: Any) -> None:
+    losses = history(0, 9, 50)
+    for gaps in ("paired", "last_obs"):
+        bank = filled_bank(losses, 9, gaps=gaps, precision=precision)
+        assert bank.rows.dtype == getattr(torch, precision)
+        seen = [row[~row.isnan()].to(bank.rows.dtype).float().tolist() for row in losses]
+        assert sorted(bank.losses[~bank.losses.isnan()].tolist()) == sorted(chain(*seen))
+    assert same(filled_bank(losses, 4, precision=precision).losses, [row.to(bank.rows.dtype) for row in losses[-4:]])
+
+
+@pytest.mark.parametrize("precision", HALVES)
+@pytest.mark.parametrize("gaps", ["paired", "carry"])
+def test_running_squares_are_those_of_the_losses_as_they_are_kept(precision: Any, gaps: Any) -> None:
+    bank = filled_bank(history(0, 200, 200), 25, gaps=gaps, precision=precision)
+    np.testing.assert_allclose(bank.squares.numpy(), true_squares(bank), rtol=1e-6)
+
+
+@pytest.mark.parametrize("precision, largest", [("float16", 65_504.0), ("bfloat16", 3.3895313892515355e38)])
+@pytest.mark.parametrize("gaps", GAPS)
+def test_a_loss_beyond_the_largest_number_is_kept_as_that(precision: Any, largest: float, gaps: Any) -> None:
+    bank = TrajectoryBank(4, 3, gaps=gaps, precision=precision)
+    bank.store(0, torch.tensor([3.4028e38, -3.4028e38, 1.0, NAN]))
+    assert bank.losses[0, :3].tolist() == [largest, -largest, 1.0]
+    assert bank.losses[0, 3].isnan()
+    assert not bank.rows[: bank.filled].isinf().any()
+
+
 def test_last_obs_takes_little_more_than_twice_the_losses() -> None:
     bank = filled_bank(history(0, 2, 1_000), 25, gaps="last_obs")
     assert tensor_bytes(bank) <= 2.1 * 1_000 * 25 * 4
@@ -362,7 +500,52 @@ def test_an_unknown_gap_rule_is_refused() -> None:
         TrajectoryBank(5, 3, gaps="pair")  # type: ignore[arg-type]
 
 
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="precision='half' is unknown, expected one of float32, bfloat16, float16"):
+        TrajectoryBank(5, 3, precision="half")  # type: ignore[arg-type]
+
+
+WITHOUT_ROOM: list[tuple[dict[str, Any], str]] = [
+    (
+        {},
+        r"in float32 needs 11.0 GB of memory on cpu, expected at most the 5.0 GB that are free: choose bank_path= for",
+    ),
+    ({}, r"choose bank_path= for a file or precision='float16' or a smaller window$"),
+    ({"precision": "bfloat16"}, r"in bfloat16 needs 6.0 GB .*: choose bank_path= for a file or a smaller window$"),
+    ({"gaps": "last_obs"}, r"in float32 needs 20.4 GB"),
+    ({"device": "cuda"}, r"on cuda, .* choose device='cpu' or precision='float16' or a smaller window$"),
+    ({"gaps": "last_obs", "path": "bank.bin"}, r"in float32 needs 10.4 GB .*: choose a smaller window$"),
+]
+
+
+@pytest.mark.parametrize("how, message", WITHOUT_ROOM)
+def test_a_bank_without_room_is_told_before_anything_is_allocated(
+    how: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("alignprune.memory.bank.free_memory", lambda device: 5 * 10**9)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueMistake, match=f"^num_samples=100000000 with window=.* {message}"):
+        TrajectoryBank(100_000_000, **{"window": 25} | how)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("free", [None, 110 * 100])
+def test_a_bank_that_fits_or_of_which_nobody_knows_is_made(free: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignprune.memory.bank.free_memory", lambda device: free)
+    assert tensor_bytes(TrajectoryBank(100, 25)) == 110 * 100
+    if free is not None:
+        with pytest.raises(ValueMistake, match="num_samples=101 with window=25 in float32 needs 11.1 kB"):
+            TrajectoryBank(101, 25)
+
+
 def test_a_mapped_bank_lives_on_the_cpu(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is given with device='meta', expected device='cpu'"):
         TrajectoryBank(5, 3, device="meta", path=tmp_path / "bank.f32")
     assert not (tmp_path / "bank.f32").exists()
+
+
+def test_a_bank_of_one_epoch_is_advised_what_it_can_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("alignprune.memory.bank.free_memory", lambda device: 900)
+    for path, way in ((None, "bank_path= for a file"), (tmp_path / "bank.bin", "a machine with more")):
+        with pytest.raises(ValueMistake, match=f"expected at most the 900 bytes that are free: choose {way}$"):
+            TrajectoryBank(100, 1, gaps="carry", path=path)

@@ -1,7 +1,7 @@
 """Memories: what happened. Losses go in, epoch by epoch, and stay as plain facts."""
 
 from alignprune.memory.average import AverageSpec, RunningAverage
-from alignprune.memory.bank import BankSpec, Gaps, TrajectoryBank
+from alignprune.memory.bank import BankSpec, Gaps, Precision, TrajectoryBank
 from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
 from alignprune.memory.journal import Journal, JournalSpec
 from alignprune.memory.ledger import Ledger, LedgerSpec
@@ -18,6 +18,7 @@ __all__ = [
     "Memory",
     "MemorySpec",
     "Observed",
+    "Precision",
     "Readings",
     "ReadingsSpec",
     "Room",

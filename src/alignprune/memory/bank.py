@@ -3,34 +3,37 @@
 Rows by epoch, not by sample: an epoch is then one contiguous write and a score one pass of long vector operations.
 A gap (the sample was not seen in that epoch) is shown as NaN; it is stored as 0, which adds nothing to any sum, with
 a bit that tells it from a loss. Paper section 3.2, equation 3; what a gap means is the choice ``gaps``.
+
+A bank in a file is worked on part by part, so that the process holds a few megabytes of it at a time.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alignprune._checks import described, integer
+from alignprune._checks import choice, described, integer
 from alignprune._tensors import DAMAGED, check_finite, check_tensors
 from alignprune.errors import ValueMistake
+from alignprune.memory.capacity import free_memory, shown
 from alignprune.memory.contract import Memory, MemorySpec, Observed, Room
-from alignprune.memory.packing import packed_words, set_packed, uninitialised, unpacked
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows, which itself refuses to map a file anew that is mapped
-    fcntl = None  # type: ignore[assignment]
+from alignprune.memory.packing import chunks, packed_words, set_packed, uninitialised, unpacked_row
+from alignprune.memory.row_file import RowFile
 
 Gaps = Literal["paired", "carry", "last_obs"]
 GAPS: tuple[str, ...] = get_args(Gaps)
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 _COLUMNS = 65_536  # samples per chunk of an update, so that its float64 temporaries stay in cache
+_PART = 262_144  # samples that are read of a file at once: strips of a megabyte, 26 megabytes of window 25
 _LOW = 2.0**-38  # unit of `squares_low`, relative to `squares`: a float32 rounds by at most 2^-24
 
 
@@ -39,7 +42,8 @@ class TrajectoryBank(Memory):
 
     Memory: ``num_samples * (4 * window + 10)`` bytes, 1.1 times the losses at window 25: beside them a bit for every
     epoch (4 bytes up to window 26) and the running sum of squares (6 bytes), so that a score needs a single pass.
-    "last_obs" keeps the epoch of every loss instead, 8 bytes an entry.
+    "last_obs" keeps the epoch of every loss instead, 8 bytes an entry. A half precision takes 2 bytes less an entry:
+    ``num_samples * (2 * window + 10)``, 0.55 times as much at window 25.
 
     Args:
         num_samples: samples in the data set.
@@ -47,11 +51,17 @@ class TrajectoryBank(Memory):
         gaps: "paired" leaves a gap (NaN) where a sample was not seen; "carry" repeats its last loss; "last_obs" keeps
             the last ``window`` losses that were seen, however old, each with its epoch.
         device: where the bank lives.
-        path: a file to memory-map the losses in, for banks past the RAM; created, or overwritten unless another bank
-            uses it.
+        path: a file to keep the losses in, for banks past the RAM; created, or overwritten unless another bank uses
+            it. All else, 10 bytes a sample, stays in memory.
+        precision: what a loss is stored in: "float32", "bfloat16" (3 digits) or "float16" (4 digits, up to 65,504).
+            A loss beyond the largest number is stored as that.
+
+    Attributes:
+        rows: the losses as they are stored, [window, num_samples] of that precision; of a file its mapping.
 
     Raises:
-        ValueMistake: for unknown gaps, and for a path that is used by another bank or goes with no CPU.
+        ValueMistake: for unknown gaps or precision, for a path that is used by another bank or goes with no CPU, and
+            for a bank that does not fit into the memory or onto the disk.
 
     Source: paper section 3.2, equation 3 and "memory bank of window size N".
     """
@@ -64,13 +74,16 @@ class TrajectoryBank(Memory):
         gaps: Gaps = "paired",
         device: torch.device | str = "cpu",
         path: str | Path | None = None,
+        precision: Precision = "float32",
     ) -> None:
-        if gaps not in GAPS:
-            raise ValueMistake(f"gaps={gaps!r} is unknown, expected one of {', '.join(GAPS)}: choose one of them")
-        self.num_samples, self.window, self.gaps = num_samples, window, gaps
+        choice("gaps", gaps, GAPS)
+        choice("precision", precision, PRECISIONS)
+        self.num_samples, self.window, self.gaps, self.precision = num_samples, window, gaps, precision
         self.device = torch.device(device)
-        self._lock: IO[bytes] | None = None
-        self.rows = self._allocate(path)
+        self._dtype = getattr(torch, precision)
+        self._check_place(path)
+        self._file = None if path is None else RowFile(Path(path), window, num_samples, self._dtype, _PART)
+        self.rows = self._make_rows() if self._file is None else self._file.rows
         self.row_epochs: list[int] = []
         self.row_has_gaps: list[bool] = []
         self.written = 0
@@ -106,20 +119,56 @@ class TrajectoryBank(Memory):
         Args:
             epochs: rows wanted; fewer come back while fewer were written.
         """
-        return self.trajectories(slice(0, self.num_samples))[self._by_age(min(epochs, self.filled))]
+        newest = range(self.written - min(epochs, self.filled), self.written)
+        return self._shown([epoch % self.window for epoch in newest], slice(0, self.num_samples))
 
     def trajectories(self, columns: slice) -> Tensor:
-        """The stored losses of some samples, rows as they are stored, NaN at gaps; a copy.
+        """The stored losses of some samples, float32, rows as they are stored, NaN at gaps; a copy.
 
         Row i is of epoch ``row_epochs[i]``, except under "last_obs".
         """
-        if self.gaps == "last_obs":
-            return self.rows[:, columns].masked_fill(self.seen_at[:, columns] < 0, math.nan)
-        gap = ~unpacked(self.seen[:, columns], self.filled)
-        return self.rows[: self.filled, columns].masked_fill(gap, math.nan)
+        start, stop, _ = columns.indices(self.num_samples)
+        return self._shown(range(self.window if self.gaps == "last_obs" else self.filled), slice(start, stop))
 
-    def _by_age(self, epochs: int) -> list[int]:
-        return [(self.written - age) % self.window for age in range(epochs, 0, -1)]
+    def parts(self) -> Iterator[slice]:
+        """Columns that are all samples together, a slice at a time, none wider than `block` may be asked for."""
+        return chunks(slice(0, self.num_samples), self._widest)
+
+    def block(self, columns: slice) -> Tensor:
+        """The losses of a part as they are stored, [filled, columns], 0 at gaps; of a file until the next is read."""
+        return self._stored(range(self.filled), columns)
+
+    @property
+    def _widest(self) -> int:
+        return self.num_samples if self._file is None else _PART
+
+    def _stored(self, rows: range, columns: slice) -> Tensor:
+        if self._file is None:
+            return self.rows[rows.start : rows.stop, columns]
+        return self._file.read(rows, columns)
+
+    def _put(self, row: int, columns: slice, losses: Tensor) -> None:
+        if self._file is None:
+            self.rows[row, columns] = losses
+        else:
+            self._file.write(row, columns, losses)
+
+    def _shown(self, rows: Sequence[int], columns: slice) -> Tensor:
+        """A copy of some rows, float32 [len(rows), columns], NaN where a sample was not seen."""
+        shown = uninitialised(len(rows), columns.stop - columns.start, device=self.device)
+        for part in chunks(columns, self._widest):
+            place = slice(part.start - columns.start, part.stop - columns.start)
+            for row, losses in zip(rows, shown[:, place], strict=True):
+                seen = self._seen_in(row, part)
+                # 1 over 1 is 1, and 0 over 0 is NaN: a product is several times as fast as to fill by a mask.
+                losses.copy_(self._stored(range(row, row + 1), part)[0]).mul_(seen.div_(seen))
+        return shown
+
+    def _seen_in(self, row: int, columns: slice) -> Tensor:
+        """Float32 [columns], 1 where a row holds a loss, 0 where it holds none."""
+        if self.gaps == "last_obs":
+            return (self.seen_at[row, columns] >= 0).float()
+        return unpacked_row(self.seen[:, columns], row)
 
     def write(self, observed: Observed) -> None:
         """Store one epoch's losses, whoever learned from them, dropping the oldest when the window is full."""
@@ -152,59 +201,76 @@ class TrajectoryBank(Memory):
     def _write_row(self, epoch: int, losses: Tensor) -> None:
         slot, previous = self.written % self.window, (self.written - 1) % self.window
         first_lap, has_gaps = self.written < self.window, False
-        for start in range(0, self.num_samples, _COLUMNS):
-            columns = slice(start, start + _COLUMNS)
-            observed = ~losses[columns].isnan()
-            new = losses[columns].masked_fill(~observed, 0.0)
+        for columns in chunks(slice(0, self.num_samples), _COLUMNS):
+            given = losses[columns]
+            seen = torch.eq(given, given, out=torch.empty_like(given))  # 1.0, and 0.0 for NaN: faster than a mask
+            new = self._as_stored(given)
             if self.gaps == "carry" and self.written:
-                new = torch.where(observed, new, self.rows[previous, columns])
-                observed |= unpacked(self.seen[:, columns], self.window)[previous]
-            old = torch.zeros_like(new) if first_lap else self.rows[slot, columns].clone()
-            self.rows[slot, columns] = new
-            set_packed(self.seen[:, columns], slot, observed)
+                last = self._stored(range(previous, previous + 1), columns)[0]
+                new.addcmul_(last, 1 - seen.to(self._dtype))
+                seen = seen.maximum(unpacked_row(self.seen[:, columns], previous))
+            gone = new.new_zeros(len(new)) if first_lap else self._stored(range(slot, slot + 1), columns)[0]
+            gone = gone.double().square_()
+            self._put(slot, columns, new)
+            set_packed(self.seen[:, columns], slot, seen)
             if slot == 0 and not first_lap:  # once per window from scratch, which bounds every drift
                 self._sum_squares(columns)
             else:
-                self._exchange_squares(columns, old, new)
-            has_gaps = has_gaps or not bool(observed.all())
+                self._exchange_squares(columns, gone, new.double())
+            has_gaps = has_gaps or float(seen.sum()) < len(seen)
         if first_lap:
             self.row_epochs.append(epoch)
             self.row_has_gaps.append(has_gaps)
         else:
             self.row_epochs[slot], self.row_has_gaps[slot] = epoch, has_gaps
 
-    def _exchange_squares(self, columns: slice, old: Tensor, new: Tensor) -> None:
-        """Add new^2 - old^2 to the running sum of squares, or sum anew where the old loss was most of it.
+    def _as_stored(self, losses: Tensor) -> Tensor:
+        """Losses in the bank's precision, 0 at gaps; what would be infinite there is its largest number."""
+        losses = losses.nan_to_num(0.0)
+        if self._dtype == torch.float32:
+            return losses
+        largest = torch.finfo(self._dtype).max
+        return losses.clamp_(-largest, largest).to(self._dtype)
+
+    def _exchange_squares(self, columns: slice, gone: Tensor, new: Tensor) -> None:
+        """Add new^2 - gone to the running sum of squares, or sum anew where the square that goes was most of it.
 
         A float32 sum would keep the rounding of long gone large losses, and outweigh small ones. So it is kept to 39
         bits: ``squares * (1 + squares_low * 2**-38)``, of which scores read the float32 part. With a factor of at most
         2 lost in an epoch, and a fresh sum in every window, 14 bits are right in the worst case of window 25.
         """
-        wide, old = self.squares[columns].double(), old.double()
-        total = torch.addcmul(wide, wide, self.squares_low[columns].double(), value=_LOW)
-        total.addcmul_(new - old, new + old)
+        total = self.squares[columns].double()
+        total.addcmul_(total, self.squares_low[columns].double(), value=_LOW).addcmul_(new, new).sub_(gone)
+        sound = gone.le_(total)  # 1.0, and 0.0 also where something was infinite
         self._store_squares(columns, total)
-        stale = (total >= old.square_()).logical_not_()  # also where something was infinite
-        if bool(stale.any()):
-            self._sum_squares(stale.nonzero().squeeze(1) + columns.start)
+        if not bool(sound.amin()):
+            self._sum_squares(columns, (sound == 0).nonzero().squeeze(1))
 
-    def _sum_squares(self, columns: slice | Tensor) -> None:
-        self._store_squares(columns, self.rows[: min(self.written + 1, self.window), columns].double().square_().sum(0))
+    def _sum_squares(self, columns: slice, among: Tensor | None = None) -> None:
+        block = self._stored(range(min(self.written + 1, self.window)), columns)
+        if among is None:
+            self._store_squares(columns, block.double().square_().sum(0))
+        else:
+            self._store_squares(among + columns.start, block[:, among].double().square_().sum(0))
 
     def _store_squares(self, columns: slice | Tensor, total: Tensor) -> None:
+        """Split sums, float64, which are overwritten, into the float32 next to them and what remains of them."""
         high = total.float()
-        wide = high.double()
-        self.squares[columns] = high
-        low = (total - wide).div_(wide.mul_(_LOW)).nan_to_num_(0.0, 0.0, 0.0).round_()
-        self.squares_low[columns] = low.to(torch.int16)
+        low = total.sub_(high.double()).float().div_(high).mul_(1 / _LOW).nan_to_num_(0.0, 0.0, 0.0).round_()
+        self.squares[columns], self.squares_low[columns] = high, low.to(torch.int16)
 
     def _write_observations(self, epoch: int, losses: Tensor) -> None:
-        seen = losses.isnan().logical_not_().nonzero().squeeze(1)
-        count = self.seen_count[seen]
-        slots = (count % self.window).long()
-        self.rows[slots, seen] = losses[seen]
-        self.seen_at[slots, seen] = epoch
-        self.seen_count[seen] = count + 1
+        for columns in chunks(slice(0, self.num_samples), _COLUMNS):
+            seen = losses[columns].isnan().logical_not_().nonzero().squeeze(1)
+            count = self.seen_count[columns][seen]
+            slots = (count % self.window).long()
+            block = self._stored(range(self.window), columns)
+            block[slots, seen] = self._as_stored(losses[columns])[seen]
+            if self._file is not None:
+                for row in slots.unique().tolist():
+                    self._file.write(row, columns, block[row])
+            self.seen_at[:, columns][slots, seen] = epoch
+            self.seen_count[columns][seen] = count + 1
 
     def reference_of(self, history: Tensor, columns: slice) -> Tensor:
         """The reference loss that belongs to every stored loss.
@@ -224,7 +290,7 @@ class TrajectoryBank(Memory):
     def state_dict(self) -> dict[str, Any]:
         """Everything that later epochs depend on: tensors and plain values only.
 
-        A memory-mapped bank may exceed the RAM, so its losses are handed on as they lie in the file: save the state
+        A bank in a file may exceed the RAM, so its losses are handed on as they lie there, mapped: save the state
         before training goes on. All else is copied.
         """
         rows = self.rows if self.gaps == "last_obs" else self.rows[: self.filled]
@@ -233,7 +299,7 @@ class TrajectoryBank(Memory):
             "row_epochs": list(self.row_epochs),
             "row_has_gaps": list(self.row_has_gaps),
             "written": self.written,
-            "rows": rows if self._lock is not None else rows.cpu().clone(),
+            "rows": rows if self._file is not None else rows.cpu().clone(),
             **{name: getattr(self, name).cpu().clone() for name in self._tables()},
         }
 
@@ -250,6 +316,12 @@ class TrajectoryBank(Memory):
             raise ValueMistake(
                 f"bank.gaps={described(state.get('gaps'))} does not fit, expected {self.gaps!r}: load the state into a "
                 f"pruner made with the settings of the saved run"
+            )
+        stored = getattr(state.get("rows"), "dtype", self._dtype)
+        if stored != self._dtype and str(stored).removeprefix("torch.") in PRECISIONS:
+            raise ValueMistake(
+                f"bank.rows={described(state['rows'])} does not fit, expected precision={self.precision!r}: load the "
+                f"state into a pruner made with the settings of the saved run"
             )
         written = integer("bank.written", state.get("written"), at_least=0, remedy=DAMAGED)
         filled = min(written, self.window)
@@ -281,7 +353,9 @@ class TrajectoryBank(Memory):
         """Take over a state of `state_dict`, bit for bit."""
         self.row_epochs, self.row_has_gaps = list(state["row_epochs"]), list(state["row_has_gaps"])
         self.written = state["written"]
-        self.rows[: len(state["rows"])] = state["rows"].to(self.device)
+        for row, losses in enumerate(state["rows"]):
+            for columns in self.parts():
+                self._put(row, columns, losses[columns].to(self.device))
         for name in self._tables():
             getattr(self, name).copy_(state[name])
 
@@ -291,18 +365,34 @@ class TrajectoryBank(Memory):
     def _zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
-    def _allocate(self, path: str | Path | None) -> Tensor:
-        shape = (self.window, self.num_samples)
-        if path is None:
-            rows = uninitialised(*shape, device=self.device)
-            return rows.zero_() if self.gaps == "last_obs" else rows  # a row is written whole, an observation is not
-        if self.device.type != "cpu":
+    def _make_rows(self) -> Tensor:
+        rows = uninitialised(self.window, self.num_samples, device=self.device, dtype=self._dtype)
+        return rows.zero_() if self.gaps == "last_obs" else rows  # a row is written whole, an observation is not
+
+    def _check_place(self, path: str | Path | None) -> None:
+        """Refuse a file beside another device, and what the memory has no room for, before anything is allocated."""
+        if path is not None and self.device.type != "cpu":
             raise ValueMistake(
                 f"path={str(path)!r} is given with device={str(self.device)!r}, expected device='cpu': a file is "
-                "mapped into the host's memory"
+                "read into the host's memory"
             )
-        self._lock = _locked(Path(path))
-        return torch.from_numpy(np.memmap(path, dtype=np.float32, mode="w+", shape=shape))
+        beside = 4 * self.window + 4 if self.gaps == "last_obs" else 4 * packed_words(self.window) + 6
+        losses = 0 if path is not None else self.window * self._dtype.itemsize
+        needed, free = self.num_samples * (losses + beside), free_memory(self.device)
+        if free is None or needed <= free:
+            return
+        ways = []
+        if path is None:
+            ways.append("bank_path= for a file" if self.device.type == "cpu" else "device='cpu'")
+        if path is None and self.window > 1 and self.precision == "float32":
+            ways.append("precision='float16'")
+        if self.window > 1:
+            ways.append("a smaller window")
+        raise ValueMistake(
+            f"num_samples={self.num_samples} with window={self.window} in {self.precision} needs {shown(needed)} of "
+            f"memory on {self.device}, expected at most the {shown(free)} that are free: choose "
+            f"{' or '.join(ways) or 'a machine with more'}"
+        )
 
 
 @dataclass(frozen=True)
@@ -312,27 +402,21 @@ class BankSpec(MemorySpec):
     Attributes:
         window: epochs kept.
         gaps: how an epoch is stored in which a sample was not seen.
+        precision: what a loss is stored in.
     """
 
     by_parts: ClassVar[bool] = True
 
     window: int
     gaps: Gaps = "paired"
+    precision: Precision = "float32"
 
     def make(self, room: Room) -> TrajectoryBank:
-        return TrajectoryBank(room.num_samples, self.window, gaps=self.gaps, device=room.device, path=room.path)
-
-
-def _locked(path: Path) -> IO[bytes]:
-    """The file, opened and kept from every other bank as long as it is open; its content is not touched."""
-    file = open(path, "ab")  # noqa: SIM115  # open as long as the bank lives
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise ValueMistake(
-                f"path={str(path)!r} is in use by another bank, expected a file of its own for every bank: two would "
-                f"overwrite each other's losses. Choose another path, or end the other run"
-            ) from error
-    return file
+        return TrajectoryBank(
+            room.num_samples,
+            self.window,
+            gaps=self.gaps,
+            device=room.device,
+            path=room.path,
+            precision=self.precision,
+        )

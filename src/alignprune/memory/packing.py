@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_LARGE = 1 << 20  # float32 entries in 4 MiB
+_LARGE, _HUGE = 1 << 20, 1 << 22  # bytes: what is worth a huge page, and what NumPy asks for one from
 _TABLE = 13  # rows per lookup table: 8,192 patterns of three sums are 98 kB
 _WORD = 2 * _TABLE  # rows per int32 word of `seen`
+
+
+def chunks(columns: slice, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``size`` columns that make up one slice."""
+    for start in range(columns.start, columns.stop, size):
+        yield slice(start, min(start + size, columns.stop))
 
 
 def packed_words(window: int) -> int:
@@ -24,16 +31,21 @@ def set_packed(seen: Tensor, row: int, observed: Tensor) -> None:
     Args:
         seen: int32 [words, num_samples], changed in place.
         row: which row of the window.
-        observed: bool [num_samples].
+        observed: [num_samples], 0 or 1, of any dtype.
     """
     word, bit = seen[row // _WORD], 1 << (row % _WORD)
-    word.bitwise_and_(~bit).bitwise_or_(observed.to(torch.int32).mul_(bit))
+    word.bitwise_and_(~bit).add_(observed.to(torch.int32), alpha=bit)
 
 
 def unpacked(seen: Tensor, window: int) -> Tensor:
     """The bits of every row, bool [window, num_samples]."""
     rows = torch.arange(window, device=seen.device)
     return (seen[rows // _WORD] >> (rows % _WORD).to(torch.int32).unsqueeze(1)).bitwise_and_(1).bool()
+
+
+def unpacked_row(seen: Tensor, row: int) -> Tensor:
+    """The bits of one row as numbers, float32 [num_samples]."""
+    return seen[row // _WORD].bitwise_right_shift(row % _WORD).bitwise_and_(1).float()
 
 
 class SeenSums:
@@ -72,10 +84,10 @@ class SeenSums:
         return total
 
 
-def uninitialised(*shape: int, device: torch.device) -> Tensor:
-    """Uninitialised float32. On the host NumPy allocates what is large: it asks for huge pages from 4 MiB on, and to
+def uninitialised(*shape: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uninitialised numbers. On the host NumPy allocates what is large: it asks for huge pages from 4 MiB on, and to
     touch fresh memory is then several times faster."""
-    size = math.prod(shape)
-    if device.type != "cpu" or size < _LARGE // 4:
-        return torch.empty(shape, dtype=torch.float32, device=device)
-    return torch.from_numpy(np.empty(max(size, _LARGE), dtype=np.float32)[:size]).view(shape)
+    size = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or size < _LARGE:
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.empty(max(size, _HUGE), dtype=np.uint8)[:size]).view(dtype).view(shape)
