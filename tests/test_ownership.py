@@ -492,7 +492,7 @@ def test_fewer_samples_than_ranks_are_refused() -> None:
 @needs_ranks
 def test_ranks_with_other_ranges_are_refused_on_every_rank(ranks: list[dict[str, Any]]) -> None:
     for result in ranks:
-        assert "different ownerships" in result["refused"]["other ranges"]
+        assert "ownership differs between the 3 ranks" in result["refused"]["other ranges"]
 
 
 @needs_ranks

@@ -71,11 +71,19 @@ class EpochPlan:
 
     @property
     def samples(self) -> Tensor:
-        """The samples that this rank reads, or all ranks together where each has all, int64, ascending."""
+        """The samples that this rank reads, int64; where each has all, what all ranks read together, ascending."""
         if self.exchange is None:
             return torch.from_numpy(self._slots)
-        own = self._pool.samples(np.setdiff1d(self._slots, self.exchange.given, assume_unique=True))
-        return torch.from_numpy(np.sort(np.concatenate([own, self.exchange.received])))
+        slots, given = self._slots, self.exchange.given
+        own = np.asarray(self._pool.samples(np.delete(slots, np.searchsorted(slots, given)) if len(given) else slots))
+        received = self.exchange.received
+        return torch.from_numpy(np.concatenate([own, received]) if len(received) else own)
+
+    @cached_property
+    def shown(self) -> Selection:
+        """The selection by sample."""
+        samples = self._pool.samples()
+        return self.selection if isinstance(samples, int) else self.selection.of(samples, self._pool.num_samples)
 
     def pruned(self, done: Tensor | None = None) -> Tensor:
         """The samples that this rank remembers and nobody reads, but for those at some slots, int64, ascending."""

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alignprune._ranks import Draws, Indices
+from alignprune._ranks import Draws, Indices, smallest
 from alignprune.pool import Pool
 
 _Array = NDArray[Any]
@@ -121,10 +121,11 @@ def exchange(
         nothing = np.empty(0, dtype=np.int64)
         none = np.empty(0, dtype=bool)
         return Exchange(pool, len(slots), nothing, none.astype(np.float32), none, nothing, nothing, nothing, none)
-    order = np.argsort(draws.keys("surplus", pool.samples(slots)), kind="stable")
-    stays, goes = np.split(order, [len(order) - int(surplus[rank])])
-    copies = stays[np.arange(twice) % len(stays)] if rank == counts.argmax() else stays[:0]
-    handed = np.concatenate([goes, copies])
+    handed = _drawn(draws, pool.samples(slots), int(surplus[rank]))
+    goes = len(handed)
+    if rank == counts.argmax():
+        stays = np.delete(np.arange(min(len(slots), goes + world)), handed[handed < goes + world])
+        handed = np.concatenate([handed, np.resize(stays, twice)])
     own = slots[handed]
     sizes = surplus.copy()
     sizes[counts.argmax()] += twice
@@ -145,5 +146,14 @@ def exchange(
         here=np.flatnonzero(readers == rank),
         own=np.arange(start, start + len(own)),
         slots=own,
-        kept=np.arange(len(own)) >= len(goes),
+        kept=np.arange(len(own)) >= goes,
     )
+
+
+def _drawn(draws: Draws, samples: Indices | int, count: int) -> Indices:
+    """The positions of ``count`` of this rank's samples, by their keys."""
+    if not count:
+        return np.empty(0, dtype=np.int64)
+    keys = draws.keys("surplus", samples)
+    drawn: Indices = np.flatnonzero(keys <= smallest(keys, count))
+    return drawn

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignprune._ranks import Draws, Indices, smallest
+from alignprune.errors import CallMistake
 from alignprune.ownership import Ownership
 
 PANEL = 1 << 18
@@ -54,6 +55,14 @@ class Pool:
     def shared(self) -> bool:
         """Whether the other ranks remember samples that this one does not."""
         return self.ownership.shared
+
+    def check(self) -> None:
+        """Raise CallMistake on every rank unless all have the same idea of who owns what."""
+        if self.shared and len(set(self.said(self.ownership.mark))) > 1:
+            raise CallMistake(
+                f"ownership differs between the {self.ownership.world} ranks, expected the same on every rank: give "
+                f"each the ranges of all, and the same num_samples"
+            )
 
     def samples(self, slots: Indices | None = None) -> Indices | int:
         """The samples at some slots, int64, or at all; where these are 0 to N - 1, the integer N (`Draws.keys`)."""

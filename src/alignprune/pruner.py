@@ -136,6 +136,7 @@ class Pruner:
         self.annealing_start = floor(self.delta * self.epochs)
         self.device = torch.device(device)
         self._pool = Pool(ownership_of(ownership, self.num_samples, *rank_and_world()))
+        self._pool.check()
         self._owned = ownership != "replicated"
         self._labels: Tensor | None = None
         self._given: Tensor | None = None
@@ -293,8 +294,7 @@ class Pruner:
 
         Where the ranks own parts, of those that this one owns.
         """
-        samples = self._pool.samples()
-        return self._plan.selection if isinstance(samples, int) else self._plan.selection.of(samples, self.num_samples)
+        return self._plan.shown
 
     @property
     def suspects(self) -> Tensor | None:

@@ -58,7 +58,7 @@ class EpochSampler(DistributedSampler[int]):
 
         Args:
             epoch: the epoch's number, part of the key of the order.
-            indices: int64 [K], ascending.
+            indices: int64 [K]; those of all ranks ascending.
             start: samples of this rank that are consumed already.
             own: they are this rank's alone; else all ranks have the same, and take turns.
         """
