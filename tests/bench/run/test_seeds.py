@@ -187,6 +187,7 @@ def test_one_that_fails_costs_the_others_nothing(features: str, tmp_path: Path) 
         ({"folds": 5}, False),
         ({"method": "divbs"}, False),
         ({"precision": "16"}, False),
+        ({"compile": True}, False),
         ({"track": "tensorboard"}, False),
     ],
     ids=str,

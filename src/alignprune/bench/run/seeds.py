@@ -9,8 +9,8 @@ got another length. At the end of an epoch, and before a checkpoint, every run h
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ def fit(config: TrainConfig) -> bool:
         and not config.recipe.clip
         and config.machine.devices == 1
         and config.machine.precision != "16"
+        and not config.machine.compile
         and config.outputs.track is None
         and pruning.folds is None
         and pruning.co_teaching is None
@@ -63,9 +64,15 @@ def train(configs: Sequence[TrainConfig], progress: Sequence[Progress]) -> list[
     Raises:
         Interrupted: after SIGTERM or Ctrl-C, when it is stored where each of them stands.
     """
-    with ranks.together(configs[0].machine) as fabric, Interruption(CheckpointEvery(), fabric.device) as heard:
+    with (
+        ranks.together(configs[0].machine) as fabric,
+        Interruption(CheckpointEvery(), fabric.device) as heard,
+        ExitStack() as lives,
+    ):
         together = _Together(fabric)
         members = [_Member(config, fabric, told) for config, told in zip(configs, progress, strict=True)]
+        for member in members:
+            lives.callback(member.end)
         while waiting := [member for member in members if member.step is not None]:
             losses = together.take(waiting)
             for member, loss in zip(waiting, losses, strict=True):
@@ -91,6 +98,7 @@ class _Member:
     def __init__(self, config: TrainConfig, fabric: Fabric, progress: Progress) -> None:
         self.step: Step | None = None
         self.outcome: Outcome = {}
+        self._life: Generator[Step, Tensor, dict[str, Any]] | None = None
         try:
             self.run = training.begin(config, training.prepare(config, progress), fabric, progress)
         except Exception as error:
@@ -101,6 +109,7 @@ class _Member:
 
     def go_on(self, loss: Tensor | None) -> None:
         """Let it live on to its next step, having taken one that minimised this loss."""
+        assert self._life is not None
         self.step = None
         try:
             self.step = self._life.send(loss)  # type: ignore[arg-type]
@@ -108,6 +117,11 @@ class _Member:
             self.outcome = end.value
         except (Exception, Interrupted) as error:
             self.outcome = error
+
+    def end(self) -> None:
+        """Let others into its folder, also where it has not come to its end."""
+        if self._life is not None:
+            self._life.close()
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

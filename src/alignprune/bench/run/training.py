@@ -6,6 +6,9 @@ evaluation, observers, checkpoints, signals. Lightning Fabric brings device, pre
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -151,6 +154,8 @@ def prepare(config: TrainConfig, progress: Progress | None = None) -> Inputs:
         ValueError, FileNotFoundError, FileExistsError: with what to do.
     """
     trackers.check(config.outputs.track)
+    if config.machine.compile:
+        _refuse_without_compiler()
     CheckpointEvery.parse(config.outputs.checkpoint_every)
     base_share = config.measured_base()
     if rank_and_world()[0] == 0:  # the others would find the folder in use by the first
@@ -524,17 +529,18 @@ class Run:
 
     def loss(self, step: Step, out: Outcome) -> Tensor:
         """The loss to minimise, recorded and observed, by what the objective makes of the batch."""
-        loss = self._reduce(step.index, out) + out.extra
-        self.within.right += (out.logits.detach().argmax(1) == step.batch.y).sum()
+        predictions = out.logits.detach().argmax(1)
+        loss = self._reduce(step.index, out, predictions) + out.extra
+        self.within.right += (predictions == step.batch.y).sum()
         self._observe(step.index, out.recorded, out.logits, step.batch.y)
         return loss
 
-    def _reduce(self, index: Tensor, out: Outcome) -> Tensor:
+    def _reduce(self, index: Tensor, out: Outcome, predictions: Tensor) -> Tensor:
         if self.pruner.score.needs_batches:
             record = None if out.record is None else out.record.mean()
             return self.pruner.reduce_batch(index, out.losses.mean(), record=record)
-        predictions = out.logits.detach().argmax(1) if self.config.pruning.give_labels else None
-        return self.pruner.reduce(index, out.losses, record=out.record, predictions=predictions)
+        said = predictions if self.config.pruning.give_labels else None
+        return self.pruner.reduce(index, out.losses, record=out.record, predictions=said)
 
     @torch.no_grad()
     def _refresh(self, loader: Loader, epoch: int) -> None:
@@ -567,7 +573,7 @@ class Run:
         }
 
     def _metrics(self) -> list[dict[str, Any]]:
-        return [asdict(record) for record in self.epochs]
+        return [dict(vars(record)) for record in self.epochs]
 
     def _save_checkpoint(self) -> None:
         """Store where the run stands; every rank calls it, since a part may hold what only its rank has seen."""
@@ -667,7 +673,10 @@ def make_network(config: TrainConfig, samples: ClassificationData) -> nn.Module:
     if weights is None:
         models.look_at(network, samples.train_eval)
     models.read_prepared(network, samples.preparation)
-    return trained.laid_out(network, samples.input_shape)
+    network = trained.laid_out(network, samples.input_shape)
+    if config.machine.compile:
+        network.compile()  # in place: its weights keep their names
+    return network
 
 
 def _augmentation(config: TrainConfig) -> Augmentation | None:
@@ -734,6 +743,16 @@ def _check(config: TrainConfig, samples: ClassificationData) -> None:
     if config.outputs.collect:
         proxy.warmup_epochs(config.recipe.epochs, config.outputs.proxy_epochs)
     config.pruning.chosen_policy.check(len(samples.labels))
+
+
+def _refuse_without_compiler() -> None:
+    """Refuse to compile where the compiler is missing that torch.compile would call in the first step."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise ValueMistake(
+            f"compile=True is given, but {compiler} is not there, expected a C++ compiler: install it, name another in "
+            f"the environment variable CXX, or leave --compile out"
+        )
 
 
 def _check_ahead(config: TrainConfig, inputs: Inputs) -> None:
