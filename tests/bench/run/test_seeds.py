@@ -18,6 +18,7 @@ from alignprune.bench.run import seeds, trained
 from alignprune.bench.run.config import TrainConfig, configure
 from alignprune.bench.run.folder import read_checkpoint
 from alignprune.bench.run.interruption import Interrupted
+from alignprune.bench.run.lock import is_held
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.training import train
 from alignprune.errors import ExistingFile
@@ -171,6 +172,27 @@ def test_one_that_fails_costs_the_others_nothing(features: str, tmp_path: Path) 
     assert isinstance(found[1], ExistingFile)
     for seed in (0, 2):
         expect_close(found[seed], train(config(features, tmp_path / "alone", seed)))
+
+
+def test_a_step_that_fails_leaves_no_folder_held(
+    features: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object, step: object, out: object) -> None:
+        raise ArithmeticError
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("alignprune.bench.run.training.Run.loss", fail)
+    configs = [config(features, tmp_path, seed) for seed in SEEDS]
+
+    with pytest.raises(ArithmeticError) as together_failed:
+        together(configs[:2])
+    with pytest.raises(ArithmeticError) as alone_failed:
+        train(configs[2])
+
+    assert together_failed.tb  # what a debugger holds keeps nothing open
+    assert alone_failed.tb
+    assert not any(is_held(one.folder) for one in configs)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(

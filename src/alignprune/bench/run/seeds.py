@@ -70,9 +70,10 @@ def train(configs: Sequence[TrainConfig], progress: Sequence[Progress]) -> list[
         ExitStack() as lives,
     ):
         together = _Together(fabric)
-        members = [_Member(config, fabric, told) for config, told in zip(configs, progress, strict=True)]
-        for member in members:
-            lives.callback(member.end)
+        members = []
+        for config, told in zip(configs, progress, strict=True):
+            members.append(_Member(config, fabric, told))
+            lives.callback(members[-1].end)
         while waiting := [member for member in members if member.step is not None]:
             losses = together.take(waiting)
             for member, loss in zip(waiting, losses, strict=True):

@@ -268,14 +268,15 @@ class Run:
 
     def finish(self) -> dict[str, Any]:
         """Train the epochs that are left and store the result."""
-        life, loss = self.life(self.interruption), None
-        while True:
-            try:
-                step = life.send(loss)  # type: ignore[arg-type]
-            except StopIteration as end:
-                result: dict[str, Any] = end.value
-                return result
-            loss = self.take(step)
+        loss: Any = None  # what a generator is sent first
+        with closing(self.life(self.interruption)) as life:  # also where a step fails
+            while True:
+                try:
+                    step = life.send(loss)
+                except StopIteration as end:
+                    result: dict[str, Any] = end.value
+                    return result
+                loss = self.take(step)
 
     def life(self, listening: AbstractContextManager[object]) -> Generator[Step, Tensor, dict[str, Any]]:
         """All that a run is, but for its steps: these are taken by who asks for them.
@@ -459,9 +460,8 @@ class Run:
         self._refuse_divergence(epoch)
 
     def _train_mode(self, mode: bool) -> None:
-        if (
-            self.model.training != mode
-        ):  # to ask costs nothing, to go through all modules takes longer than a small step
+        # To ask costs nothing; to go through all modules can take as long as a small step.
+        if self.model.training != mode:
             self.model.train(mode)
 
     def _settle(self) -> None:
