@@ -379,3 +379,26 @@ def test_data_check_tells_what_is_missing(tmp_path: Path, capsys: pytest.Capture
     assert "cifar100n: absent" in said
     assert "missing  cifar-100-python/" in said
     assert "University of Toronto" in said
+
+
+def test_a_sweep_trains_the_seeds_of_a_head_together_and_finds_what_it_finds_one_by_one(
+    swept: Path, tiny: None, tmp_path: Path
+) -> None:
+    assert sweep(tmp_path, together=False) == 0
+
+    logs = {runs: "".join(file.read_text() for file in runs.glob("tiny/*/seed*/log.txt")) for runs in (swept, tmp_path)}
+    assert "seed 1: epoch 4" in logs[swept]
+    assert "seed 1: epoch 4" not in logs[tmp_path]
+    for result in tmp_path.glob("tiny/*/seed*/result.json"):
+        alone = json.loads(result.read_text())
+        beside = json.loads((swept / result.relative_to(tmp_path)).read_text())
+        assert beside["accuracy"] == pytest.approx(alone["accuracy"], abs=0.04)
+        assert beside["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-3)
+
+
+def test_seeds_are_divided_where_workers_would_wait(dataset: str, tmp_path: Path) -> None:
+    jobs = plan.jobs(cells(dataset)[:1], TINY, range(5), tmp_path)
+
+    sizes = {workers: [len(job.alongside) for job in plan.together(jobs, workers)] for workers in (1, 2, 9)}
+
+    assert sizes == {1: [4] * 5, 2: [2, 1, 2, 1, 2], 9: [0] * 5}

@@ -85,6 +85,8 @@ class SweepConfig(Which):
         gpus: of each run, such as 0.25; Ray only.
         address: of the Ray cluster; None starts or finds one here.
         retries: how often a run is tried again that failed by what may pass; a mistake to be mended is not.
+        together: train the seeds of a head on features in one process, as one batched network; --no-together trains
+            each by itself.
         device: where to train; None = the protocol's.
         loader_workers: loader processes of each run; None = the protocol's.
         data_root: folder of the named data sets; None = the environment variable ALIGNPRUNE_DATA.
@@ -98,6 +100,7 @@ class SweepConfig(Which):
     gpus: float = 0.0
     address: str | None = None
     retries: int = 1
+    together: bool = True
     device: str | None = None
     loader_workers: int | None = None
     data_root: Path | None = None
@@ -271,6 +274,8 @@ def sweep_jobs(config: SweepConfig, report: Report) -> Summary:
     given = {name: str(value) if name == "data_root" else value for name, value in machine.items() if value is not None}
     jobs = plan.jobs(cells, protocol, seeds, config.runs, given)
     _refuse_in_vain(config, [job for job in jobs if not sweep.complete(job.folder)])
+    if config.together and config.engine == "local" and len(seeds) > 1:
+        jobs = plan.together(jobs, config.workers)
     summary = sweep.run(
         jobs,
         work,
@@ -319,11 +324,12 @@ def _archive_complete(folder: Path) -> None:
 
 
 def work(job: Job) -> None:
-    """Train one job to its end, or what is left of it, and archive it: what a sweep's workers do."""
-    plan.work(job)
+    """Train one job to its end, or what is left of it, and archive all that is complete: what a sweep's workers do."""
+    done = plan.work(job)
     from alignprune.bench.results import store
 
-    store.archive(job.folder)
+    for one in done:
+        store.archive(one.folder)
 
 
 def show_tables(config: TableConfig) -> int:

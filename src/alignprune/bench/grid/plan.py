@@ -10,7 +10,10 @@ since a folder's name follows from the settings alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,10 @@ from alignprune import presets
 from alignprune.bench.files import write_record
 from alignprune.bench.grid.cells import JOB, JOB_KIND, Cell, Protocol, Settings, key_of
 from alignprune.bench.grid.experiments import full_training
-from alignprune.bench.grid.sweep import Job
+from alignprune.bench.grid.sweep import Job, complete
 from alignprune.bench.run.config import TrainConfig, configure
 from alignprune.bench.run.folder import CONFIG
+from alignprune.bench.run.lock import FolderInUse, locked
 from alignprune.bench.run.progress import Lines
 from alignprune.errors import ValueMistake
 
@@ -145,13 +149,77 @@ def resumed(config: TrainConfig) -> TrainConfig:
     return config.with_settings(resume=(config.folder / CONFIG).exists())
 
 
-def work(job: Job) -> None:
-    """Run one job to its end, or what is left of it."""
+def together(jobs: Sequence[Job], workers: int) -> list[Job]:
+    """The jobs, those with each seed of a cell alongside that can be trained with it, in their order.
+
+    The seeds of a cell are divided where there would else be less to do than there are workers.
+
+    Args:
+        jobs: of `jobs`.
+        workers: processes that run at the same time.
+    """
+    from alignprune.bench.run import seeds
+
+    cells: dict[str, list[Job]] = {}
+    for job in jobs:
+        if not complete(job.folder) and seeds.fit(configure(job.settings)):
+            cells.setdefault(job.key, []).append(job)
+    parts = math.ceil(workers / max(len(cells), 1))
+    beside = {
+        job.folder: tuple(other for other in found[part::parts] if other is not job)
+        for found in cells.values()
+        for part in range(parts)
+        for job in found[part::parts]
+    }
+    return [replace(job, alongside=beside.get(job.folder, ())) for job in jobs]
+
+
+def work(job: Job) -> list[Job]:
+    """Run one job to its end, or what is left of it, and with it those alongside that nobody else works on.
+
+    Returns:
+        the jobs that are complete now.
+    """
+    with ExitStack() as held:
+        taken = [job, *(other for other in job.alongside if _is_free(other, held))]
+        for one in taken:
+            place = {"key": one.key, "protocol": one.protocol, "cell": one.folder.parent.name, "seed": one.seed}
+            write_record(one.folder / JOB, JOB_KIND, place | {"settings": dict(one.settings)})
+        configs = [resumed(configure(one.settings)) for one in taken]
+        if len(configs) == 1:
+            _run_alone(configs[0])
+        else:
+            _run_together(configs)
+        return [one for one in taken if complete(one.folder)]
+
+
+def _is_free(job: Job, held: ExitStack) -> bool:
+    """Whether a job can be taken, whose folder is then held."""
+    if complete(job.folder) or not all(complete(need) for need in job.needs):
+        return False
+    try:
+        held.enter_context(locked(job.folder))
+    except FolderInUse:
+        return False
+    return not complete(job.folder)
+
+
+def _run_alone(config: TrainConfig) -> None:
     from alignprune.bench.run import kinds
 
-    place = {"key": job.key, "protocol": job.protocol, "cell": job.folder.parent.name, "seed": job.seed}
-    write_record(job.folder / JOB, JOB_KIND, place | {"settings": dict(job.settings)})
-    kinds.run(resumed(configure(job.settings)), Lines())
+    kinds.run(config, Lines())
+
+
+def _run_together(configs: Sequence[TrainConfig]) -> None:
+    """Train several seeds at once; one beside the first that failed is left to its own job."""
+    from alignprune.bench.run import seeds
+
+    first, *others = seeds.train(configs, [Lines(f"seed {config.seed}: ") for config in configs])
+    for config, outcome in zip(configs[1:], others, strict=True):
+        if isinstance(outcome, BaseException):
+            print(f"seed {config.seed}: {type(outcome).__name__}: {outcome}", flush=True)
+    if isinstance(first, BaseException):
+        raise first
 
 
 def _without(settings: Settings, *names: str) -> dict[str, Any]:

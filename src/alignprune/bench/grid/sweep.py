@@ -58,6 +58,7 @@ class Job:
         seed: of the run.
         settings: what the work function needs to know; plain values.
         needs: folders that must be complete before it starts.
+        alongside: jobs that the work function may complete together with it, if nobody else works on them.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Job:
     seed: int
     settings: Mapping[str, Any]
     needs: tuple[Path, ...] = ()
+    alongside: tuple[Job, ...] = ()
 
 
 Work = Callable[[Job], None]
@@ -291,6 +293,7 @@ class _Sweep:
         self.needs = {place: {_place(need) for need in job.needs} for place, job in todo.items()}
         self.incomplete = set(todo)
         self.running = 0
+        self.together: set[Path] = set()  # may have been completed with another job of this sweep
         self.held: dict[Path, Job] = {}  # another sweep works on them
         self.attempts: Counter[Path] = Counter()
         self.done: list[Job] = []
@@ -343,15 +346,21 @@ class _Sweep:
         if event.kind == "held":
             self.held[place] = job
         elif event.kind == "done":
-            self.incomplete.discard(place)
-            self.done.append(job)
-            self.report.finished(job, event.seconds)
+            self.together |= {_place(other.folder) for other in job.alongside}
+            self._finish(place, job, event.seconds)
+        elif event.kind == "skipped" and place in self.together:
+            self._finish(place, job, event.seconds)
         elif event.kind == "skipped":
             self.incomplete.discard(place)
             self.skip(job)
         else:
             error = _record_death(job.folder, event.error) if event.kind == "died" else event.error
             self._fail(place, job, error, event.lasting)
+
+    def _finish(self, place: Path, job: Job, seconds: float) -> None:
+        self.incomplete.discard(place)
+        self.done.append(job)
+        self.report.finished(job, seconds)
 
     def _fail(self, place: Path, job: Job, error: str, lasting: bool) -> None:
         self.attempts[place] += 1

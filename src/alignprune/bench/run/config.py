@@ -359,6 +359,8 @@ class MachineSettings:
     Attributes:
         device: where to train.
         precision: of the forward and backward pass.
+        compile: let torch.compile write code for the network, which takes minutes and a C++ compiler; worth it in long
+            runs. Numbers agree to within float error.
         devices: ranks, which are processes of one device each and share a batch; as many as torchrun has started.
         rank_timeout: minutes after which a rank that does not answer ends the run.
         workers: loader processes per device.
@@ -367,6 +369,7 @@ class MachineSettings:
 
     device: Device = "auto"
     precision: Precision = "32"
+    compile: bool = False
     devices: int = field(default_factory=lambda: started_ranks() or 1)
     rank_timeout: float = 10.0
     workers: int = 0
@@ -668,6 +671,7 @@ _PLACES = {
     "device",
     "devices",
     "rank_timeout",
+    "compile",
     "workers",
     "data_root",
     "out",

@@ -59,7 +59,10 @@ class CrossEntropy:
 
     def __call__(self, index: Tensor, batch: Batch) -> Outcome:
         """Forward pass of a batch: index int64 [B], its samples and labels on the network's device."""
-        logits = self.model(batch.x)
+        return self.outcome(index, batch, self.model(batch.x))
+
+    def outcome(self, index: Tensor, batch: Batch, logits: Tensor) -> Outcome:
+        """What the objective makes of a batch in one view, by the network's logits, float [B, C]."""
         losses = self._losses(logits, batch, self.smoothing)
         record = None
         if self.recorded != self.smoothing:
@@ -115,9 +118,14 @@ class ChosenLoss(CrossEntropy):
 
     def __call__(self, index: Tensor, batch: Batch) -> Outcome:
         if batch.strong is None:
-            logits, strong = self.model(batch.x), None
-        else:
-            logits, strong = self.model(torch.cat([batch.x, batch.strong])).chunk(2)
+            return super().__call__(index, batch)
+        logits, strong = self.model(torch.cat([batch.x, batch.strong])).chunk(2)
+        return self._outcome(index, batch, logits, strong)
+
+    def outcome(self, index: Tensor, batch: Batch, logits: Tensor) -> Outcome:
+        return self._outcome(index, batch, logits, None)
+
+    def _outcome(self, index: Tensor, batch: Batch, logits: Tensor, strong: Tensor | None) -> Outcome:
         out = self.loss(index, batch.y, logits, strong)
         return Outcome(out.losses, out.recorded, out.extra, logits)
 

@@ -52,25 +52,29 @@ class Tenths:
 
 
 class Lines(Progress):
-    """Prints a line an epoch."""
+    """Prints a line an epoch.
 
-    def __init__(self) -> None:
+    Args:
+        name: what each line begins with, where several runs print theirs.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.tenths = Tenths()
 
     def note(self, text: str) -> None:
-        print(text, flush=True)
+        print(f"{self.name}{text}", flush=True)
 
     def embedding(self, done: int, total: int) -> None:
         if self.tenths.passed(done, total):
-            print(f"features of {done:,} of {total:,} samples", flush=True)
+            self.note(f"features of {done:,} of {total:,} samples")
 
     def start(self, description: str, epochs: int) -> None:
-        print(f"{description}, {epochs} epochs", flush=True)
+        self.note(f"{description}, {epochs} epochs")
 
     def epoch(self, metrics: dict[str, Any]) -> None:
         accuracy = "" if metrics["accuracy"] is None else f"  accuracy {metrics['accuracy']:.2%}"
-        print(
+        self.note(
             f"epoch {metrics['epoch']}  train loss {metrics['train_loss']:.3f}  pruned {metrics['pruned_share']:.1%}"
-            f"{accuracy}  {metrics['images_per_second']:,.0f} samples/s",
-            flush=True,
+            f"{accuracy}  {metrics['images_per_second']:,.0f} samples/s"
         )

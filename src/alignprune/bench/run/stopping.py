@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from alignprune import EarlyStopping
 from alignprune.bench.data import Samples
 from alignprune.bench.run import ranks
-from alignprune.bench.run.evaluation import BATCH_SIZE, evaluate
+from alignprune.bench.run.batches import evaluation_loader
+from alignprune.bench.run.evaluation import evaluate
 
 
 class LastEpoch:
@@ -49,9 +49,7 @@ class BestEpoch:
 
     def __init__(self, held_out: Samples, patience: int | None, device: torch.device, workers: int) -> None:
         # The generator is its own, so that no other draw of the run depends on who looks.
-        self.loader: DataLoader[Any] = DataLoader(
-            held_out, batch_size=BATCH_SIZE, num_workers=workers, generator=torch.Generator()
-        )
+        self.loader = evaluation_loader(held_out, device, workers, torch.Generator())
         self.size, self.device = len(held_out), device  # type: ignore[arg-type]
         self.stopper = EarlyStopping(patience)
 

@@ -6,16 +6,19 @@ evaluation, observers, checkpoints, signals. Lightning Fabric brings device, pre
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from alignprune import BatchPolicy, Pruner, coresets
 from alignprune._ranks import rank_and_world
@@ -37,12 +40,21 @@ from alignprune.bench.run import (
     trained,
 )
 from alignprune.bench.run.augmentation import Augmentation
-from alignprune.bench.run.batches import Batch, KeyedDraws, TwoViews, batches, draws
+from alignprune.bench.run.batches import (
+    Batch,
+    KeyedDraws,
+    Loader,
+    TwoViews,
+    batches,
+    draws,
+    evaluation_loader,
+    training_loader,
+)
 from alignprune.bench.run.budget import Spending
 from alignprune.bench.run.co_teaching import CoTeaching
 from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.diagnosis import Diagnosis, memorisation
-from alignprune.bench.run.evaluation import BATCH_SIZE, evaluate
+from alignprune.bench.run.evaluation import evaluate
 from alignprune.bench.run.folder import CHECKPOINT, RunFolder
 from alignprune.bench.run.interruption import CheckpointEvery, Interrupted, Interruption
 from alignprune.bench.run.objective import ChosenLoss, CrossEntropy, Outcome
@@ -101,11 +113,21 @@ def _fit(
     progress: Progress | None = None,
     watching: Sequence[Observer] = (),
 ) -> dict[str, Any]:
+    return begin(config, inputs, fabric, progress, watching).finish()
+
+
+def begin(
+    config: TrainConfig,
+    inputs: Inputs,
+    fabric: Fabric,
+    progress: Progress | None = None,
+    watching: Sequence[Observer] = (),
+) -> Run:
+    """The run before its first step: its network is drawn, and its folder is its own."""
     chosen_by = static.statistics(config, inputs.data)
     fabric.seed_everything(config.seed, verbose=False)
     heard = progress if progress and fabric.is_global_zero else Progress()
-    run = _Run(config, inputs, chosen_by, fabric, heard, watching)
-    return run.finish()
+    return Run(config, inputs, chosen_by, fabric, heard, watching)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +154,8 @@ def prepare(config: TrainConfig, progress: Progress | None = None) -> Inputs:
         ValueError, FileNotFoundError, FileExistsError: with what to do.
     """
     trackers.check(config.outputs.track)
+    if config.machine.compile:
+        _refuse_without_compiler()
     CheckpointEvery.parse(config.outputs.checkpoint_every)
     base_share = config.measured_base()
     if rank_and_world()[0] == 0:  # the others would find the folder in use by the first
@@ -144,8 +168,34 @@ def prepare(config: TrainConfig, progress: Progress | None = None) -> Inputs:
     return inputs
 
 
-class _Run:
-    """The state of one run between its epochs."""
+@dataclass(frozen=True)
+class Step:
+    """A step that a run is about to take.
+
+    Attributes:
+        index: of the samples, int64 [B], on the host.
+        batch: the samples.
+        place: epoch, number of the step and of all steps of the epoch, and the position in the run.
+    """
+
+    index: Tensor
+    batch: Batch
+    place: tuple[int, int, int, float]
+
+
+class Shared(Protocol):
+    """What holds the weights of several runs while they take steps together."""
+
+    def release(self) -> None:
+        """Give every run its own weights back."""
+
+
+class Run:
+    """The state of one run between its epochs.
+
+    Attributes:
+        shared: what holds its weights at present; None where it has them to itself.
+    """
 
     def __init__(
         self,
@@ -173,7 +223,7 @@ class _Run:
         model, optimizer = fabric.setup(network, recipes.make_optimizer(config.recipe, network))
         self.model: nn.Module = model
         self.optimizer: torch.optim.Optimizer = optimizer
-        self.averaging = _averaging(config, self._network)
+        self.averaging = _averaging(config, self.network)
         self.objective = _objective(config, self.data, self.model, self.pruner.epochs, fabric)
         self.observers = [*_observers(config, self.data, self.pruner.epochs, device), *watching]
         self.spending = Spending(config.training_samples(self.whole_size), config.machine.devices)
@@ -183,10 +233,11 @@ class _Run:
         self.train_loader = self._loader(pruned=False)
         self.pruned_loader = self._loader(pruned=True) if self.pruner.score.needs_pruned else None
         assert self.data.test is not None, "data.load has refused data without test samples"
-        self.test_loader = DataLoader(self.data.test, batch_size=BATCH_SIZE, num_workers=config.machine.workers)
+        self.test_loader = evaluation_loader(self.data.test, device, config.machine.workers)
         self.within = WithinEpoch(0, device)
         self.epochs: list[EpochRecord] = []
         self.proxy_cost = static.cost(config)
+        self.shared: Shared | None = None
         # only now, after all that can be refused has been
         self.folder = ranks.agreed(lambda: self._opened(inputs.base_share) if fabric.is_global_zero else None)
 
@@ -203,21 +254,42 @@ class _Run:
             views = TwoViews(weak, samples.strong)
         return KeyedDraws(views, config.seed) if draws(views) else views
 
-    def _loader(self, *, pruned: bool) -> DataLoader[Any]:
+    def _loader(self, *, pruned: bool) -> Loader:
         config = self.config
-        return self.pruner.loader(
+        return training_loader(
+            self.pruner,
             self.views,
+            config.batch_of_rank,
+            self.fabric.device,
+            config.machine.workers,
             pruned=pruned,
             even_batches=config.data.even_batches and not pruned,
-            batch_size=config.batch_of_rank,
-            num_workers=config.machine.workers,
-            persistent_workers=config.machine.workers > 0,
-            pin_memory=self.fabric.device.type == "cuda",
-            generator=torch.Generator(),  # a loader draws when it starts, which no other draw may depend on
         )
 
     def finish(self) -> dict[str, Any]:
-        """Train the epochs that are left and store the result, alone in the folder."""
+        """Train the epochs that are left and store the result."""
+        loss: Any = None  # what a generator is sent first
+        with closing(self.life(self.interruption)) as life:  # also where a step fails
+            while True:
+                try:
+                    step = life.send(loss)
+                except StopIteration as end:
+                    result: dict[str, Any] = end.value
+                    return result
+                loss = self.take(step)
+
+    def life(self, listening: AbstractContextManager[object]) -> Generator[Step, Tensor, dict[str, Any]]:
+        """All that a run is, but for its steps: these are taken by who asks for them.
+
+        Args:
+            listening: for signals while the run trains.
+
+        Yields:
+            each step that it is about to take; to be sent the loss that was minimised, float [] on the device.
+
+        Returns:
+            the content of result.json.
+        """
         with nullcontext() if self.folder is None else closing(self.folder):
             complete = ranks.of_the_first(lambda: self.folder.result if self.folder else None)
             if complete is not None:
@@ -227,13 +299,13 @@ class _Run:
                 self._restore()
             self._note_batch()
             self.progress.start(self._description(), self.pruner.epochs)
-            with self._tracker() as tracker, self.interruption:
+            with self._tracker() as tracker, listening:
                 while not self._is_over:
-                    self._next_epoch(tracker)
+                    yield from self._next_epoch(tracker)
             return self._end()
 
-    def _next_epoch(self, tracker: Tracker | None) -> None:
-        self.epochs.append(self._epoch())
+    def _next_epoch(self, tracker: Tracker | None) -> Generator[Step, Tensor, None]:
+        self.epochs.append((yield from self._epoch()))
         done = asdict(self.epochs[-1])
         self.progress.epoch(done)
         self._refuse_lost_network()
@@ -288,7 +360,7 @@ class _Run:
         return trackers.opened(name, config.folder, plain(config.stored(None)), resumed=resumed)
 
     @property
-    def _network(self) -> nn.Module:
+    def network(self) -> nn.Module:
         """The network itself, without what Fabric wraps it in."""
         wrapped: Any = self.model
         network: nn.Module = wrapped.module
@@ -305,12 +377,12 @@ class _Run:
 
     # ------------------------------------------------------------------ an epoch
 
-    def _epoch(self) -> EpochRecord:
+    def _epoch(self) -> Generator[Step, Tensor, EpochRecord]:
         pruner = self.pruner
         epoch, selection, annealing = pruner.epoch, pruner.selection, pruner.annealing
         within, started = self.within, time.perf_counter() - self.within.seconds
         overhead = pruner.metrics()["overhead_seconds"]
-        self._train_epoch(epoch, started)
+        yield from self._train_epoch(epoch, started)
         seen, train_seconds = self.spending.trained - within.trained, time.perf_counter() - started
         right = within.num_right()
         if self.pruned_loader is not None and not self.spending.exhausted:
@@ -353,7 +425,7 @@ class _Run:
         with self.fabric.autocast():
             return evaluate(self.averaging.network, self.test_loader, self.fabric.device)
 
-    def _train_epoch(self, epoch: int, started: float) -> None:
+    def _train_epoch(self, epoch: int, started: float) -> Generator[Step, Tensor, None]:
         """Train on what is left of the epoch's samples, as far as the budget goes.
 
         Args:
@@ -371,21 +443,33 @@ class _Run:
             at = self.spending.position(epoch, step, steps, self.pruner.epochs)
             recipes.set_schedule(self.optimizer, self.config.recipe, at)
             index, batch = self._learned(index, batch)
-            self.model.train(len(index) > 1)  # one sample has no batch statistics: the running ones stand in
+            self._train_mode(len(index) > 1)  # one sample has no batch statistics: the running ones stand in
             self.objective.begin_step(at)
-            within.add(self._step(index, batch))
+            within.add((yield Step(index, batch, (epoch, step, steps, at))))
             self.spending.add(len(index))
             self.progress.step(epoch, step, steps)
             if within.is_full:
                 self._refuse_divergence(epoch)
             if self.interruption.after_step(step):
                 within.seconds = time.perf_counter() - started
+                self._settle()
                 self._refuse_divergence(epoch)
                 self._save_checkpoint()
                 self._end_if_asked()
+        self._settle()
         self._refuse_divergence(epoch)
 
-    def _batches(self, loader: DataLoader[Any], epoch: int) -> Iterator[tuple[Tensor, Batch]]:
+    def _train_mode(self, mode: bool) -> None:
+        # To ask costs nothing; to go through all modules can take as long as a small step.
+        if self.model.training != mode:
+            self.model.train(mode)
+
+    def _settle(self) -> None:
+        """Have the weights to itself, before they are looked at or stored."""
+        if self.shared is not None:
+            self.shared.release()
+
+    def _batches(self, loader: Loader, epoch: int) -> Iterator[tuple[Tensor, Batch]]:
         """Index and batch of each step, under the augmentation of this epoch."""
         for index, batch in batches(loader, self.fabric.device):
             if self.augmentation is not None:
@@ -399,7 +483,7 @@ class _Run:
 
     def _refuse_lost_network(self) -> None:
         """Keep the last good checkpoint where the epoch has ended with weights that are lost."""
-        for name, value in self._network.state_dict().items():
+        for name, value in self.network.state_dict().items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 raise self._diverged(f"{name!r} of the network is not finite after epoch {len(self.epochs)}")
 
@@ -426,16 +510,13 @@ class _Run:
         """The positions that the policy trains on, int64 [m], after a probing pass in evaluation mode."""
         self.model.eval()
         with torch.no_grad(), self.fabric.autocast():
-            features, logits = models.features_and_logits(self._network, batch.x)
+            features, logits = models.features_and_logits(self.network, batch.x)
         self.model.train()
         return self.pruner.choose(index, logits=logits, features=features, labels=batch.y)
 
-    def _step(self, index: Tensor, batch: Batch) -> Tensor:
+    def take(self, step: Step) -> Tensor:
         """Forward, backward, update; returns the loss that was minimised."""
-        out = self.objective(index, batch)
-        loss = self._reduce(index, out) + out.extra
-        self.within.right += (out.logits.detach().argmax(1) == batch.y).sum()
-        self._observe(index, out.recorded, out.logits, batch.y)
+        loss = self.loss(step, self.objective(step.index, step.batch))
         self.optimizer.zero_grad()
         self.objective.zero_grad()
         self.fabric.backward(loss)
@@ -446,15 +527,23 @@ class _Run:
         self.averaging.step()
         return loss.detach()
 
-    def _reduce(self, index: Tensor, out: Outcome) -> Tensor:
+    def loss(self, step: Step, out: Outcome) -> Tensor:
+        """The loss to minimise, recorded and observed, by what the objective makes of the batch."""
+        predictions = out.logits.detach().argmax(1)
+        loss = self._reduce(step.index, out, predictions) + out.extra
+        self.within.right += (predictions == step.batch.y).sum()
+        self._observe(step.index, out.recorded, out.logits, step.batch.y)
+        return loss
+
+    def _reduce(self, index: Tensor, out: Outcome, predictions: Tensor) -> Tensor:
         if self.pruner.score.needs_batches:
             record = None if out.record is None else out.record.mean()
             return self.pruner.reduce_batch(index, out.losses.mean(), record=record)
-        predictions = out.logits.detach().argmax(1) if self.config.pruning.give_labels else None
-        return self.pruner.reduce(index, out.losses, record=out.record, predictions=predictions)
+        said = predictions if self.config.pruning.give_labels else None
+        return self.pruner.reduce(index, out.losses, record=out.record, predictions=said)
 
     @torch.no_grad()
-    def _refresh(self, loader: DataLoader[Any], epoch: int) -> None:
+    def _refresh(self, loader: Loader, epoch: int) -> None:
         """Record the losses of the samples that this epoch left out: training augmentation, evaluation mode (IES)."""
         self.model.eval()
         for index, batch in self._batches(loader, epoch):
@@ -484,7 +573,7 @@ class _Run:
         }
 
     def _metrics(self) -> list[dict[str, Any]]:
-        return [asdict(record) for record in self.epochs]
+        return [dict(vars(record)) for record in self.epochs]
 
     def _save_checkpoint(self) -> None:
         """Store where the run stands; every rank calls it, since a part may hold what only its rank has seen."""
@@ -584,7 +673,10 @@ def make_network(config: TrainConfig, samples: ClassificationData) -> nn.Module:
     if weights is None:
         models.look_at(network, samples.train_eval)
     models.read_prepared(network, samples.preparation)
-    return trained.laid_out(network, samples.input_shape)
+    network = trained.laid_out(network, samples.input_shape)
+    if config.machine.compile:
+        network.compile()  # in place: its weights keep their names
+    return network
 
 
 def _augmentation(config: TrainConfig) -> Augmentation | None:
@@ -651,6 +743,16 @@ def _check(config: TrainConfig, samples: ClassificationData) -> None:
     if config.outputs.collect:
         proxy.warmup_epochs(config.recipe.epochs, config.outputs.proxy_epochs)
     config.pruning.chosen_policy.check(len(samples.labels))
+
+
+def _refuse_without_compiler() -> None:
+    """Refuse to compile where the compiler is missing that torch.compile would call in the first step."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise ValueMistake(
+            f"compile=True is given, but {compiler} is not there, expected a C++ compiler: install it, name another in "
+            f"the environment variable CXX, or leave --compile out"
+        )
 
 
 def _check_ahead(config: TrainConfig, inputs: Inputs) -> None:
