@@ -134,7 +134,7 @@ PANEL = 700  # of the pool's samples, in this file
 
 def asked(pool: Pool, draws: ap.Draws) -> dict[str, Any]:
     """All that a pool answers of numbers that are a function of the sample, each answer by sample."""
-    samples = np.arange(FEW)[pool.samples() if pool.shared else slice(None)]
+    samples = np.arange(FEW)[pool.samples_of(np.arange(pool.size))]
     random = np.random.default_rng(0)
     values = random.normal(size=FEW).astype(np.float32).round(1)[samples]  # many are equal
     values[values == 0.3] = np.nan

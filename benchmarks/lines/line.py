@@ -19,6 +19,7 @@ class Sizes:
         many: of one that is only begun.
         largest: of the bank on disk.
         owned: of the state that several ranks share.
+        talking: of the state whose ranks are overheard; even a quarter of it is more than a panel holds.
         growing: of the growth, ascending.
         images: that a small network is trained on.
         batch: images a training step.
@@ -30,7 +31,8 @@ class Sizes:
     few: int = 50_000
     many: int = 100_000_000
     largest: int = 10_000_000
-    owned: int = 2_000_000
+    owned: int = 20_000_000
+    talking: int = 2_000_000
     growing: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
     images: int = 1_280
     batch: int = 128
@@ -49,6 +51,7 @@ QUICK = Sizes(
     many=20_000,
     largest=4_000,
     owned=2_000,
+    talking=2_000,
     growing=(500, 1_000, 2_000),
     images=64,
     batch=8,
@@ -113,6 +116,7 @@ def in_turns(
     samples: int,
     repeats: int,
     prepare: Callable[[], object] = lambda: None,
+    before: Callable[[], object] = lambda: None,
 ) -> Found:
     """Time ``work`` against ``unit``: they take turns, since a machine's mood changes, and the median of turns counts.
 
@@ -122,11 +126,14 @@ def in_turns(
         samples: size of the data set.
         repeats: turns; one more comes before, which warms up.
         prepare: called before every turn, outside of the time.
+        before: called before each of both, outside of the time.
     """
     ratios, times = [], []
     for _ in range(repeats + 1):
         prepare()
+        before()
         against = seconds_of(unit)
+        before()
         times.append(seconds_of(work))
         ratios.append(times[-1] / against)
     return Found(median(ratios[1:]), samples, repeats, 1e3 * median(times[1:]))

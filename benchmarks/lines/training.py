@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import alignprune as ap
 from lines.line import Found, Line, Sizes, in_turns
@@ -78,9 +81,9 @@ def _pruned_epoch(
         before, last = last, time.perf_counter()
         return last - before
 
-    for batch in BatchSampler(pruner.sampler, batch_size, drop_last=False):
-        index = torch.tensor(batch)
-        added += since()
+    order = pruner.sampler.consumed(pruner.sampler.epoch_length)
+    added += since()
+    for index in order.split(batch_size):
         logits = model(features[index])
         losses = F.cross_entropy(logits, labels[index], reduction="none")
         trained += since()
@@ -124,8 +127,42 @@ def half_of_the_passes(sizes: Sizes) -> Found:
     return Found(found.ratio, found.samples, repeats, found.milliseconds, details={"passes": passes})
 
 
+def five_seeds(sizes: Sizes) -> Found:
+    """Five seeds of a head on features at once, against five runs one after another, by the CPU's time."""
+    from alignprune.bench.run import seeds
+    from alignprune.bench.run.config import TrainConfig, configure
+    from alignprune.bench.run.progress import Progress
+    from alignprune.bench.run.training import train
+
+    samples, draw = sizes.few // 6, np.random.default_rng(0)
+    labels = draw.integers(0, 10, 2 * samples)
+    values = draw.normal(size=(10, 128))[labels] / 2 + draw.normal(size=(2 * samples, 128))
+    with TemporaryDirectory() as folder:
+        data = Path(folder, "features.npz")
+        halves = {"x_train": values[:samples], "x_test": values[samples:]}
+        np.savez(data, y_train=labels[:samples], y_test=labels[samples:], **halves)
+        settings = {"dataset": str(data), "method": "full", "device": "cpu", "recipe": "head", "model": "mlp"}
+
+        def runs(kind: str, turn: int) -> list[TrainConfig]:
+            out = [str(Path(folder, kind, str(turn), str(seed))) for seed in range(5)]
+            recipe = {"recipe.epochs": 4, "recipe.batch_size": sizes.batch}
+            return [configure({**settings, **recipe, "seed": seed, "out": out[seed]}) for seed in range(5)]
+
+        turns = iter(range(4 * sizes.few_repeats + 4))
+
+        def together() -> None:
+            seeds.train(runs("together", next(turns)), [Progress() for _ in range(5)])
+
+        def alone() -> None:
+            for run in runs("alone", next(turns)):
+                train(run)
+
+        return in_turns(together, alone, samples, sizes.few_repeats)
+
+
 LINES = (
     Line("reduce, a weighted batch of 128", "a training step of ResNet-18", 0.003, reduce),
     Line("all that robust adds to a head on features", "its training steps", 0.05, added_to_head),
     Line("an epoch of robust, half of the passes", "an epoch of all passes", 0.51, half_of_the_passes),
+    Line("five seeds of a head on features, at once", "five runs one after another", 1 / 3, five_seeds),
 )

@@ -51,12 +51,12 @@ class Draws:
     seed: int
     epoch: int
 
-    def keys(self, purpose: str, samples: Indices | int) -> Keys:
+    def keys(self, purpose: str, samples: Indices | Keys | int) -> Keys:
         """One number a sample, uniform in 0 to 2^32 - 1 and different for different samples below 2^32.
 
         Args:
             purpose: what is drawn; draws of different purposes are independent.
-            samples: int64 [n], indices in the data set; an integer N stands for 0 to N - 1.
+            samples: int64 or uint32 [n], indices in the data set; an integer N stands for 0 to N - 1.
 
         Returns:
             uint32 [n].
@@ -79,7 +79,7 @@ class Draws:
                 _mixed(hashed, spare[: len(hashed)])
         return out
 
-    def uniform(self, purpose: str, samples: Indices | int) -> NDArray[np.float32]:
+    def uniform(self, purpose: str, samples: Indices | Keys | int) -> NDArray[np.float32]:
         """One number a sample, uniform in [0, 1), float32 [n]; arguments as in `keys`."""
         # 24 bits are what a float32 below 1 holds: more would round up to 1.
         fractions: NDArray[np.float32] = (self.keys(purpose, samples) >> 8).astype(np.float32)

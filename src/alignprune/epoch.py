@@ -75,22 +75,23 @@ class EpochPlan:
         if self.exchange is None:
             return torch.from_numpy(self._slots)
         slots, given = self._slots, self.exchange.given
-        own = np.asarray(self._pool.samples(np.delete(slots, np.searchsorted(slots, given)) if len(given) else slots))
+        own = self._pool.samples_of(np.delete(slots, np.searchsorted(slots, given)) if len(given) else slots)
         received = self.exchange.received
         return torch.from_numpy(np.concatenate([own, received]) if len(received) else own)
 
     @cached_property
     def shown(self) -> Selection:
         """The selection by sample."""
-        samples = self._pool.samples()
-        return self.selection if isinstance(samples, int) else self.selection.of(samples, self._pool.num_samples)
+        if not self._pool.shared:
+            return self.selection
+        return self.selection.of(self._pool.samples_of(np.arange(self._pool.size)), self._pool.num_samples)
 
     def pruned(self, done: Tensor | None = None) -> Tensor:
         """The samples that this rank remembers and nobody reads, but for those at some slots, int64, ascending."""
         pruned = self.selection.pruned
         if done is not None:
             pruned = pruned[~torch.isin(pruned, done)]
-        return torch.from_numpy(np.sort(np.asarray(self._pool.samples(pruned.numpy()))))
+        return torch.from_numpy(np.sort(self._pool.samples_of(pruned.numpy())))
 
     @property
     def mask(self) -> NDArray[np.bool_] | None:

@@ -121,7 +121,7 @@ def exchange(
         nothing = np.empty(0, dtype=np.int64)
         none = np.empty(0, dtype=bool)
         return Exchange(pool, len(slots), nothing, none.astype(np.float32), none, nothing, nothing, nothing, none)
-    handed = _drawn(draws, pool.samples(slots), int(surplus[rank]))
+    handed = _drawn(draws, pool, slots, int(surplus[rank]))
     goes = len(handed)
     if rank == counts.argmax():
         stays = np.delete(np.arange(min(len(slots), goes + world)), handed[handed < goes + world])
@@ -131,7 +131,7 @@ def exchange(
     sizes[counts.argmax()] += twice
     samples, weight, labelled = pool.gathered(
         sizes,
-        np.asarray(pool.samples(own)),
+        pool.samples_of(own),
         np.ones(len(own), dtype=np.float32) if weights is None else weights[handed],
         np.ones(len(own), dtype=bool) if unlabelled is None else ~unlabelled[own],
     )
@@ -150,10 +150,10 @@ def exchange(
     )
 
 
-def _drawn(draws: Draws, samples: Indices | int, count: int) -> Indices:
-    """The positions of ``count`` of this rank's samples, by their keys."""
+def _drawn(draws: Draws, pool: Pool, slots: Indices, count: int) -> Indices:
+    """Which ``count`` of this rank's samples, by their keys, int64: positions among the slots."""
     if not count:
         return np.empty(0, dtype=np.int64)
-    keys = draws.keys("surplus", samples)
+    keys = draws.keys("surplus", pool.samples_of(slots))
     drawn: Indices = np.flatnonzero(keys <= smallest(keys, count))
     return drawn

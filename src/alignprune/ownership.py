@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alignprune._checks import described
@@ -77,10 +78,16 @@ class Ownership(ABC):
         return sum(stop - start for start, stop in self.intervals)
 
     @cached_property
-    def samples(self) -> Indices:
-        """The samples that this rank remembers, by slot, int64 [n]."""
-        parts = [self.samples_at(start, stop) for start, stop in self.intervals]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def samples(self) -> NDArray[np.uint32] | Indices:
+        """The samples that this rank remembers, by slot, [n]: uint32 where that holds them, else int64."""
+        held = np.empty(self.size, dtype=np.uint32 if self.num_samples <= 1 << 32 else np.int64)
+        slot = 0
+        for start, stop in self.intervals:
+            for first in range(start, stop, _CHUNK):
+                last = min(first + _CHUNK, stop)
+                held[slot : slot + last - first] = self.samples_at(first, last)
+                slot += last - first
+        return held
 
     def slots(self, samples: Tensor) -> Tensor:
         """The slots of samples in 0 to N - 1, int64 [B], on their device; -1 where another rank owns one."""
@@ -162,13 +169,11 @@ class Hashed(Ownership):
         return starts[_bucket(samples)] + samples // _BUCKETS
 
     def samples_at(self, start: int, stop: int) -> Indices:
-        samples = np.empty(stop - start, dtype=np.int64)
-        for first in range(start, stop, _CHUNK):
-            places = np.arange(first, min(first + _CHUNK, stop))
-            bucket = np.searchsorted(self._starts, places, side="right") - 1
-            block = places - self._starts[bucket]
-            turn = _mixed(torch.from_numpy(block)).numpy()
-            samples[first - start :][: len(places)] = block * _BUCKETS + (((bucket - turn) * _BACK) & (_BUCKETS - 1))
+        places = np.arange(start, stop)
+        bucket = np.searchsorted(self._starts, places, side="right") - 1
+        block = places - self._starts[bucket]
+        turn = _mixed(torch.from_numpy(block)).numpy()
+        samples: Indices = block * _BUCKETS + (((bucket - turn) * _BACK) & (_BUCKETS - 1))
         return samples
 
 

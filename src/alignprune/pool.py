@@ -64,11 +64,13 @@ class Pool:
                 f"each the ranges of all, and the same num_samples"
             )
 
-    def samples(self, slots: Indices | None = None) -> Indices | int:
-        """The samples at some slots, int64, or at all; where these are 0 to N - 1, the integer N (`Draws.keys`)."""
-        if not self.shared:
-            return self.num_samples if slots is None else slots
-        return self.ownership.samples if slots is None else self.ownership.samples[slots]
+    def samples(self) -> NDArray[np.uint32] | Indices | int:
+        """The samples by slot, as `Draws.keys` takes them: where they are 0 to N - 1, the integer N."""
+        return self.ownership.samples if self.shared else self.num_samples
+
+    def samples_of(self, slots: Indices) -> Indices:
+        """The samples at some slots, int64."""
+        return self.ownership.samples[slots].astype(np.int64) if self.shared else slots
 
     # ------------------------------------------------------------------ numbers of all ranks
 
@@ -138,7 +140,7 @@ class Pool:
         """
         if not self.shared:
             return draws.choose(purpose, self.num_samples if slots is None else slots, count)
-        keys = draws.keys(purpose, self.samples(slots))
+        keys = draws.keys(purpose, self.samples() if slots is None else self.samples_of(slots))
         below, _ = self._bound(keys, count)
         chosen = np.flatnonzero(keys <= np.uint32(below)) if below >= 0 else np.empty(0, dtype=np.int64)
         return chosen if slots is None else slots[chosen]
@@ -179,8 +181,8 @@ class Pool:
     def _ties(self, draws: Draws | None, purpose: str, slots: Indices) -> NDArray[np.uint32]:
         """What decides between samples with equal values, uint32, the smallest first."""
         if draws is None:
-            return np.asarray(self.samples(slots)).astype(np.uint32)
-        return draws.keys(purpose, self.samples(slots))
+            return self.samples_of(slots).astype(np.uint32)
+        return draws.keys(purpose, self.samples_of(slots))
 
     def least_of_each(
         self,
@@ -290,7 +292,7 @@ class Pool:
         """The order that sorts the panel's rows by sample, and how many rows every rank has."""
         assert self._panel is not None
         counts = self.per_rank(len(self._panel))
-        (samples,) = self.gathered(counts, self.ownership.samples[self._panel])
+        (samples,) = self.gathered(counts, self.samples_of(self._panel))
         return np.argsort(samples, kind="stable"), counts
 
     def gathered(self, counts: Indices, *columns: _Array) -> tuple[_Array, ...]:

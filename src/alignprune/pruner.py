@@ -285,8 +285,7 @@ class Pruner:
 
         All N in their order, unless the ranks own parts.
         """
-        samples = self._pool.samples()
-        return torch.arange(samples) if isinstance(samples, int) else torch.from_numpy(samples)
+        return torch.from_numpy(self._pool.samples_of(np.arange(self._pool.size)))
 
     @property
     def selection(self) -> Selection:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -64,12 +65,12 @@ class Merged:
     @property
     def losses(self) -> Tensor:
         """The finite losses, float32 [n], NaN where there is none."""
-        return self.row.masked_fill(self.row.isinf(), math.nan)
+        return self.row.masked_fill(self.row.isinf(), math.nan) if self.nonfinite else self.row
 
-    @property
+    @cached_property
     def nonfinite(self) -> int:
         """How many samples had a loss that is not finite."""
-        return int(self.row.isinf().sum())
+        return int(self.row.isinf().count_nonzero())
 
     def total(self, name: str) -> int:
         """A count over all ranks."""

@@ -208,8 +208,9 @@ def _check_weights(weights: object, count: int) -> None:
             f"weights={described(weights)} is no weight for every index, expected float32 [{count}] on the CPU: one "
             f"for each of indices, or None where all are 1"
         )
-    wrong = weights[~((weights >= 0) & weights.isfinite())]
-    if len(wrong):
+    least, most = (0.0, 0.0) if not count else (float(end) for end in weights.aminmax())
+    if not 0 <= least <= most < math.inf:  # NaN is neither
+        wrong = weights[~((weights >= 0) & weights.isfinite())]
         raise ValueMistake(
             f"weights={described(weights)} holds {float(wrong[0])}, expected finite numbers >= 0: 0 for a sample that "
             f"is only looked at"

@@ -91,11 +91,11 @@ class Evidence:
 
     def keys(self, purpose: str, slots: Indices | None = None) -> Keys:
         """`Draws.keys` of the samples at some slots, or of all."""
-        return self.draws.keys(purpose, self.pool.samples(slots))
+        return self.draws.keys(purpose, self.pool.samples() if slots is None else self.pool.samples_of(slots))
 
     def uniform(self, purpose: str, slots: Indices | None = None) -> NDArray[np.float32]:
         """`Draws.uniform` of the samples at some slots, or of all."""
-        return self.draws.uniform(purpose, self.pool.samples(slots))
+        return self.draws.uniform(purpose, self.pool.samples() if slots is None else self.pool.samples_of(slots))
 
     def choose(self, purpose: str, slots: Indices | None, count: int) -> Indices:
         """Draw ``count`` of the samples at some slots, or of all, over all ranks: see `Pool.choose`."""

@@ -48,10 +48,9 @@ class InfoBatch(Policy):
         kept = evidence.choose("select", candidates, stay)
         keep = ~low
         keep[kept] = True
+        indices = np.flatnonzero(keep)
+        weights = None
+        if self.rescale and 0 < stay < lows:
+            weights = torch.from_numpy(np.where(low[indices], np.float32(lows / stay), np.float32(1)))
         thresholds = () if np.isnan(mean) else (float(mean),)
-        selection = Selection.of_mask(keep, thresholds=thresholds)
-        if not self.rescale or not 0 < stay < lows:
-            return selection
-        weight = np.float32(lows / stay)
-        weights = np.where(low[selection.indices.numpy()], weight, np.float32(1))
-        return Selection(selection.indices, torch.from_numpy(weights), len(values), thresholds=thresholds)
+        return Selection(torch.from_numpy(indices), weights, len(values), thresholds=thresholds)

@@ -107,9 +107,9 @@ def _ties(evidence: Evidence) -> _Array:
     assert evidence.labels is not None
     classes = evidence.labels.numpy() + 1
     size = int(evidence.pool.highest(np.array([classes.max(initial=0)]))[0]) + 1
-    samples = evidence.pool.samples()
+    samples = evidence.pool.samples_of(np.arange(evidence.size))
     last = np.full(size, -evidence.num_samples, dtype=np.int64)
-    np.maximum.at(last, classes, -(np.arange(samples) if isinstance(samples, int) else samples))
+    np.maximum.at(last, classes, -samples)
     last = evidence.pool.highest(last)
     return evidence.draws.keys("classes", -last[last > -evidence.num_samples])
 
