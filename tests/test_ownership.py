@@ -17,6 +17,7 @@ from torch import Tensor
 import alignprune as ap
 import launch
 from alignprune import pool as pools
+from alignprune.audit.facts import facts
 from alignprune.ownership import Hashed, Ownership, Replicated, ownership_of
 from alignprune.pool import Pool
 
@@ -388,6 +389,32 @@ def test_robust_flags_looks_at_and_thins_out_the_same_samples(
         for result in ranks:
             for what in ("noise_rate", "thresholds", "suspected"):
                 assert result[name][epoch][what] == pytest.approx(expected[what]), (epoch, what)
+
+
+@needs_ranks
+@pytest.mark.parametrize("name", JUDGED)
+def test_one_process_goes_on_with_what_three_ranks_saved(
+    ranks: list[dict[str, Any]], folder: Path, alone: dict[str, Any], name: str
+) -> None:
+    ownership = [[(0, N)]] if name == "infobatch" else "owned"
+    pruner = load(make(name, ownership), folder / f"saved {name}")
+    rest = train(pruner)
+    for epoch in range(STOP[0] + 1, EPOCHS):
+        assert rest[epoch]["weights"] == alone[name][epoch]["weights"], epoch
+        assert rest[epoch]["scores"] == pytest.approx(alone[name][epoch]["scores"], abs=1e-6)
+
+
+@needs_ranks
+def test_a_label_report_is_made_of_what_ranks_have_saved_in_one_process(
+    ranks: list[dict[str, Any]], folder: Path
+) -> None:
+    saved = load(make("rcap", "owned"), folder / "saved rcap")
+    train(saved)
+    whole = make("rcap", "replicated")
+    train(whole)
+    for name, expected in vars(facts(whole)).items():
+        if isinstance(expected, np.ndarray):
+            np.testing.assert_allclose(getattr(facts(saved), name), expected, rtol=1e-5, err_msg=name)
 
 
 # What a pool is asked.

@@ -121,9 +121,9 @@ def _joined_selection(values: Mapping[str, Any], tables: Mapping[str, Tensor]) -
 
 
 def _sharded(table: Tensor, ownership: Ownership) -> Any:
-    """A table [..., n] as a part of one [..., N]; where one rank has all, the table itself."""
-    if not ownership.shared:
-        return table
+    """A table [..., n] as a part of one [..., N] in the common order; where one rank has all, that one."""
+    if not ownership.shared:  # whose slots are the samples' own indices
+        return table[..., torch.from_numpy(ownership.samples_at(0, ownership.num_samples))]
     from torch.distributed._shard.sharded_tensor import init_from_local_shards
     from torch.distributed._shard.sharded_tensor.shard import Shard
 
@@ -137,8 +137,10 @@ def _sharded(table: Tensor, ownership: Ownership) -> Any:
 
 def _own(table: Any, ownership: Ownership) -> Tensor:
     """This rank's part [..., n] of a table that `_sharded` has made."""
-    if isinstance(table, Tensor) and not hasattr(table, "local_shards"):
-        return table
+    if isinstance(table, Tensor) and not ownership.shared and table.shape[-1:] == (ownership.num_samples,):
+        by_sample = torch.empty_like(table)
+        by_sample[..., torch.from_numpy(ownership.samples_at(0, ownership.num_samples))] = table
+        return by_sample
     if not hasattr(table, "local_shards"):
         raise TypeMistake(f"state.tables holds {described(table)}, expected tensors: {DAMAGED}")
     parts = [shard.tensor for shard in table.local_shards()]

@@ -733,7 +733,7 @@ class Pruner:
         self._recorder.start(
             self.epoch,
             self._plan.mask,
-            self._plan.total,
+            self._plan.total if unread is None else before + len(unread),
             streamed=streamed,
             exchange=self._plan.exchange,
             before=before,
@@ -759,11 +759,11 @@ class Pruner:
         Where ranks own parts, every rank must call it at any moment: each holds its part of the tensors, which
         ``torch.distributed.checkpoint`` saves, and loads on any number of ranks.
         """
-        state = self._state()
+        state = self.part_state()
         return sharded(state, self.memories, self._pool.ownership) if self._owned else state
 
-    def _state(self) -> dict[str, Any]:
-        """The state of the samples that this rank remembers, by slot."""
+    def part_state(self) -> dict[str, Any]:
+        """The state of the samples that this rank remembers, in the order of `samples`: what a report is made of."""
         losses, faults, predicted, steps = None, None, None, None
         if not self._recorder.is_empty:
             merged = self._merged(math.nan)
@@ -831,7 +831,7 @@ class Pruner:
         self.reference.copy_(state["reference"])
         self.scores = state["scores"].clone()
         self.nonfinite, self.forward_passes = state["nonfinite"], state["forward_passes"]
-        (self._go_on_with_part if self._pool.shared else self._go_on)(state, selection)
+        (self._go_on_with_part if self._owned else self._go_on)(state, selection)
 
     def _go_on(self, state: dict[str, Any], selection: Selection) -> None:
         """Go on in the epoch of a state, where every rank remembers all samples."""

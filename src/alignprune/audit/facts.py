@@ -61,7 +61,12 @@ def facts(source: Pruner | Mapping[str, Any]) -> Facts:
     Raises:
         TypeMistake, ValueMistake: for what is neither, and for a run that kept no journal.
     """
-    state = source.state_dict() if isinstance(source, Pruner) else source
+    if isinstance(source, Pruner) and len(source.samples) < source.num_samples:
+        raise ValueMistake(
+            f"source is a Pruner of a rank that owns {len(source.samples)} of {source.num_samples} samples, expected "
+            f"all: load the checkpoint in one process, into a pruner with ownership='owned'"
+        )
+    state = source.part_state() if isinstance(source, Pruner) else source
     if not isinstance(state, Mapping) or not {"kinds", "memories", "epoch"} <= set(state):
         raise TypeMistake(
             f"source={type(source).__name__} is no Pruner and no state of one, expected either: pass the pruner, or "
