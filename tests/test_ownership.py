@@ -261,8 +261,9 @@ def traffic() -> dict[int, list[tuple[int, int]]]:
 
 
 def rank_main(folder: Path, rank: int, world: int) -> None:
+    early = make("full", "owned")  # as where a trainer sets up the ranks
     launch.join(folder, rank, world)
-    out: dict[str, Any] = {}
+    out: dict[str, Any] = {"made early": error_of(lambda: train(early))}
     for name in METHODS:
         ownership = RANGES if world == WORLD and name == "infobatch" else "owned"
         saved = folder.parent / f"saved {name}"
@@ -520,6 +521,12 @@ def test_fewer_samples_than_ranks_are_refused() -> None:
 def test_ranks_with_other_ranges_are_refused_on_every_rank(ranks: list[dict[str, Any]]) -> None:
     for result in ranks:
         assert "ownership differs between the 3 ranks" in result["refused"]["other ranges"]
+
+
+@needs_ranks
+def test_a_pruner_that_was_made_before_the_ranks_met_is_refused(ranks: list[dict[str, Any]]) -> None:
+    for result in ranks:
+        assert "divided among 1 ranks and there are 3" in result["made early"]
 
 
 @needs_ranks

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import alignprune as ap
+from alignprune import sampler as sampler_module
 from alignprune._ranks import keyed_generator, rank_and_world
 
 
@@ -44,6 +45,35 @@ def test_every_position_is_equally_likely_over_the_epochs() -> None:
     firsts = torch.tensor([next(iter(planned(torch.arange(4), epoch=epoch))) for epoch in range(800)])
     counts = torch.bincount(firsts, minlength=4)
     assert ((counts - 200).abs() < 60).all()  # five standard deviations
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every order is computed where it is read, as that of a large data set."""
+    monkeypatch.setattr(sampler_module, "_LARGE", 1)
+
+
+@pytest.mark.usefixtures("computed")
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1_000, 1_024, 1_025, 70_000])
+def test_a_computed_order_reads_every_sample_once(size: int) -> None:
+    indices = torch.arange(size) * 3 + 1
+    order = list(planned(indices, seed=2, epoch=5))
+    assert sorted(order) == indices.tolist()
+    assert list(planned(indices, seed=2, epoch=5)) == order
+    assert list(planned(indices, seed=2, epoch=5, start=size // 2)) == order[size // 2 :]
+    if size >= 1_000:
+        assert list(planned(indices, seed=2, epoch=6)) != order != indices.tolist()
+
+
+@pytest.mark.usefixtures("computed")
+def test_every_position_of_a_computed_order_is_equally_likely() -> None:
+    indices, epochs = torch.arange(1_000), 1_500
+    orders = torch.stack([planned(indices, epoch=epoch).consumed(1_000) for epoch in range(epochs)])
+    for position in (0, 1, 500, 999):
+        counts = torch.bincount(orders[:, position] // 100, minlength=10)
+        assert ((counts - epochs / 10).abs() < 65).all()  # five standard deviations and a half
+    steps = orders.diff(dim=1)  # neighbours in the order are no neighbours among the samples
+    assert (steps.abs() <= 1).float().mean() < 0.006
 
 
 def test_iterators_are_fresh_and_independent() -> None:
