@@ -558,5 +558,34 @@ def test_a_state_of_the_other_kind_is_refused(ownership: str, other: str) -> Non
         )
 
 
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda state: state | {"values": "{"}, "is no text of values"),
+        (lambda state: state | {"values": '{"memories": []}'}, "lacks"),
+        (lambda state: state | {"values": state["values"].replace('"world": 1', '"world": 0')}, "state.world=0"),
+        (lambda state: state | {"tables": {**state["tables"], "unread": torch.zeros(N)}}, "state.unread"),
+        (lambda state: state | {"tables": {**state["tables"], "scores": None}}, "expected tensors"),
+        (lambda state: state | {"tables": {}}, "lacks scores"),
+        (lambda state: {"values": state["values"]}, "is no state of ranks that own parts"),
+    ],
+)
+def test_a_damaged_state_of_parts_is_refused_and_changes_nothing(
+    damage: Callable[[dict[str, Any]], dict[str, Any]], message: str
+) -> None:
+    pruner = make("infobatch", "owned")
+    for index in batches(list(pruner.sampler)):
+        pruner.reduce(index, TABLE[0, index])
+    pruner.end_epoch()
+    other = make("infobatch", "owned")
+    with pytest.raises(ap.UserError) as refused:
+        other.load_state_dict(damage(pruner.state_dict()))
+    assert message in str(refused.value)
+    assert other.epoch == 0
+    other.load_state_dict(pruner.state_dict())
+    assert other.epoch == 1
+    assert torch.equal(other.selection.indices, pruner.selection.indices)
+
+
 if __name__ == "__main__":
     rank_main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

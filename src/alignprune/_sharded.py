@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignprune._checks import described
-from alignprune._tensors import DAMAGED, check_names
+from alignprune._checks import described, integer
+from alignprune._tensors import DAMAGED, check_names, check_tensors
 from alignprune.errors import TypeMistake, ValueMistake
 from alignprune.memory.contract import Memory
 from alignprune.ownership import Ownership
+
+_MAYBE = {"losses": (math.nan, torch.float32), "predicted": (-1, torch.int32), "steps": (-1, torch.int32)}
+"""Tables of an epoch that was begun, which not every moment has: what stands for nothing in them, and their dtype."""
 
 
 def sharded(state: Mapping[str, Any], memories: Sequence[Memory], ownership: Ownership) -> dict[str, Any]:
@@ -34,11 +37,7 @@ def sharded(state: Mapping[str, Any], memories: Sequence[Memory], ownership: Own
     """
     size = ownership.size
     tables, values = _split_selection(state["selection"], size)
-    for name, nothing, kind in (
-        ("losses", math.nan, torch.float32),
-        ("predicted", -1, torch.int32),
-        ("steps", -1, torch.int32),
-    ):
+    for name, (nothing, kind) in _MAYBE.items():
         values[name] = state[name] is not None
         tables[name] = torch.full((size,), nothing, dtype=kind) if state[name] is None else state[name]
     tables |= {name: state[name] for name in ("scores", "unread")}
@@ -73,10 +72,13 @@ def unsharded(state: Any, memories: Sequence[Memory], ownership: Ownership) -> d
             f"state.values={described(state['values'])} is no text of values, expected one: {DAMAGED}"
         ) from None
     tables = {name: _own(table, ownership) for name, table in state["tables"].items()}
-    check_names("state.values", values, ("memories", "reference", "selection"))
-    check_names("state.tables", tables, ("scores", "unread", "losses", "selected", "weights", "suspects"))
+    check_names("state.values", values, ("memories", "reference", "selection", "world", *_MAYBE))
+    check_names("state.tables", tables, ("scores", "unread", "selected", "weights", "suspects", *_MAYBE))
+    integer("state.world", values["world"], at_least=1, remedy=DAMAGED)
+    flags = torch.empty(ownership.size, dtype=torch.uint8)
+    check_tensors("state", tables, dict.fromkeys(("unread", "selected", "suspects"), flags))
     out = {name: value for name, value in values.items() if name not in ("memories", "selection", "reference")}
-    for name in ("losses", "predicted", "steps"):
+    for name in _MAYBE:
         out[name] = tables[name] if values[name] else None
     out |= {name: tables[name] for name in ("scores", "unread")}
     out["reference"] = torch.tensor(values["reference"], dtype=torch.float64)
