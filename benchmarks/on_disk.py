@@ -13,6 +13,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -40,8 +41,8 @@ def push_out(path: Path) -> None:
 def read(path: Path) -> None:
     """Read the file from its beginning to its end, a mebibyte at a time."""
     buffer = bytearray(1 << 20)
-    with open(path, "rb", buffering=0) as file:
-        while file.readinto(buffer):  # type: ignore[attr-defined]
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
             pass
 
 
@@ -66,7 +67,7 @@ def main() -> None:
         stores = []
         for epoch in range(WINDOW + TURNS):
             losses.uniform_(generator=source)[epoch % 3 :: 3] = torch.nan
-            stores.append(seconds(lambda epoch=epoch: bank.store(epoch, losses)))  # type: ignore[misc]
+            stores.append(seconds(partial(bank.store, epoch, losses)))
         score = ap.scores.Alignment(window=WINDOW)
         history = ap.History(torch.rand(WINDOW + TURNS + 1, generator=source, dtype=torch.float64), (bank,))
         cold: list[tuple[float, float]] = []

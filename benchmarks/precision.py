@@ -48,6 +48,9 @@ def digits() -> tuple[Tensor, Tensor]:
     return pruner.memory(ap.TrajectoryBank).losses, pruner.reference[-WINDOW:]
 
 
+HALVES: tuple[ap.memory.Precision, ...] = ("bfloat16", "float16")
+
+
 def scored(losses: Tensor, reference: Tensor, precision: ap.memory.Precision) -> Tensor:
     """The score of a bank that keeps the losses in a precision, of the samples that have one."""
     bank = ap.TrajectoryBank(losses.shape[1], WINDOW, precision=precision)
@@ -73,8 +76,8 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for name, (losses, reference) in kinds.items():
         exact = scored(losses, reference, "float32")
-        for precision in ("bfloat16", "float16"):
-            score = scored(losses, reference, precision)  # type: ignore[arg-type]
+        for precision in HALVES:
+            score = scored(losses, reference, precision)
             apart = (score - exact).abs()
             crossed = ((score < score.mean()) != (exact < exact.mean())).double().mean()
             print(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alignprune._ranks import Draws, Indices, smallest
 from alignprune.errors import CallMistake
-from alignprune.ownership import Ownership
+from alignprune.ownership import Ownership, Replicated
 
 PANEL = 1 << 18
 """Samples, at most or so, in the panel that stands for more: a share that is read off it has a standard error of a
@@ -323,6 +323,10 @@ class Pool:
             out.append(np.concatenate(parts))
             place += most * size
         return tuple(out)
+
+
+ALONE = Pool(Replicated(0))
+"""Stands for the pool of a process that nobody has to be asked by: of as many samples as its record holds."""
 
 
 def _sendable(tensor: Tensor) -> Tensor:

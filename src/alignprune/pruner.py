@@ -36,7 +36,7 @@ from alignprune.errors import CallMistake, TypeMistake, ValueMistake
 from alignprune.memory.contract import Kind, Memory, MemorySpec, Observed, Room, memory_of
 from alignprune.memory.journal import JournalSpec
 from alignprune.ownership import Owned, ownership_of
-from alignprune.policies.contract import BatchEvidence, BatchPolicy, Evidence, Policy
+from alignprune.policies.contract import BatchEvidence, Evidence, Policy
 from alignprune.pool import Pool
 from alignprune.recorder import LEFT_OUT, SELECTED, Merged, Recorder
 from alignprune.sampler import EpochSampler, EvenBatches
@@ -523,7 +523,7 @@ class Pruner:
 
     def _take(self, index: Tensor) -> Tensor:
         self._refuse_after_the_end()
-        if not isinstance(self.policy, BatchPolicy):
+        if not self.policy.probes:
             return self._recorder.take(index)
         if self._probed is None:
             raise CallMistake(
@@ -559,7 +559,7 @@ class Pruner:
             ``index[chosen]``. Other policies keep every position.
         """
         self._recorder.check(index, logits[:, 0])
-        if not isinstance(self.policy, BatchPolicy):
+        if not self.policy.probes:
             return torch.arange(len(index), device=logits.device)
         self._refuse_after_the_end()
         rank, _ = rank_and_world()

@@ -395,17 +395,20 @@ class Recorder:
         self, reference: float, counts: list[int], fingerprints: Mapping[str, int]
     ) -> tuple[NDArray[np.int64], float, bool]:
         """The counts of every rank, int64 [ranks, counts], the mean reference, and whether any rank has predicted."""
-        _, world = rank_and_world()
+        rank, world = rank_and_world()
         bits = torch.tensor([reference], dtype=torch.float64, device="cpu").view(torch.int64)
         said = [int(self._predicted is not None)]
         own = torch.cat([torch.tensor([*counts, *fingerprints.values(), *said], device="cpu"), bits])
-        own = own.cuda() if torch.distributed.get_backend() == "nccl" else own
-        every = [torch.empty_like(own) for _ in range(world)]
-        torch.distributed.all_gather(every, own)
-        # Gloo's threads may let go of these after the collectives returned. If Python had done so before them, they
-        # would need its lock to free the tensors, and torch 2.4 hangs or aborts when the training ends at that moment.
-        self._sent = (own, *every)
-        table = torch.stack(every).cpu()
+        every = torch.zeros(world, len(own), dtype=torch.int64, device="cpu")
+        every[rank] = own
+        every = every.cuda() if torch.distributed.get_backend() == "nccl" else every
+        # A sum, in which each rank has its row: a rank that still trains sums gradients now, of another size, and both
+        # abort, where with a gathering they would wait for each other for ever.
+        torch.distributed.all_reduce(every)
+        # Gloo's threads may let go of this after the collective returned. If Python had done so before them, they
+        # would need its lock to free the tensor, and torch 2.4 hangs or aborts when the training ends at that moment.
+        self._sent = (every,)
+        table = every.cpu()
         _refuse_different(table[:, len(counts) : -2].numpy(), list(fingerprints), self.epoch)
         references = table[:, -1].clone().view(torch.float64)
         return table[:, : len(counts)].numpy(), float(references.mean()), bool(table[:, -2].any())

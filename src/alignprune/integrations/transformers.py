@@ -26,7 +26,6 @@ from alignprune._ranks import keyed_generator, rank_and_world
 from alignprune._tensors import UNLABELLED
 from alignprune.dataset import Indexed, IndexedCollate
 from alignprune.errors import CallMistake, MissingExtra, MissingFile, TypeMistake, ValueMistake
-from alignprune.policies.contract import BatchPolicy
 from alignprune.pruner import Pruner
 from alignprune.reference import Reference
 from alignprune.sampler import EvenBatches
@@ -275,8 +274,8 @@ class PruningMixin(_Trainer):
             )
 
     def _refuse_methods(self, reference: object) -> None:
-        method = type(self.pruner.policy if isinstance(self.pruner.policy, BatchPolicy) else self.pruner.score).__name__
-        if isinstance(self.pruner.policy, BatchPolicy) or self.pruner.score.needs_pruned:
+        method = type(self.pruner.policy if self.pruner.policy.probes else self.pruner.score).__name__
+        if self.pruner.policy.probes or self.pruner.score.needs_pruned:
             raise ValueMistake(
                 f"{method} needs forward passes that the Trainer does not make, expected a method that reads the "
                 "losses of training alone: take another, or a loop of your own"

@@ -33,11 +33,10 @@ def free_disk(path: Path) -> int | None:
 
 def shown(size: int) -> str:
     """Bytes as people read them: 11.0 GB."""
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000  # type: ignore[assignment]
-    return f"{size:,.1f} GB"
+    for power, unit in enumerate(("bytes", "kB", "MB")):
+        if size < 1000 ** (power + 1):
+            return f"{size / 1000**power:.3g} {unit}"
+    return f"{size / 1e9:,.1f} GB"
 
 
 def _free_on_host() -> Iterator[int]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from alignprune._tensors import indices_of
 from alignprune.errors import CallMistake
 from alignprune.ownership import Replicated
-from alignprune.pool import Pool
+from alignprune.pool import ALONE, Pool
 from alignprune.selection import Selection
 
 Kind = TypeVar("Kind", bound="Memory")
@@ -65,10 +65,10 @@ class Observed:
     selection: Selection
     predicted: Tensor | None = None
     steps: Tensor | None = None
-    pool: Pool = None  # type: ignore[assignment]  # of as many samples as losses, see below
+    pool: Pool = ALONE
 
     def __post_init__(self) -> None:
-        if self.pool is None:
+        if self.pool is ALONE:
             object.__setattr__(self, "pool", Pool(Replicated(len(self.losses))))
 
     @cached_property

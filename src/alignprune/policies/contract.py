@@ -23,7 +23,7 @@ from alignprune._ranks import Draws, Indices, Keys
 from alignprune.errors import TypeMistake, ValueMistake
 from alignprune.memory.contract import Kind, Memory, MemorySpec, memory_of
 from alignprune.ownership import Replicated
-from alignprune.pool import Pool
+from alignprune.pool import ALONE, Pool
 from alignprune.selection import Selection
 
 End = Literal["high", "low"]
@@ -68,10 +68,10 @@ class Evidence:
     draws: Draws
     memories: tuple[Memory, ...] = ()
     labels: Tensor | None = None
-    pool: Pool = None  # type: ignore[assignment]  # of the score's length, see below
+    pool: Pool = ALONE
 
     def __post_init__(self) -> None:
-        if self.pool is None:
+        if self.pool is ALONE:
             object.__setattr__(self, "pool", Pool(Replicated(len(self.score))))
 
     @property
@@ -130,6 +130,9 @@ class Policy(ABC):
     needs_labels: ClassVar[bool] = False
     """Whether it cannot choose without the labels (`Pruner`, ``labels``)."""
 
+    probes: ClassVar[bool] = False
+    """Whether it chooses inside each batch, by a forward pass of the whole batch before the step (`choose`)."""
+
     by_parts: ClassVar[bool] = False
     """Whether each rank can choose among the samples that it owns: all that concerns others it asks the pool."""
 
@@ -150,6 +153,10 @@ class Policy(ABC):
     def anneal(self, evidence: Evidence) -> Selection:
         """Choose the samples of an annealing epoch: all of them, unless the policy says otherwise."""
         return Selection.full(evidence.size)
+
+    def choose(self, batch: BatchEvidence) -> Tensor:
+        """Choose the part of a batch to train on, int64 [m]: all of it, unless the policy probes batches."""
+        return torch.arange(len(batch.logits), device=batch.logits.device)
 
     def check(self, num_samples: int) -> None:
         """Raise ValueMistake if the policy cannot work on a data set of this size."""
@@ -182,11 +189,13 @@ class BatchEvidence:
 
 @dataclass(frozen=True)
 class BatchPolicy(Policy):
-    """A policy that chooses inside each batch: a second small contract, told apart by this type.
+    """A policy that chooses inside each batch.
 
     An epoch selects every sample; each batch is probed by a forward pass in evaluation mode, and only the chosen part
     of it is trained on (`Pruner.choose`).
     """
+
+    probes: ClassVar[bool] = True
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)

@@ -23,7 +23,7 @@ from alignprune.bench.run import budget, trackers
 from alignprune.bench.run.budget import Budget
 from alignprune.errors import MissingFile, ValueMistake
 from alignprune.losses import LossSettings
-from alignprune.policies import BatchPolicy, Policy
+from alignprune.policies import Policy
 from alignprune.scores import Score
 
 Precision = Literal["32", "16", "bf16"]
@@ -210,7 +210,7 @@ class PruningSettings:
                 f"{chosen}=True is given with prune_ratio={self.prune_ratio:g} and the calibrated budget, whose epochs "
                 f"are those of the whole data set, expected the equal budget: add --budget equal"
             )
-        if self.loss is not None and isinstance(self.policy, BatchPolicy):
+        if self.loss is not None and self.policy.probes:
             raise ValueMistake(
                 f"loss={self.loss!r} is given with {self.method}, which chooses inside each batch by cross-entropy "
                 f"gradients, expected a method that chooses by epoch: leave --loss out, or choose another method"
@@ -509,7 +509,7 @@ class TrainConfig:
     def batch_size(self) -> int:
         """Samples that a loader gives in one step, over all devices: so many that about the recipe's are trained on."""
         policy = self.pruning.chosen_policy
-        kept = 1.0 - getattr(policy, "prune_ratio", 0.0) if isinstance(policy, BatchPolicy) else 1.0
+        kept = 1.0 - getattr(policy, "prune_ratio", 0.0) if policy.probes else 1.0
         return max(1, round(self.recipe.batch_size / kept))
 
     @property

@@ -24,7 +24,6 @@ from alignprune.bench.run.interruption import CheckpointEvery, Interrupted, Inte
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.stacked import Stacked
 from alignprune.bench.run.training import Step
-from alignprune.policies import BatchPolicy
 
 Outcome = dict[str, Any] | BaseException
 """The content of result.json, or why there is none."""
@@ -47,7 +46,7 @@ def fit(config: TrainConfig) -> bool:
         and config.outputs.track is None
         and pruning.folds is None
         and pruning.co_teaching is None
-        and not isinstance(pruning.policy, BatchPolicy)
+        and not pruning.policy.probes
     )
 
 
@@ -109,11 +108,11 @@ class _Member:
         self.go_on(None)
 
     def go_on(self, loss: Tensor | None) -> None:
-        """Let it live on to its next step, having taken one that minimised this loss."""
+        """Let it live on to its next step, having taken one that minimised this loss; None begins."""
         assert self._life is not None
         self.step = None
         try:
-            self.step = self._life.send(loss)  # type: ignore[arg-type]
+            self.step = next(self._life) if loss is None else self._life.send(loss)
         except StopIteration as end:
             self.outcome = end.value
         except (Exception, Interrupted) as error:

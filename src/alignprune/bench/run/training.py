@@ -20,7 +20,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from alignprune import BatchPolicy, Pruner, coresets
+from alignprune import Pruner, coresets
 from alignprune._ranks import rank_and_world
 from alignprune.bench import data as datasets
 from alignprune.bench import models, recipes
@@ -498,7 +498,7 @@ class Run:
 
     def _learned(self, index: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
         """The part of a batch to learn from: what the policy chooses in it, or what the budget still pays for."""
-        if isinstance(self.pruner.policy, BatchPolicy):
+        if self.pruner.policy.probes:
             chosen = self._chosen(index, batch)
             return index[chosen.to(index.device)], batch.part(chosen)
         affordable = self.spending.affordable(len(index))
