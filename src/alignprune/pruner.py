@@ -674,7 +674,7 @@ class Pruner:
                 f"where there is none yet"
             )
         scores = scores.detach().float().cpu()
-        infinite = self._pool.count(scores.isinf().numpy())
+        infinite = self._pool.count(np.isinf(scores.numpy()))  # torch's takes ten times as long
         if infinite:
             raise ValueMistake(
                 f"{type(self.score).__name__} returned {infinite} infinite scores, expected finite ones: return NaN "

@@ -186,25 +186,26 @@ class Alignment(Score):
         by_epoch = reference[1:] if self.reference_timing == "after" else reference[:-1]
         in_one_pass = self.gaps != "last_obs" and not by_epoch[bank.row_epochs].isnan().any()
         out = uninitialised(bank.num_samples, device=bank.device)
-        for columns in bank.parts():
-            if in_one_pass:
-                self._stream(bank, by_epoch[bank.row_epochs], columns, out[columns])
-            else:
+        if in_one_pass:
+            self._stream(bank, by_epoch[bank.row_epochs], out)
+        else:
+            for columns in bank.parts():
                 self._compare(bank, by_epoch, columns, out[columns])
         return out
 
-    def _stream(self, bank: TrajectoryBank, reference: Tensor, columns: slice, out: Tensor) -> None:
+    def _stream(self, bank: TrajectoryBank, reference: Tensor, out: Tensor) -> None:
         with full_float32(bank.device):
-            streamed_alignment_score(
-                bank.block(columns),
-                bank.squares[columns],
-                bank.seen[:, columns] if bank.has_gaps else None,
-                reference,
-                correlation=self.correlation,
-                min_observations=min(self.min_observations, self.window),
-                flat=self.flat,
-                out=out,
-            )
+            for columns, block in bank.blocks():
+                streamed_alignment_score(
+                    block,
+                    bank.squares[columns],
+                    bank.seen[:, columns] if bank.has_gaps else None,
+                    reference,
+                    correlation=self.correlation,
+                    min_observations=min(self.min_observations, self.window),
+                    flat=self.flat,
+                    out=out[columns],
+                )
 
     def _compare(self, bank: TrajectoryBank, by_epoch: Tensor, columns: slice, out: Tensor) -> None:
         for few in chunks(columns, _COLUMNS):

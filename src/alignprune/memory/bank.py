@@ -131,12 +131,18 @@ class TrajectoryBank(Memory):
         return self._shown(range(self.window if self.gaps == "last_obs" else self.filled), slice(start, stop))
 
     def parts(self) -> Iterator[slice]:
-        """Columns that are all samples together, a slice at a time, none wider than `block` may be asked for."""
+        """Columns that are all samples together, a slice at a time."""
         return chunks(slice(0, self.num_samples), self._widest)
 
-    def block(self, columns: slice) -> Tensor:
-        """The losses of a part as they are stored, [filled, columns], 0 at gaps; of a file until the next is read."""
-        return self._stored(range(self.filled), columns)
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """The parts, each with its losses as stored, [filled, columns], 0 at gaps, until the next is asked for.
+
+        Of a file the next part is read meanwhile.
+        """
+        if self._file is None:
+            yield from ((columns, self.rows[: self.filled, columns]) for columns in self.parts())
+        else:
+            yield from self._file.stream(range(self.filled), self.parts())
 
     @property
     def _widest(self) -> int:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alignprune.errors import DamagedFile, ValueMistake
@@ -53,7 +56,7 @@ class RowFile:
         self._file = _locked(path)
         _reserve(self._file, path, size)
         self.rows = torch.from_numpy(np.memmap(path, np.uint8, "r+", shape=(window, size // window))).view(dtype)
-        self._buffer = np.empty(window * min(columns, num_samples) * dtype.itemsize, dtype=np.uint8)
+        self._buffers = np.empty((2, window * min(columns, num_samples) * dtype.itemsize), dtype=np.uint8)
 
     def read(self, rows: Sequence[int], columns: slice) -> Tensor:
         """Some columns of some rows, [len(rows), columns]; overwritten by the next call.
@@ -61,8 +64,29 @@ class RowFile:
         Raises:
             DamagedFile: if the file has become shorter.
         """
+        return self._read(rows, columns, self._buffers[0])
+
+    def stream(self, rows: Sequence[int], parts: Iterable[slice]) -> Iterator[tuple[slice, Tensor]]:
+        """Parts one after another: the columns, and their losses, [len(rows), columns], until the next is asked for.
+
+        The disk reads a part while the caller works on the one before it.
+
+        Raises:
+            DamagedFile: if the file has become shorter.
+        """
+        with ThreadPoolExecutor(1, "alignprune-bank") as reader:
+            ahead = None
+            for columns, buffer in zip(parts, cycle(self._buffers)):
+                following = columns, reader.submit(self._read, rows, columns, buffer)
+                if ahead is not None:
+                    yield ahead[0], ahead[1].result()
+                ahead = following
+            if ahead is not None:
+                yield ahead[0], ahead[1].result()
+
+    def _read(self, rows: Sequence[int], columns: slice, buffer: NDArray[np.uint8]) -> Tensor:
         size = (columns.stop - columns.start) * self._dtype.itemsize
-        block = self._buffer[: len(rows) * size].reshape(len(rows), size)
+        block = buffer[: len(rows) * size].reshape(len(rows), size)
         for row, strip in zip(rows, block, strict=True):
             self._seek(row, columns)
             if self._file.readinto(strip.data) != size:
