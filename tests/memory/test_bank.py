@@ -233,6 +233,18 @@ def test_a_bank_that_is_read_part_by_part_scores_as_one_in_memory(
     torch.testing.assert_close(score(History(reference, (mapped,))), expected, atol=1e-5, rtol=0, equal_nan=True)
 
 
+def test_a_part_stays_as_it_is_whatever_else_is_read_of_the_file(of_eight_columns: None, tmp_path: Path) -> None:
+    losses = history(0, 9, 50)
+    plain, mapped = filled_bank(losses, 4), filled_bank(losses, 4, path=tmp_path / "bank.bin")
+    parts = []
+    for columns, block in mapped.blocks():
+        assert same(mapped.trajectories(slice(40, 50)), list(plain.trajectories(slice(40, 50))))
+        assert torch.equal(block, plain.rows[:, columns])
+        parts.append(columns)
+    assert [part.start for part in parts] == list(range(0, 50, 8))
+    assert parts[-1].stop == 50
+
+
 def resident(path: Path) -> int:
     """Kilobytes of a file's mappings that are in the memory of this process."""
     lines, found = Path("/proc/self/smaps").read_text().splitlines(), 0

@@ -1,6 +1,6 @@
 """A bank's losses in a file: its space is reserved when it is made, and it is read and written by position.
 
-Positional reads into one buffer took half as long as reading a mapping, warm or cold, and what they have read is no
+Positional reads into a buffer took half as long as reading a mapping, warm or cold, and what they have read is no
 memory of the process. The mapping is there for who hands the losses on as they lie: nothing of it is read before.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
@@ -56,7 +57,8 @@ class RowFile:
         self._file = _locked(path)
         _reserve(self._file, path, size)
         self.rows = torch.from_numpy(np.memmap(path, np.uint8, "r+", shape=(window, size // window))).view(dtype)
-        self._buffers = np.empty((2, window * min(columns, num_samples) * dtype.itemsize), dtype=np.uint8)
+        self._place = threading.Lock()  # the file has one position, which `stream` moves from another thread
+        self._buffer = np.empty(window * min(columns, num_samples) * dtype.itemsize, dtype=np.uint8)
 
     def read(self, rows: Sequence[int], columns: slice) -> Tensor:
         """Some columns of some rows, [len(rows), columns]; overwritten by the next call.
@@ -64,19 +66,20 @@ class RowFile:
         Raises:
             DamagedFile: if the file has become shorter.
         """
-        return self._read(rows, columns, self._buffers[0])
+        return self._read(rows, columns, self._buffer)
 
     def stream(self, rows: Sequence[int], parts: Iterable[slice]) -> Iterator[tuple[slice, Tensor]]:
         """Parts one after another: the columns, and their losses, [len(rows), columns], until the next is asked for.
 
-        The disk reads a part while the caller works on the one before it.
+        The disk reads a part while the caller works on the one before it, who may `read` and `write` meanwhile.
 
         Raises:
             DamagedFile: if the file has become shorter.
         """
+        buffers = cycle((np.empty_like(self._buffer), np.empty_like(self._buffer)))
         with ThreadPoolExecutor(1, "alignprune-bank") as reader:
             ahead = None
-            for columns, buffer in zip(parts, cycle(self._buffers)):
+            for columns, buffer in zip(parts, buffers, strict=False):  # the buffers have no end
                 following = columns, reader.submit(self._read, rows, columns, buffer)
                 if ahead is not None:
                     yield ahead[0], ahead[1].result()
@@ -88,8 +91,10 @@ class RowFile:
         size = (columns.stop - columns.start) * self._dtype.itemsize
         block = buffer[: len(rows) * size].reshape(len(rows), size)
         for row, strip in zip(rows, block, strict=True):
-            self._seek(row, columns)
-            if self._file.readinto(strip.data) != size:
+            with self._place:
+                self._seek(row, columns)
+                found = self._file.readinto(strip.data)
+            if found != size:
                 raise DamagedFile(
                     f"path={str(self._path)!r} is shorter than it was made, expected the losses of this bank: leave "
                     f"the file alone while the bank is in use"
@@ -98,9 +103,11 @@ class RowFile:
 
     def write(self, row: int, columns: slice, losses: Tensor) -> None:
         """Put losses in place, [columns], of the dtype of the file."""
-        self._seek(row, columns)
         strip = losses.contiguous().view(torch.uint8).numpy().data
-        if self._file.write(strip) != len(strip):  # where the space could not be reserved
+        with self._place:
+            self._seek(row, columns)
+            written = self._file.write(strip)
+        if written != len(strip):  # where the space could not be reserved
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
 
     def _seek(self, row: int, columns: slice) -> None:
