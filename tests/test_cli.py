@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignprune import coresets, losses, presets
-from alignprune.cli import main, parse_train
+from alignprune.bench.parsing import parse_train
+from alignprune.cli import main
 from alignprune.errors import ValueMistake
 from alignprune.policies import InfoBatch
 from alignprune.scores import Alignment

@@ -20,8 +20,9 @@ pytest.importorskip("altair", reason="the extra audit is not installed")
 
 from alignprune.bench import commands, data, demo, label_report
 from alignprune.bench.grid import experiments
+from alignprune.bench.parsing import parse_train
 from alignprune.bench.results import figures
-from alignprune.cli import main, parse_train
+from alignprune.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]

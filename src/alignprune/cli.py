@@ -1,4 +1,4 @@
-"""The command line: thin, it reads options, calls the rooms above and draws what they report.
+"""The command line: thin, it calls the rooms above with what `bench.parsing` reads, and draws what they report.
 
 Heavy libraries are imported inside the functions that work with them, so that a mistake is answered at once.
 
@@ -18,7 +18,6 @@ import contextlib
 import gc
 import io
 import json
-import math
 import os
 import platform
 import shlex
@@ -26,25 +25,22 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import alignprune
 from alignprune._checks import choice
-from alignprune.bench import displays
+from alignprune.bench import displays, parsing
 from alignprune.errors import Diverged, LostRank, UserError, ValueMistake
 
 if TYPE_CHECKING:
     from alignprune.bench.doctor import Report
-    from alignprune.bench.run.config import TrainConfig
     from alignprune.bench.run.listing import ListedRun
-
-_Config = TypeVar("_Config")
 
 _LIBRARIES_OF_EXTRAS = {
     "altair",
@@ -217,18 +213,8 @@ def _version(library: str) -> str:
 
 
 def _fail(message: str, code: int = 2, *, own: bool = False) -> int:
-    _complain(f"error: {message}\n", own=own)
+    displays.complain(f"error: {message}\n", own=own)
     return code
-
-
-def _complain(text: str, *, own: bool = False) -> None:
-    """Write why the command ends: once where several ranks end for the same reason, unless it is each one's own."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        sys.stderr.write(text)
-        return
-    from alignprune.bench.run import ranks
-
-    ranks.say_once(text, sys.stderr.write, own=own)
 
 
 def _empty_streams() -> None:
@@ -279,7 +265,7 @@ def _overview() -> str:
 def _demo(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import demo
 
-    config = _parsed(demo.DemoConfig, words, "demo", description=demo.__doc__)
+    config = parsing.parse(demo.DemoConfig, words, "demo", description=demo.__doc__)
     with displays.DemoDisplay(len(demo.METHODS) * config.seeds, config.epochs) as display:
         rows = demo.run(config, display.step)
     if as_json:
@@ -305,7 +291,7 @@ def _demo(words: list[str], as_json: bool) -> _Answer:
 
 
 def _train(words: list[str], as_json: bool) -> _Answer:
-    config = parse_train(words)
+    config = parsing.parse_train(words)
 
     from alignprune._ranks import rank_and_world
     from alignprune.bench import commands
@@ -326,7 +312,7 @@ def _train(words: list[str], as_json: bool) -> _Answer:
 def _audit(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import label_report
 
-    config = _parsed(label_report.AuditConfig, words, "audit")
+    config = parsing.parse(label_report.AuditConfig, words, "audit")
     with displays.TrainDisplay() as display:
         report = label_report.run(config, display, display.line)
     if as_json:
@@ -346,7 +332,7 @@ def _audit(words: list[str], as_json: bool) -> _Answer:
 def _predict(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import commands
 
-    config = _parsed(commands.PredictConfig, words, "predict")
+    config = parsing.parse(commands.PredictConfig, words, "predict")
     with displays.SamplesDisplay("features") as display:
         found = commands.predict(config, display.reached)
     if as_json:
@@ -372,7 +358,7 @@ class _MethodsConfig:
 
 
 def _methods(words: list[str], as_json: bool) -> _Answer:
-    config = _parsed(_MethodsConfig, words, "methods")
+    config = parsing.parse(_MethodsConfig, words, "methods")
 
     from alignprune import presets
 
@@ -392,7 +378,7 @@ def _methods(words: list[str], as_json: bool) -> _Answer:
 def _data(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import commands, data
 
-    config = _parsed(commands.DataConfig, words, "data")
+    config = parsing.parse(commands.DataConfig, words, "data")
     if config.dataset is not None:
         with displays.SamplesDisplay(config.dataset) as display:
             if not as_json:
@@ -408,7 +394,7 @@ def _data(words: list[str], as_json: bool) -> _Answer:
 def _sweep(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import commands
 
-    config = _parsed(commands.SweepConfig, words, "sweep")
+    config = parsing.parse(commands.SweepConfig, words, "sweep")
     if as_json and config.list:
         return _Answer(value=commands.listed(config))
     with displays.SweepDisplay() as display:
@@ -423,14 +409,14 @@ def _sweep(words: list[str], as_json: bool) -> _Answer:
 def _table(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import commands
 
-    config = _parsed(commands.TableConfig, words, "table")
+    config = parsing.parse(commands.TableConfig, words, "table")
     return _Answer(value=commands.table_rows(config)) if as_json else _Answer(commands.show_tables(config))
 
 
 def _figure(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import commands
 
-    files = commands.draw_figures(_parsed(commands.FigureConfig, words, "figure"))
+    files = commands.draw_figures(parsing.parse(commands.FigureConfig, words, "figure"))
     if as_json:
         return _Answer(value={"written": files})
     for file in files:
@@ -441,7 +427,7 @@ def _figure(words: list[str], as_json: bool) -> _Answer:
 def _runs(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench.run import listing
 
-    config = _parsed(listing.RunsConfig, words, "runs")
+    config = parsing.parse(listing.RunsConfig, words, "runs")
     found = listing.runs_below(config.folder)
     if as_json:
         return _Answer(value=[asdict(run) for run in found])
@@ -479,7 +465,7 @@ def _shown(value: Any, form: str) -> str:
 def _compare(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench.results import side_by_side
 
-    config = _parsed(side_by_side.CompareConfig, words, "compare")
+    config = parsing.parse(side_by_side.CompareConfig, words, "compare")
     runs = side_by_side.read(config.runs)
     settings, results = side_by_side.settings_that_differ(runs), side_by_side.results_of(runs)
     side_by_side.draw(runs, config.out)
@@ -504,7 +490,7 @@ def _compare(words: list[str], as_json: bool) -> _Answer:
 def _doctor(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import doctor
 
-    config = _parsed(doctor.DoctorConfig, words, "doctor")
+    config = parsing.parse(doctor.DoctorConfig, words, "doctor")
     with displays.SamplesDisplay("libraries") as display:
         report = doctor.examine(config, display.reached)
     code = 1 if report.broken else 0
@@ -553,7 +539,7 @@ def _gib(size: int) -> str:
 def _completion(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench import completion
 
-    config = _parsed(completion.CompletionConfig, words, "completion")
+    config = parsing.parse(completion.CompletionConfig, words, "completion")
     summaries = {name: command.summary for name, command in _COMMANDS.items()}
     print(completion.script(config.shell, summaries, _SHARED), end="")
     return _Answer()
@@ -604,176 +590,6 @@ _COMMANDS = {
     "completion": _Command(_completion, "the script that completes commands, options and names in a shell", json=False),
     "help": _Command(_help, "this overview; help COMMAND, or COMMAND --help: the options of a command", json=False),
 }
-
-
-# -- one way to parse --------------------------------------------------------------------------------------
-
-
-def _parsed(kind: type[_Config], words: Sequence[str], command: str, **settings: Any) -> _Config:
-    """Read the words of a command, in any order, into its record."""
-    arguments, options = _parted(_split(words), _numbers_of_values(get_type_hints(kind)))
-    return _record(kind, [*arguments, *options], command, **settings)
-
-
-def _record(kind: type[_Config], words: Sequence[str], command: str, **settings: Any) -> _Config:
-    """The record of words, the arguments of the command first. The work begins after that.
-
-    tyro answers what it cannot read in a box of its own, with the nearest option. It would do so too with a mistake
-    that the record itself finds, which here is raised as what it is.
-    """
-    import tyro
-
-    answer = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(answer):
-            record = tyro.cli(kind, args=words, prog=f"alignprune {command}", **settings)
-        gc.enable()
-        return record
-    except SystemExit as stopped:
-        mistake = _mistake_behind(stopped)
-        if mistake is None:
-            raise
-        answer.truncate(0)
-        raise mistake from None
-    finally:
-        if answer.getvalue():
-            _complain(answer.getvalue())
-
-
-def _split(words: Sequence[str]) -> list[str]:
-    """The words with every --option=value as two: one form to search, and tyro finds the nearest of --optoin=value."""
-    pairs = (word.split("=", 1) if word.startswith("--") else [word] for word in words)
-    return [word for pair in pairs for word in pair]
-
-
-def _mistake_behind(error: BaseException) -> UserError | None:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, UserError):
-        cause = cause.__context__
-    return cause
-
-
-def parse_train(words: Sequence[str]) -> TrainConfig:
-    """Read the options of ``alignprune train``, in any order.
-
-    Method, recipe, loss, features and data set are looked up first: they say which settings there are and what
-    their defaults are.
-
-    Raises:
-        UserError: for what is missing, unknown, or out of range.
-        SystemExit: after the help, and after an option that there is not.
-    """
-    import tyro
-
-    from alignprune import coresets, presets
-
-    words = _split(words)
-    names, _ = _taken_names(words)
-    file = names.get("--config")
-    method = names.get("--method", None if file else "infobatch+das")
-    if method is not None:  # before the heavy libraries of the recipes
-        choice("method", method, [*presets.PRESETS, *coresets.CORESETS])
-
-    from alignprune.bench.run import config as configs
-    from alignprune.bench.run import stored
-
-    def default(dataset: str | None) -> TrainConfig:
-        chosen = {name: names.get(f"--{name}") for name in ("recipe", "loss", "features")}
-        if file is not None:
-            return stored.from_file(Path(file), dataset=dataset, method=method, **chosen)
-        return configs.default_config(dataset or "cifar100n", str(method), **chosen)
-
-    arguments, options = _parted(words, _numbers_of_values(configs.kinds_of(default(None))))
-    dataset = arguments[0] if arguments else None
-    _, rest = _taken_names(options)
-    given = default(dataset)
-    config = _record(
-        configs.TrainConfig,
-        [*arguments, *rest],
-        "train",
-        default=given,
-        description=_train_help(),
-        config=(tyro.conf.AvoidSubcommands,),  # method and --loss have said which settings there are
-    )
-    if dataset is None and file is None:  # only now: an option that there is not may have hidden it
-        raise ValueMistake(
-            "DATASET is missing: alignprune train cifar100n, a folder of images, a table.csv or a file.npz"
-        )
-    if config.data.labels != given.data.labels and config.data.labels_digest == given.data.labels_digest:
-        return config.with_settings(labels_digest=None)  # of the file that the option has replaced
-    return config
-
-
-def _train_help() -> str:
-    from alignprune import coresets, losses, presets
-
-    return (
-        "Train a classifier with a pruning method. DATASET: a named data set (alignprune data check lists them), or "
-        "your own: a folder (train/CLASS/, test/CLASS/, or CLASS/ alone), a table (.csv, .tsv or .parquet with a "
-        "column label and a column path or columns of numbers), an .npz file (x_train, y_train; optional x_test, "
-        "y_test, x_reference, y_reference, y_train_clean, class_names, ids) or hf:NAME_OR_PATH; ?label=COLUMN and the "
-        "like choose columns, --holdout 0.1 stands in for a test split. --method NAME is one of "
-        f"{', '.join(presets.PRESETS)}, whose settings are --score.* and --policy.*, or, with --prune-ratio, one of "
-        f"{', '.join(coresets.CORESETS)}, whose settings are --coreset.*. --recipe NAME chooses a recipe, "
-        f"--loss NAME one of {', '.join(losses.LOSSES)}, whose settings are --loss.*. --features pretrained, "
-        "sentences or tfidf trains on fixed vectors of the samples, with the recipe features. --config RUN/config.json "
-        "takes all settings from an earlier run, the data set too; options on the line override them."
-    )
-
-
-def _taken_names(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The options that name a set of settings, the last value of each, and the words without them."""
-    names, rest, following = {}, [], iter(words)
-    for word in following:
-        if word not in ("--method", "--recipe", "--loss", "--features", "--config"):
-            rest.append(word)
-        elif (name := next(following, None)) is not None:
-            names[word] = name
-        else:
-            raise ValueMistake(f"{word} is the last word, expected a name after it")
-    return names, rest
-
-
-def _parted(words: Sequence[str], number_of_values: Mapping[str, float]) -> tuple[list[str], list[str]]:
-    """The arguments of a command, and its options with their values: tyro takes arguments that stand together."""
-    arguments: list[str] = []
-    options: list[str] = []
-    expected = 0.0
-    for word in words:
-        if word.startswith("--"):
-            expected = number_of_values.get(word[2:].replace("_", "-"), 1)
-            options.append(word)
-        elif expected or word.startswith("-"):
-            expected = max(0.0, expected - 1)
-            options.append(word)
-        else:
-            arguments.append(word)
-    return arguments, options
-
-
-def _numbers_of_values(kinds: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """How many words follow an option, by its name, for those that do not take one: flags and lists.
-
-    Args:
-        kinds: types of the settings by their names.
-        prefix: of the options.
-    """
-    numbers: dict[str, float] = {}
-    for setting, kind in kinds.items():
-        name = setting.replace("_", "-")
-        if kind is bool:
-            numbers |= {f"{prefix}{name}": 0, f"{prefix}no-{name}": 0}
-        elif is_dataclass(kind):
-            numbers |= _numbers_of_values(get_type_hints(kind), f"{name}.")
-        else:
-            numbers |= {f"{prefix}{name}": length for length in _lengths(kind)}
-    return numbers
-
-
-def _lengths(kind: Any) -> list[float]:
-    """How many values a list of that type holds; nothing for what is no list."""
-    lists = [get_args(part) for part in (kind, *get_args(kind)) if get_origin(part) is tuple]
-    return [math.inf if parts[-1] is Ellipsis else len(parts) for parts in lists]
 
 
 # -- one way to draw ---------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""What a command shows while it works: bars and the lines above them on a terminal, the plain lines alone elsewhere."""
+"""What a command shows: bars and the lines above them on a terminal, the plain lines alone elsewhere; why it ends."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -146,3 +147,13 @@ class SweepDisplay(Display):
 
     def _report(self, job: Any, what: str) -> None:
         self.line(f"{time.strftime('%H:%M:%S')}  {job.name}: {what}")
+
+
+def complain(text: str, *, own: bool = False) -> None:
+    """Write why the command ends: once where several ranks end for the same reason, unless it is each one's own."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        sys.stderr.write(text)
+        return
+    from alignprune.bench.run import ranks
+
+    ranks.say_once(text, sys.stderr.write, own=own)
