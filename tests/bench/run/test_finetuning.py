@@ -21,9 +21,10 @@ from alignprune.bench.run import data
 from alignprune.bench.run.config import TrainConfig, configure
 from alignprune.bench.run.folder import read_checkpoint
 from alignprune.bench.run.interruption import Interrupted
+from alignprune.bench.run.parts import make_network
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.trained import load
-from alignprune.bench.run.training import make_network, train
+from alignprune.bench.run.training import train
 from packaged import IMAGE_PACKAGE
 
 # The recipe trains stages 5 and 6 and what follows them.

@@ -29,6 +29,7 @@ from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.evaluation import BATCH_SIZE
 from alignprune.bench.run.folder import CONFIG, RunFolder, read_checkpoint
 from alignprune.bench.run.out_of_fold import OutOfFold
+from alignprune.bench.run.parts import make_network
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.record import RunRecord, known, mean_of_known
 from alignprune.errors import ValueMistake
@@ -153,7 +154,7 @@ def _fold(
     assert state is not None, "a complete run has a checkpoint"
     device = config.machine.torch_device
     left_out = _loader(Subset(samples.train_eval, part.left_out.tolist()), config.machine.workers)
-    network = training.make_network(own, samples).to(device)
+    network = make_network(own, samples).to(device)
     network.load_state_dict(state["model"])
     last = torch.cat(list(_probabilities(network, left_out, device)))
     network.load_state_dict(state["stopping"]["weights"])

@@ -20,17 +20,17 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from alignprune import Pruner, coresets
+from alignprune import coresets
 from alignprune._ranks import rank_and_world
 from alignprune.bench import data as datasets
 from alignprune.bench import models, recipes
 from alignprune.bench.data import ClassificationData
 from alignprune.bench.files import plain
 from alignprune.bench.run import (
-    averaging,
     checkpoint,
     confident_learning,
     data,
+    parts,
     proxy,
     ranks,
     references,
@@ -51,17 +51,15 @@ from alignprune.bench.run.batches import (
     training_loader,
 )
 from alignprune.bench.run.budget import Spending
-from alignprune.bench.run.co_teaching import CoTeaching
 from alignprune.bench.run.config import TrainConfig
-from alignprune.bench.run.diagnosis import Diagnosis, memorisation
+from alignprune.bench.run.diagnosis import memorisation
 from alignprune.bench.run.evaluation import evaluate
 from alignprune.bench.run.folder import CHECKPOINT, RunFolder
 from alignprune.bench.run.interruption import CheckpointEvery, Interrupted, Interruption
-from alignprune.bench.run.objective import ChosenLoss, CrossEntropy, Outcome
+from alignprune.bench.run.objective import Outcome
 from alignprune.bench.run.observers import EndOfEpoch, Observer
 from alignprune.bench.run.progress import OtherRank, Progress
 from alignprune.bench.run.record import EpochRecord, RunRecord, device_name, summary
-from alignprune.bench.run.trace import Trace
 from alignprune.bench.run.trackers import Tracker
 from alignprune.bench.run.trained import TrainedModel
 from alignprune.bench.run.within import WithinEpoch
@@ -208,14 +206,14 @@ class Run:
     ) -> None:
         self.config, self.fabric, self.progress = config, fabric, progress
         device, whole = fabric.device, inputs.data
-        self.stopping = _stopping(config, whole, device)
+        self.stopping = parts.make_stopping(config, whole, device)
         self.whole_size = len(whole.labels) + len(self.stopping)
         self.data = static.subset(config, whole, chosen_by)
-        self.pruner = _pruner(
+        self.pruner = parts.make_pruner(
             config, self.data, config.epochs(inputs.base_share, len(self.data.labels) / self.whole_size)
         )
         self.reference = references.make(config, whole, device, chosen_by)
-        network = make_network(config, self.data)
+        network = parts.make_network(config, self.data)
         if config.network.weights == models.PRETRAINED:
             told = models.normalised_otherwise(network, self.data.preparation)
             if told is not None:
@@ -223,12 +221,12 @@ class Run:
         model, optimizer = fabric.setup(network, recipes.make_optimizer(config.recipe, network))
         self.model: nn.Module = model
         self.optimizer: torch.optim.Optimizer = optimizer
-        self.averaging = _averaging(config, self.network)
-        self.objective = _objective(config, self.data, self.model, self.pruner.epochs, fabric)
-        self.observers = [*_observers(config, self.data, self.pruner.epochs, device), *watching]
+        self.averaging = parts.make_averaging(config, self.network)
+        self.objective = parts.make_objective(config, self.data, self.model, self.pruner.epochs, fabric)
+        self.observers = [*parts.make_observers(config, self.data, self.pruner.epochs, device), *watching]
         self.spending = Spending(config.training_samples(self.whole_size), config.machine.devices)
         self.interruption = Interruption(CheckpointEvery.parse(config.outputs.checkpoint_every), device)
-        self.augmentation = _augmentation(config)
+        self.augmentation = parts.make_augmentation(config)
         self.views = self._views()
         self.train_loader = self._loader(pruned=False)
         self.pruned_loader = self._loader(pruned=True) if self.pruner.score.needs_pruned else None
@@ -644,85 +642,7 @@ class Run:
         )
 
 
-# -- the parts of a run ------------------------------------------------------------------------------------
-
-
-def _pruner(config: TrainConfig, samples: ClassificationData, epochs: int) -> Pruner:
-    return Pruner(
-        len(samples.labels),
-        epochs,
-        config.pruning.score,
-        config.pruning.chosen_policy,
-        delta=config.pruning.delta,
-        seed=config.seed,
-        labels=samples.labels if config.pruning.give_labels else None,
-    )
-
-
-def make_network(config: TrainConfig, samples: ClassificationData) -> nn.Module:
-    """The network that the configuration asks for, as it is before the first step."""
-    weights = config.network.weights or config.recipe.weights
-    network = models.create(
-        config.model_for(samples.input_shape),
-        samples.num_classes,
-        samples.input_shape,
-        weights=weights,
-        drop_path=config.recipe.drop_path,
-        trained_stages=config.recipe.trained_stages,
-    )
-    if weights is None:
-        models.look_at(network, samples.train_eval)
-    models.read_prepared(network, samples.preparation)
-    network = trained.laid_out(network, samples.input_shape)
-    if config.machine.compile:
-        network.compile()  # in place: its weights keep their names
-    return network
-
-
-def _augmentation(config: TrainConfig) -> Augmentation | None:
-    """What takes the place of the data set's own augmentation; None where nothing does."""
-    translate = config.recipe.translate
-    return None if translate is None else Augmentation(translate, config.seed)
-
-
-def _objective(
-    config: TrainConfig, samples: ClassificationData, model: nn.Module, epochs: int, fabric: Fabric
-) -> CrossEntropy:
-    if config.pruning.co_teaching is not None:
-        network = make_network(config, samples)
-        peer, optimizer = fabric.setup(network, recipes.make_optimizer(config.recipe, network))
-        rate, recorded = config.pruning.co_teaching, config.recorded_smoothing
-        return CoTeaching(model, peer, optimizer, config.recipe, epochs, rate, recorded)
-    chosen = config.pruning.loss
-    if chosen is None:
-        return CrossEntropy(model, config.recipe.label_smoothing, config.recorded_smoothing)
-    return ChosenLoss(model, chosen.make(len(samples.labels), samples.num_classes, seed=config.seed).to(fabric.device))
-
-
-def _averaging(config: TrainConfig, network: nn.Module) -> averaging.LatestWeights | averaging.AveragedWeights:
-    if config.kept.ema is None:
-        return averaging.LatestWeights(network)
-    return averaging.AveragedWeights(network, config.kept.ema)
-
-
-def _stopping(
-    config: TrainConfig, samples: ClassificationData, device: torch.device
-) -> stopping.LastEpoch | stopping.BestEpoch:
-    if samples.stopping is None:
-        return stopping.LastEpoch()
-    return stopping.BestEpoch(samples.stopping, config.kept.patience, device, config.machine.workers)
-
-
-def _observers(config: TrainConfig, samples: ClassificationData, epochs: int, device: torch.device) -> list[Observer]:
-    is_noisy = None if samples.noise is None else samples.noise.is_noisy
-    found: list[Observer] = []
-    if is_noisy is not None:
-        found.append(Diagnosis(is_noisy, epochs, device))
-    if config.outputs.collect:
-        found.append(proxy.Collector(samples, epochs, config.outputs.proxy_epochs, device, config.machine.workers))
-    if config.outputs.trace:
-        found.append(Trace(len(samples.labels), epochs, is_noisy, device))
-    return found
+# -- what is refused, and small forms ----------------------------------------------------------------------
 
 
 def _check(config: TrainConfig, samples: ClassificationData) -> None:
@@ -761,7 +681,7 @@ def _check_ahead(config: TrainConfig, inputs: Inputs) -> None:
     static.refuse_unfit(config, samples)
     count = static.num_chosen(config, samples)
     part = datasets.subset(samples, torch.arange(count))
-    _pruner(config, part, config.epochs(inputs.base_share, count / len(samples.labels)))
+    parts.make_pruner(config, part, config.epochs(inputs.base_share, count / len(samples.labels)))
     if config.pruning.reference not in coresets.CORESETS:
         references.make(config, samples, torch.device("cpu"))
 
