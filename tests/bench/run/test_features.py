@@ -17,10 +17,10 @@ from PIL import Image
 from alignprune.bench import commands, load_model
 from alignprune.bench.data import image_folder
 from alignprune.bench.data.embedding import TimmEmbedder, embedded
+from alignprune.bench.parsing import parse_train
 from alignprune.bench.run import data, prediction
 from alignprune.bench.run.config import configure
 from alignprune.bench.run.prediction import Predictions
-from alignprune.cli import parse_train
 from alignprune.errors import MissingFile, TypeMistake, ValueMistake
 
 MODEL, WIDTH = "test_efficientnet", 256

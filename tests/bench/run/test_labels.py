@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 
 from alignprune.audit import decisions
+from alignprune.bench.parsing import parse_train
 from alignprune.bench.run import data
 from alignprune.bench.run.config import configure
-from alignprune.cli import main, parse_train
+from alignprune.cli import main
 from alignprune.errors import ValueMistake
 
 NAMES = ("ant", "bee", "cat")

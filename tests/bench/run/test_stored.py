@@ -11,10 +11,11 @@ import pytest
 
 from alignprune import coresets, presets
 from alignprune.bench.files import write_record
+from alignprune.bench.parsing import parse_train
 from alignprune.bench.run.config import configure
 from alignprune.bench.run.folder import RESULT_KIND, read_result
 from alignprune.bench.run.stored import configuration
-from alignprune.cli import main, parse_train
+from alignprune.cli import main
 from alignprune.errors import UserError
 from alignprune.policies import InfoBatch
 from alignprune.scores import Alignment
