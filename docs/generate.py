@@ -1,8 +1,9 @@
 """Write the generated parts of the documentation anew: tables of the registries, stored results, code of the examples.
 
-Measured numbers are printed into files by `alignprune table --form markdown --out`; a page that shows one holds a block
-``<!-- include FILE -->``, so that no number is ever copied by hand. Code that the tests run is shown in a block
-``<!-- source FILE NAME -->``: the class, the function or the value of that name.
+No number is copied by hand. Below a shown `alignprune table`, a block ``<!-- printed -->`` holds what it prints, of the runs
+in docs/results/logs. Tables of runs that are not there were printed into files, which pages show in a block ``<!-- include
+FILE -->``. Code that the tests run is shown in a block ``<!-- source FILE NAME -->``: the class, the function or the value
+of that name.
 
 make docs                 rewrite
 make docs ARGS=--check    only report which are not current (exit code 1 if any)
@@ -11,13 +12,17 @@ make docs ARGS=--check    only report which are not current (exit code 1 if any)
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
+import io
+import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
-from alignprune import coresets, losses, presets
+from alignprune import cli, coresets, losses, presets
 from alignprune.bench import recipes
-from alignprune.cli import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,13 +33,13 @@ def generated() -> dict[Path, str]:
         "docs/methods.md": ("methods", _cards(presets.table())),
         "docs/coresets.md": ("coresets", _cards(coresets.table())),
         "docs/losses.md": ("losses", _cards(losses.table())),
-        "docs/recipes.md": ("recipes", markdown_table(recipes.table())),
+        "docs/recipes.md": ("recipes", cli.markdown_table(recipes.table())),
     }
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
     texts = {page: page.read_text() for page in pages}
     for path, (name, part) in parts.items():
         texts[ROOT / path] = _between(texts[ROOT / path], name, part)
-    return {page: _with_sources(page, _with_results(page, text)) for page, text in texts.items()}
+    return {page: _with_sources(page, _with_results(page, _with_tables(text))) for page, text in texts.items()}
 
 
 def _cards(rows: list[dict[str, str]]) -> str:
@@ -51,6 +56,30 @@ def _between(text: str, name: str, part: str) -> str:
     start, end = f"<!-- {name}: written by `make docs` -->", f"<!-- /{name} -->"
     before, rest = text.split(start)
     return f"{before}{start}\n\n{part}\n\n{end}{rest.split(end)[1]}"
+
+
+_PRINTED = re.compile(
+    r"(^```bash\nalignprune (table (?:(?!^```).)*)```\n\n<!-- printed -->\n).*?(?=<!-- /printed -->)",
+    flags=re.DOTALL | re.MULTILINE,
+)
+
+
+def _with_tables(text: str) -> str:
+    """The page with what every command above a block ``<!-- printed -->`` prints."""
+    shown = _PRINTED.sub(lambda block: block[1] + _printed(block[2].replace("\\\n", " ")), text)
+    if len(_PRINTED.findall(text)) != text.count("<!-- printed -->"):
+        raise LookupError("a block <!-- printed --> has no command of one line, alignprune table, right above it")
+    return shown
+
+
+@functools.cache
+def _printed(command: str) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = cli.main(shlex.split(command))
+    if code:
+        raise LookupError(f"{command} ends with {code}")
+    return printed.getvalue().rstrip() + "\n"
 
 
 def _with_results(page: Path, text: str) -> str:
@@ -87,6 +116,7 @@ def _source_of(module: str, name: str) -> str:
 
 def main() -> int:
     """Rewrite, or check."""
+    os.chdir(ROOT)  # where the commands are typed
     stale = [path for path, text in generated().items() if path.read_text() != text]
     if "--check" in sys.argv[1:]:
         for path in stale:

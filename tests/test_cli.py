@@ -244,6 +244,7 @@ WRITING = [
     ["table", "table-1", "table-3", "--protocol", "cpu", "--out", "OUT"],
     ["figure", "table-1", "--protocol", "cpu", "--out", "OUT"],
     ["sweep", "table-1", "--protocol", "cpu", "--runs", "OUT"],
+    ["export", "--out", "OUT"],
 ]
 
 

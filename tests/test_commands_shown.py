@@ -21,7 +21,7 @@ pytest.importorskip("altair", reason="the extra audit is not installed")
 from alignprune.bench import commands, data, demo, label_report
 from alignprune.bench.grid import experiments
 from alignprune.bench.parsing import parse_train
-from alignprune.bench.results import figures
+from alignprune.bench.results import exports, figures
 from alignprune.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,6 +144,7 @@ def _nothing_is_worked_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_report, "run", read_audit)
     monkeypatch.setattr(demo, "run", read)
     monkeypatch.setattr(figures, "picture", read)
+    monkeypatch.setattr(exports, "export", read)
     monkeypatch.setenv("ALIGNPRUNE_DATA", str(place))
 
 

@@ -424,6 +424,22 @@ def _figure(words: list[str], as_json: bool) -> _Answer:
     return _Answer()
 
 
+def _export(words: list[str], as_json: bool) -> _Answer:
+    from alignprune.bench import commands
+
+    config = parsing.parse(commands.ExportConfig, words, "export")
+
+    from alignprune.bench.results import exports
+
+    done = exports.export(config.runs, config.out)
+    if as_json:
+        return _Answer(value={"out": config.out, **asdict(done)})
+    for folder, count in done.passed_over.items():
+        print(f"{folder}: {count:,} runs are taken from a folder before it")
+    print(f"{done.runs:,} runs with {done.epochs:,} epochs, {done.size / 1e6:.1f} MB; written to {config.out}")
+    return _Answer()
+
+
 def _runs(words: list[str], as_json: bool) -> _Answer:
     from alignprune.bench.run import listing
 
@@ -582,6 +598,7 @@ _COMMANDS = {
     ),
     "table": _Command(_table, "a table of the paper from the runs that are there, beside its numbers"),
     "figure": _Command(_figure, "a figure of the paper from the runs that are there, or of a run in its folder"),
+    "export": _Command(_export, "what runs left for tables and figures in three files, to publish or to keep"),
     "doctor": _Command(
         _doctor,
         "what is installed, what it can compute on, which data is there, what to do about the rest",

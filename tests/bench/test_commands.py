@@ -112,6 +112,34 @@ def test_a_sweep_that_lost_runs_fills_them_in_and_gives_the_same_table(
     assert untouched == {run: (run / "result.json").stat().st_mtime_ns for run in runs[3:]}
 
 
+def test_a_sweep_goes_on_from_an_export_and_runs_only_what_is_missing(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = table(own, capsys)
+    published = tmp_path / "published"
+    assert main(["export", "--runs", str(own), "--out", str(published)]) == 0
+    epochs = len(Store(own).query("SELECT epoch FROM epochs"))
+    assert capsys.readouterr().out == f"7 runs with {epochs} epochs, 0.0 MB; written to {published}\n"
+    assert table(published, capsys) == first
+    assert sweep(published) == 0
+    assert not list(published.glob("tiny"))
+    found = commands.listed(SweepConfig(names=("table-tiny",), protocol="tiny", runs=published))
+    assert (found["runs"], found["complete"]) == (7, 7)
+
+    assert sweep(published, seeds=3) == 0  # a run of the base calibrates those of InfoBatch: it is needed again
+    made = sorted(folder.parent.name.rpartition("-")[0] + f" {folder.name}" for folder in published.glob("tiny/*/*"))
+    assert made == [
+        "blobs-symmetric30-dynamic-random-P50 seed2",
+        "blobs-symmetric30-full seed2",
+        "blobs-symmetric30-infobatch seed0",
+        "blobs-symmetric30-infobatch-P50 seed2",
+    ]
+    assert len(Store(published).query("SELECT * FROM runs")) == 10
+    assert main(["export", "--runs", str(published), "--out", str(published)]) == 0
+    shutil.rmtree(published / "tiny")
+    assert ",3," in table(published, capsys).splitlines()[1]  # three seeds
+
+
 def test_a_run_without_its_proxy_has_it_trained_first_beside_its_folder(dataset: str, tmp_path: Path) -> None:
     settings = {"dataset": dataset, "noise": "symmetric", "noise_rate": 0.3, "recipe.epochs": 4, "device": "cpu"}
     static = {**settings, "method": "small-loss", "prune_ratio": 0.5}

@@ -145,6 +145,21 @@ class FigureConfig(Which):
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """Write what runs left for tables and figures into three Parquet files, to publish or to keep when the runs go.
+
+    Attributes:
+        runs: folders of runs, or of earlier exports. A run that several have is taken from the first of them, which is
+            said.
+        out: folder for runs.parquet, epochs.parquet and rankings.parquet; an export that is there is replaced, so name
+            it among ``runs`` where its runs are to stay.
+    """
+
+    out: Path
+    runs: tuple[Path, ...] = (plan.ROOT,)
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """Ask the model of a finished run about samples: a class and its probability each.
 
@@ -267,12 +282,13 @@ def sweep_jobs(config: SweepConfig, report: Report) -> Summary:
         ValueError, FileNotFoundError, FileExistsError, ImportError: before any job starts, for what none of them could
             do: data sets that are not there, a folder that cannot be written, a device or a library that is missing.
     """
+    refuse_unwritable("runs", config.runs)
     protocol = experiments.protocol(config.protocol)
     seeds = range(config.seeds if config.seeds is not None else protocol.seeds)
     cells = [cell for _, chosen in chosen_cells(config, protocol) for cell in chosen]
     machine = {"device": config.device, "workers": config.loader_workers, "data_root": config.data_root}
     given = {name: str(value) if name == "data_root" else value for name, value in machine.items() if value is not None}
-    jobs = plan.jobs(cells, protocol, seeds, config.runs, given)
+    jobs = plan.unexported(plan.jobs(cells, protocol, seeds, config.runs, given), _store(config).exported())
     _refuse_in_vain(config, [job for job in jobs if not sweep.complete(job.folder)])
     if config.together and config.engine == "local" and len(seeds) > 1:
         jobs = plan.together(jobs, config.workers)
@@ -299,7 +315,6 @@ def sweep_jobs(config: SweepConfig, report: Report) -> Summary:
 
 def _refuse_in_vain(config: SweepConfig, jobs: list[Job]) -> None:
     """Refuse jobs before they start that would all fail, or fail at their end."""
-    refuse_unwritable("runs", config.runs)
     wanted = [(job.settings["dataset"], job.settings.get("noise")) for job in jobs]
     data.refuse_missing(wanted, config.data_root)
     for embeddings in {job.settings.get("embeddings") for job in jobs}:
@@ -482,7 +497,7 @@ def listed(config: SweepConfig) -> dict[str, Any]:
         protocol and seeds; ``experiments``, each with cells, runs and complete, None where the protocol has none; and
         runs and complete of all together, those that experiments share counted once.
     """
-    refuse_file("runs", config.runs)
+    exported = _store(config).exported()
     protocol = experiments.protocol(config.protocol)
     seeds = config.seeds if config.seeds is not None else protocol.seeds
     rows: list[dict[str, Any]] = []
@@ -496,8 +511,8 @@ def listed(config: SweepConfig) -> dict[str, Any]:
             continue
         jobs = {job.folder: job for job in plan.jobs(cells, protocol, range(seeds), config.runs)}
         every |= jobs
-        rows.append(row | {"cells": len(cells), "runs": len(jobs), "complete": _complete(jobs)})
-    together = {"runs": len(every), "complete": _complete(every)}
+        rows.append(row | {"cells": len(cells), "runs": len(jobs), "complete": _complete(jobs, exported)})
+    together = {"runs": len(every), "complete": _complete(every, exported)}
     return {"protocol": protocol.name, "seeds": seeds, "experiments": rows, **together}
 
 
@@ -522,8 +537,8 @@ def _print_list(found: dict[str, Any]) -> None:
     print(f"{found['seeds']} seeds; -: not in this protocol. Other protocols: --protocol {others}")
 
 
-def _complete(jobs: dict[Path, Job]) -> int:
-    return sum((folder / "result.json").exists() for folder in jobs)
+def _complete(jobs: dict[Path, Job], exported: set[str]) -> int:
+    return sum(sweep.complete(folder) or plan.home_of(folder) in exported for folder in jobs)
 
 
 def _summary_text(summary: Summary, seconds: float) -> str:

@@ -80,6 +80,7 @@ def _words(commands_there: Iterable[str]) -> dict[str, _Words]:
         "sweep": _Words(grid, _options(commands.SweepConfig) | which),
         "table": _Words(grid, _options(commands.TableConfig) | which),
         "figure": _Words(grid, _options(commands.FigureConfig) | which),
+        "export": _Words((), _options(commands.ExportConfig)),
         "doctor": _Words((), _options(doctor.DoctorConfig)),
         "completion": _Words(get_args(Shell), {}),
         "help": _Words(tuple(commands_there), {}),

@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -19,46 +18,7 @@ from alignprune.bench.files import read_record, save_arrays, write_record
 from alignprune.bench.results.store import Store, archive, is_archived
 from alignprune.bench.run.folder import RESULT_KIND, read_metrics
 from alignprune.bench.run.trace import KIND
-from runs import complete_run
-
-RESULT = {
-    "dataset": "cifar100n",
-    "method": "infobatch",
-    "model": "resnet18",
-    "epochs": 2,
-    "accuracy": 0.5,
-    "prune_ratio": None,
-    "kept_noise": 0.25,
-    "versions": {"torch": "2.6.0", "python": "3.12"},
-    "curves": [1, 2],
-}
-CONFIG = {"limit": None, "reference": "clean", "recipe": {"lr": 5.2, "epochs": 2}}
-EPOCHS = [
-    {"epoch": 1, "accuracy": None, "clean_loss": 2.0, "noisy_loss": 4.0, "annealing": False},
-    {"epoch": 2, "accuracy": 0.5, "clean_loss": 1.0, "noisy_loss": 3.5, "annealing": True},
-]
-
-
-def write_run(
-    root: Path,
-    key: str,
-    seed: int,
-    protocol: str = "cpu",
-    config: dict[str, Any] = CONFIG,
-    epochs: Any = EPOCHS,
-    **result: Any,
-) -> Path:
-    """A complete run's folder, as training leaves it."""
-    folder = root / protocol / f"cifar100n-infobatch-{key}" / f"seed{seed}"
-    place = {"key": key, "protocol": protocol, "cell": folder.parent.name, "seed": seed}
-    job = place | {"settings": {"method": "infobatch"}}
-    return complete_run(folder, job, config, RESULT | {"seed": seed} | result, epochs)
-
-
-def archived(root: Path, key: str, seed: int, **other: Any) -> Path:
-    folder = write_run(root, key, seed, **other)
-    archive(folder)
-    return folder
+from runs import EPOCHS, archived, swept_run
 
 
 def test_a_run_is_one_row_of_its_job_settings_and_result(tmp_path: Path) -> None:
@@ -89,7 +49,7 @@ def test_epochs_are_the_lines_of_the_metrics(tmp_path: Path) -> None:
 
 
 def test_a_run_without_metrics_has_no_epochs(tmp_path: Path) -> None:
-    archive(write_run(tmp_path, "aaa", 0, epochs=None))
+    archive(swept_run(tmp_path, "aaa", 0, epochs=None))
     assert Store(tmp_path).epochs(["aaa"], "cpu") == []
     assert len(Store(tmp_path).runs(["aaa"], "cpu")) == 1
 
@@ -102,7 +62,7 @@ def trace(folder: Path, **truth: np.ndarray) -> None:
 
 def test_the_labels_of_a_traced_run_are_ranked_where_the_truth_is_known(tmp_path: Path) -> None:
     config = {"loss": None, "recipe": {"label_smoothing": 0.0}}
-    known, unknown, bare = (write_run(tmp_path, "aaa", seed, config=config) for seed in range(3))
+    known, unknown, bare = (swept_run(tmp_path, "aaa", seed, config=config) for seed in range(3))
     trace(known, is_noisy=np.array([False, False, True]))
     trace(unknown)
     for folder in (known, unknown, bare):
@@ -149,7 +109,7 @@ def test_a_measure_that_the_runs_lack_is_refused(tmp_path: Path) -> None:
 
 def test_what_a_run_estimates_of_its_noise_has_columns_that_every_file_has(tmp_path: Path) -> None:
     lines = [{"epoch": 1, "memorisation": None}, {"epoch": 2, "memorisation": 0.25, "estimated_noise_rate": 0.4}]
-    archive(write_run(tmp_path, "aaa", 0, epochs=lines, estimated_noise_rate=0.4))
+    archive(swept_run(tmp_path, "aaa", 0, epochs=lines, estimated_noise_rate=0.4))
     archived(tmp_path, "bbb", 0)  # of a method that estimates nothing
     found = Store(tmp_path).values(["aaa", "bbb"], ["estimated_noise_rate"], "cpu")
     assert found == {("aaa", "estimated_noise_rate"): {0: 0.4}, ("bbb", "estimated_noise_rate"): {0: None}}
@@ -200,7 +160,7 @@ def test_paths_with_signs_that_patterns_use(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["job", "config", "result"])
 def test_an_incomplete_run_is_not_archived(tmp_path: Path, name: str) -> None:
-    folder = write_run(tmp_path, "aaa", 0)
+    folder = swept_run(tmp_path, "aaa", 0)
     (folder / f"{name}.json").unlink()
     with pytest.raises(FileNotFoundError, match=f"is without {name}.json"):
         archive(folder)
@@ -208,7 +168,7 @@ def test_an_incomplete_run_is_not_archived(tmp_path: Path, name: str) -> None:
 
 
 def test_damaged_metrics_are_named(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, "aaa", 0)
+    folder = swept_run(tmp_path, "aaa", 0)
     (folder / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": ')
     with pytest.raises(ValueError, match="metrics.jsonl' is damaged or was changed by hand"):
         archive(folder)

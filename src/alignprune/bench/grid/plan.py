@@ -11,7 +11,7 @@ since a folder's name follows from the settings alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +147,28 @@ def proxy_of(config: TrainConfig) -> TrainConfig | None:
 def resumed(config: TrainConfig) -> TrainConfig:
     """The run, to be gone on with where it was begun."""
     return config.with_settings(resume=(config.folder / CONFIG).exists())
+
+
+def home_of(folder: Path) -> str:
+    """What a run's folder is called below the root: protocol/cell/seed<k>."""
+    return "/".join(folder.parts[-3:])
+
+
+def unexported(jobs: Sequence[Job], exported: Set[str]) -> list[Job]:
+    """The jobs without those whose run is in an export, but for what the others need from its folder; in their order.
+
+    Args:
+        jobs: of `jobs`.
+        exported: runs, as `alignprune.bench.results.store.Store.exported` gives them.
+    """
+    by_folder = {job.folder: job for job in jobs}
+    wanted = [job for job in jobs if home_of(job.folder) not in exported]
+    kept: set[Path] = set()
+    while wanted:
+        job = wanted.pop()
+        kept.add(job.folder)
+        wanted += [by_folder[need] for need in job.needs if need in by_folder and need not in kept]
+    return [job for job in jobs if job.folder in kept]
 
 
 def together(jobs: Sequence[Job], workers: int) -> list[Job]:

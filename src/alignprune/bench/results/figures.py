@@ -210,10 +210,11 @@ def _over_seeds(rows: Sequence[Mapping[str, Any]], column: str) -> dict[int, flo
 
 
 def _first_seeds(protocol: Protocol, store: Store, shown: Sequence[Entry]) -> dict[str, Path]:
-    """By key the folder of the run with the lowest seed, of the cells that have one."""
+    """By key the folder of the run with the lowest seed, of the cells that have one; an exported run has none."""
     folders: dict[str, Path] = {}
     for run in store.runs({entry.cell.key for entry in shown}, protocol.name):
-        folders.setdefault(run["key"], Path(run["folder"]))
+        if run["folder"] is not None:
+            folders.setdefault(run["key"], Path(run["folder"]))
     return folders
 
 

@@ -4,7 +4,10 @@
                                            epochs.parquet    a row an epoch
                                            rankings.parquet  a row a way to rank its labels, of runs that can be ranked
 
+    <root>/runs.parquet, epochs.parquet, rankings.parquet    the same of many runs, as `exports.export` writes them
+
 A folder says which run it is and its files say the same, so no run is counted twice: a copy is refused, wherever it is.
+A run that was exported and has a folder too is read from its folder.
 Writers share no file and replace theirs whole, so any number of them work while others read.
 """
 
@@ -12,10 +15,10 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import duckdb
 import pyarrow as pa
@@ -32,7 +35,7 @@ from alignprune.bench.run.record import EpochRecord, RunRecord
 from alignprune.errors import DamagedFile, MissingFile, ValueMistake
 
 _Row = dict[str, Any]
-
+_Answer = TypeVar("_Answer")
 
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
@@ -57,9 +60,12 @@ def _schema(record: type) -> pa.Schema:
 
 # The columns that every file has and their types, so that a column keeps its type where all its values are null.
 # Files may have more: the settings as config.*, and whatever else a result or an epoch's metrics hold.
-_SCHEMAS = {"runs": _schema(RunRecord), "epochs": _schema(EpochRecord), "rankings": _schema(RankingRecord)}
+SCHEMAS = {"runs": _schema(RunRecord), "epochs": _schema(EpochRecord), "rankings": _schema(RankingRecord)}
 RUN, EPOCHS, RANKINGS = "run.parquet", "epochs.parquet", "rankings.parquet"
 _FILES = {"runs": RUN, "epochs": EPOCHS, "rankings": RANKINGS}
+EXPORTED = {"runs": "runs.parquet", "epochs": EPOCHS, "rankings": RANKINGS}
+MARK = b"export"  # in the metadata of the exported files: which belong together
+EXPORT_KIND = Kind("export", 1, "take an undamaged copy, or export the runs again")
 _RANKERS = b"rankers"  # in the metadata of RANKINGS: who was asked
 _KIND = Kind("archive", 1, "remove it, and write it anew with alignprune.bench.results.store.archive(its folder)")
 
@@ -121,11 +127,27 @@ def _asked() -> bytes:
     return json.dumps(sorted(rankings.RANKERS)).encode()
 
 
+class _Scope(NamedTuple):
+    """Which runs are read.
+
+    Attributes:
+        folders: patterns of their folders, below the root.
+        where: the same in SQL, for runs that were exported.
+    """
+
+    folders: list[str]
+    where: str
+
+
+_ALL = _Scope(["*/*/*"], "true")
+
+
 class Store:
     """The archived runs under a root folder; every call reads what is there at that moment.
 
     Args:
-        root: folder of the protocols' folders. It need not exist yet: then there are no runs.
+        root: folder of the protocols' folders, or of an export, or of both. It need not exist yet: then there are no
+            runs.
     """
 
     def __init__(self, root: Path) -> None:
@@ -138,7 +160,7 @@ class Store:
 
         Args:
             sql: in DuckDB's dialect. Names with dots stand in quotes: ``SELECT "config.recipe.lr", seed FROM runs``.
-                The column ``folder`` is the run's folder.
+                The column ``folder`` is the run's folder, NULL for a run that was exported.
             parameters: values for the ``?`` in it.
 
         Returns:
@@ -146,9 +168,27 @@ class Store:
 
         Raises:
             ValueError: if a file under the root is damaged, or not that of its folder's run; the message names it.
+            FileNotFoundError: if a file of an export is missing.
             duckdb.Error: if the query is wrong.
         """
-        return self._ask(sql, parameters, ["*/*/*"])
+        return self._ask(sql, parameters, _ALL)
+
+    def exported(self) -> set[str]:
+        """The runs of the export, each as protocol/cell/seed<k>; none where there is no export."""
+        if not self._exported():
+            return set()
+        names = pq.read_table(self.root / EXPORTED["runs"], columns=["protocol", "cell", "seed"]).to_pylist()
+        return {"{protocol}/{cell}/seed{seed}".format(**run) for run in names}
+
+    def table(self, view: str) -> pa.Table:
+        """A whole view in its own types, ordered by run, and epochs by their number, without the column ``folder``.
+
+        Args:
+            view: a name of `SCHEMAS`.
+        """
+        order = "protocol, cell, seed" + {"epochs": ", epoch", "rankings": ", ranking"}.get(view, "")
+        sql = f"SELECT * EXCLUDE (folder) FROM {view} ORDER BY {order}"
+        return self._open(sql, _ALL, lambda connection: connection.sql(sql).to_arrow_table())
 
     def runs(self, keys: Iterable[str], protocol: str) -> list[_Row]:
         """The runs of cells, as `query` gives them, ordered by key and seed.
@@ -157,11 +197,11 @@ class Store:
             keys: keys of cells.
             protocol: name of the protocol that they ran under.
         """
-        return self._ask("SELECT * FROM runs ORDER BY key, seed", (), self._folders(keys, protocol))
+        return self._ask("SELECT * FROM runs ORDER BY key, seed", (), self._of_cells(keys, protocol))
 
     def epochs(self, keys: Iterable[str], protocol: str) -> list[_Row]:
         """The epochs of cells' runs, as `query` gives them, ordered by key, seed and epoch; arguments as in `runs`."""
-        return self._ask("SELECT * FROM epochs ORDER BY key, seed, epoch", (), self._folders(keys, protocol))
+        return self._ask("SELECT * FROM epochs ORDER BY key, seed, epoch", (), self._of_cells(keys, protocol))
 
     def values(
         self, keys: Iterable[str], measures: Iterable[str], protocol: str
@@ -180,14 +220,14 @@ class Store:
             ValueError: for a measure that the runs do not have, with the nearest.
         """
         keys, measures = list(keys), list(measures)
-        folders = self._folders(keys, protocol)
-        if not set(measures) <= set(_SCHEMAS["runs"].names):
-            known = [column["column_name"] for column in self._ask("DESCRIBE runs", (), folders)]
+        scope = self._of_cells(keys, protocol)
+        if not set(measures) <= set(SCHEMAS["runs"].names):
+            known = [column["column_name"] for column in self._ask("DESCRIBE runs", (), scope)]
             for measure in measures:
                 choice("measure", measure, known)
         columns = ", ".join(f'"{measure}"' for measure in measures)
         found: dict[tuple[str, str], dict[int, float | None]] = {(key, name): {} for key in keys for name in measures}
-        for row in self._ask(f"SELECT key, seed, {columns} FROM runs ORDER BY key, seed", (), folders):
+        for row in self._ask(f"SELECT key, seed, {columns} FROM runs ORDER BY key, seed", (), scope):
             for measure in measures:
                 found[row["key"], measure][row["seed"]] = row[measure]
         return found
@@ -207,26 +247,30 @@ class Store:
         """
         columns = list(measures)
         found: dict[tuple[str, str, str], dict[int, float | None]] = {}
-        for row in self._ask("SELECT * FROM rankings ORDER BY key, seed", (), self._folders(keys, protocol)):
+        for row in self._ask("SELECT * FROM rankings ORDER BY key, seed", (), self._of_cells(keys, protocol)):
             for column in columns:
                 found.setdefault((row["key"], row["ranking"], column), {})[row["seed"]] = row[column]
         return found
 
-    def _folders(self, keys: Iterable[str], protocol: str) -> list[str]:
-        """Patterns, below the root, of the folders of these cells' runs."""
+    def _of_cells(self, keys: Iterable[str], protocol: str) -> _Scope:
+        """The runs of cells."""
         wanted = set(keys)
-        cells = (self.root / protocol).glob("*-*")
-        return [f"{protocol}/{glob.escape(cell.name)}/*" for cell in cells if cell.name.rpartition("-")[2] in wanted]
+        cells = [cell.name for cell in (self.root / protocol).glob("*-*") if cell.name.rpartition("-")[2] in wanted]
+        where = f"protocol = {_text(protocol)} AND list_contains({_literal(sorted(wanted))}, key)"
+        return _Scope([f"{protocol}/{glob.escape(cell)}/*" for cell in cells], where)
 
-    def _ask(self, sql: str, parameters: Sequence[Any], folders: list[str]) -> list[_Row]:
+    def _ask(self, sql: str, parameters: Sequence[Any], scope: _Scope) -> list[_Row]:
+        return self._open(sql, scope, lambda connection: _rows(connection.execute(sql, parameters)))
+
+    def _open(self, sql: str, scope: _Scope, read: Callable[[duckdb.DuckDBPyConnection], _Answer]) -> _Answer:
+        """What is read of a connection that has the views that the query names."""
+        exported = self._exported()
         with duckdb.connect() as connection:
             try:
-                for view in _SCHEMAS:
+                for view in SCHEMAS:
                     if view in sql.lower():  # making one opens its files, so only what the query names is made
-                        self._make(view, folders, connection)
-                answer = connection.execute(sql, parameters)
-                names = [column[0] for column in answer.description]
-                return [dict(zip(names, values, strict=True)) for values in answer.fetchall()]
+                        self._make(view, scope, exported, connection)
+                return read(connection)
             except (duckdb.InvalidInputException, duckdb.IOException) as error:
                 said = str(error).splitlines()[0]
                 if _MISPLACED in said:
@@ -238,10 +282,34 @@ class Store:
                     )
                 raise ValueMistake(f"the runs under {self.root} cannot be read: {said}. {remedy}") from error
 
-    def _make(self, view: str, folders: list[str], connection: duckdb.DuckDBPyConnection) -> None:
-        """Define a view over the files in these folders; the columns that every file has are there without files."""
-        connection.register(f"no_{view}", _SCHEMAS[view].empty_table())
-        patterns = [f"{folder}/{_FILES[view]}" for folder in folders]
+    def _exported(self) -> bool:
+        """Whether an export is there; refused if it is not whole."""
+        files = [self.root / name for name in EXPORTED.values()]
+        there = [file for file in files if file.exists()]
+        for file in there:
+            check_seal(file, EXPORT_KIND)
+        if there and len(there) < len(files):
+            (missing, *_) = [file.name for file in files if file not in there]
+            raise MissingFile(
+                f"{missing} is missing in {self.root}, expected it beside {there[0].name}, since together they are an "
+                f"export: {EXPORT_KIND.remedy}"
+            )
+        if len({(pq.read_schema(file).metadata or {}).get(MARK) for file in there}) > 1:
+            raise DamagedFile(
+                f"{', '.join(EXPORTED.values())} in {self.root} are of different exports, expected those of one: "
+                f"{EXPORT_KIND.remedy}"
+            )
+        return bool(there)
+
+    def _in_folders(self, scope: _Scope) -> list[str]:
+        """The runs that have a folder of their own, each as protocol/cell/seed<k>."""
+        found = (file.parent for folder in scope.folders for file in self.root.glob(f"{folder}/{RUN}"))
+        return [folder.relative_to(self.root).as_posix() for folder in found]
+
+    def _make(self, view: str, scope: _Scope, exported: bool, connection: duckdb.DuckDBPyConnection) -> None:
+        """Define a view over these runs' files; the columns that every file has are there without files."""
+        connection.register(f"no_{view}", SCHEMAS[view].empty_table())
+        patterns = [f"{folder}/{_FILES[view]}" for folder in scope.folders]
         found = [pattern for pattern in patterns if _all_sound(self.root.glob(pattern))]
         rows = f"SELECT *, NULL::VARCHAR AS folder FROM no_{view}"
         if found:
@@ -250,7 +318,20 @@ class Store:
                 UNION ALL BY NAME
                 SELECT * EXCLUDE (filename), regexp_replace(filename, '/[^/]*$', '') AS folder
                 FROM read_parquet({_literal(paths)}, union_by_name = true, filename = true)"""
-        connection.execute(f"CREATE VIEW {view} AS SELECT * FROM ({rows}) WHERE {_IN_PLACE}")
+        placed = f"SELECT * FROM ({rows}) WHERE {_IN_PLACE}"
+        if exported:
+            file = glob.escape(str(self.root / EXPORTED[view]))
+            own = _literal(self._in_folders(scope))
+            placed += f"""
+                UNION ALL BY NAME
+                SELECT * FROM read_parquet({_literal([file])})
+                WHERE {scope.where} AND NOT list_contains({own}, {_HOME})"""
+        connection.execute(f"CREATE VIEW {view} AS {placed}")
+
+
+def _rows(answer: duckdb.DuckDBPyConnection) -> list[_Row]:
+    names = [column[0] for column in answer.description]
+    return [dict(zip(names, values, strict=True)) for values in answer.fetchall()]
 
 
 _HOME = "protocol || '/' || cell || '/seed' || seed"  # NULL where a file does not say
@@ -265,8 +346,11 @@ _IN_PLACE = f"""
 
 def _literal(texts: Iterable[str]) -> str:
     """A list of texts in SQL: a view takes no parameters."""
-    quoted = ("'" + text.replace("'", "''") + "'" for text in texts)
-    return f"[{', '.join(quoted)}]"
+    return f"[{', '.join(map(_text, texts))}]::VARCHAR[]"
+
+
+def _text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _check_place(folder: Path, identity: _Row, result: _Row) -> None:
@@ -296,7 +380,7 @@ def _flat(record: _Row, prefix: str = "") -> _Row:
 
 
 def _write(view: str, rows: list[_Row], folder: Path) -> None:
-    schema = _SCHEMAS[view]
+    schema = SCHEMAS[view]
     others = dict.fromkeys(name for row in rows for name in row if name not in schema.names)
     columns = {}
     for name in [*schema.names, *others]:
