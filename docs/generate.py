@@ -1,9 +1,9 @@
 """Write the generated parts of the documentation anew: tables of the registries, stored results, code of the examples.
 
-No number is copied by hand. Below a shown `alignprune table`, a block ``<!-- printed -->`` holds what it prints, of the runs
-in docs/results/logs. Tables of runs that are not there were printed into files, which pages show in a block ``<!-- include
-FILE -->``. Code that the tests run is shown in a block ``<!-- source FILE NAME -->``: the class, the function or the value
-of that name.
+No number is copied by hand. Below a shown `alignprune table`, a block ``<!-- printed -->`` holds what it prints, of the
+runs in docs/results/logs. Tables of runs that are not there were printed into files, which pages show in a block
+``<!-- include FILE -->``. Code that the tests run is shown in a block ``<!-- source FILE NAME -->``: the class, the
+function or the value of that name.
 
 make docs                 rewrite
 make docs ARGS=--check    only report which are not current (exit code 1 if any)
