@@ -175,7 +175,7 @@ class Store:
 
     def exported(self) -> set[str]:
         """The runs of the export, each as protocol/cell/seed<k>; none where there is no export."""
-        if not self._exported():
+        if not self._has_export():
             return set()
         names = pq.read_table(self.root / EXPORTED["runs"], columns=["protocol", "cell", "seed"]).to_pylist()
         return {"{protocol}/{cell}/seed{seed}".format(**run) for run in names}
@@ -264,7 +264,7 @@ class Store:
 
     def _open(self, sql: str, scope: _Scope, read: Callable[[duckdb.DuckDBPyConnection], _Answer]) -> _Answer:
         """What is read of a connection that has the views that the query names."""
-        exported = self._exported()
+        exported = self._has_export()
         with duckdb.connect() as connection:
             try:
                 for view in SCHEMAS:
@@ -282,7 +282,7 @@ class Store:
                     )
                 raise ValueMistake(f"the runs under {self.root} cannot be read: {said}. {remedy}") from error
 
-    def _exported(self) -> bool:
+    def _has_export(self) -> bool:
         """Whether an export is there; refused if it is not whole."""
         files = [self.root / name for name in EXPORTED.values()]
         there = [file for file in files if file.exists()]
