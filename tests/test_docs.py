@@ -27,7 +27,7 @@ def test_links_lead_to_files() -> None:
         f"{page.name}: {target}"
         for page in PAGES
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text())
-        if not target.startswith("http") and not (page.parent / target).exists()
+        if not target.startswith("http") and not (page.parent / target).is_file()
     ]
     assert broken == []
 
