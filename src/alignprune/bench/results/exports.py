@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from alignprune._files import write_sealed
 from alignprune.bench.places import refuse_file, refuse_unwritable
-from alignprune.bench.results.store import EXPORT_KIND, EXPORTED, MARK, SCHEMAS, Store
+from alignprune.bench.results.store import EXPORT_KIND, EXPORTED, MARK, SCHEMAS, Store, homes
 from alignprune.errors import MissingFile, ValueMistake
 
-_IDENTITY = ("protocol", "cell", "seed")
+_ORDER = {"runs": (), "epochs": ("epoch",), "rankings": ("ranking",)}  # of the rows of a run
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,17 @@ def export(folders: Sequence[Path], out: Path) -> Export:
     for folder in folders:
         refuse_file("runs", folder)
     refuse_unwritable("out", out)
-    seen: set[tuple[object, ...]] = set()
+    seen: set[str] = set()
     parts: dict[str, list[pa.Table]] = {view: [] for view in SCHEMAS}
     passed_over = {}
     for folder in folders:
-        store = Store(folder)
-        runs = store.table("runs")
-        new = [run not in seen for run in _identities(runs)]
-        if not all(new):
-            passed_over[str(folder)] = new.count(False)
-        taken = set(_identities(runs)) - seen
-        for view in SCHEMAS:
-            rows = runs if view == "runs" else store.table(view)
-            parts[view].append(rows.filter(pa.array([run in taken for run in _identities(rows)], pa.bool_())))
-        seen |= taken
+        tables = {view: Store(folder).table(view) for view in SCHEMAS}
+        there = set(homes(tables["runs"]))
+        if there & seen:
+            passed_over[str(folder)] = len(there & seen)
+        for view, table in tables.items():
+            parts[view].append(table.filter(pa.array([home not in seen for home in homes(table)], pa.bool_())))
+        seen |= there
     if not seen:
         raise MissingFile(
             f"runs={[str(folder) for folder in folders]} has no complete run, expected one at least: sweep first"
@@ -89,9 +86,9 @@ def export(folders: Sequence[Path], out: Path) -> Export:
     return Export(len(seen), whole["epochs"].num_rows, passed_over, size)
 
 
-def _refuse_loss(out: Path, taken: set[tuple[object, ...]]) -> None:
+def _refuse_loss(out: Path, taken: set[str]) -> None:
     """Refuse to replace an export by one that lacks some of its runs."""
-    lost = len(Store(out).exported() - {"{}/{}/seed{}".format(*run) for run in taken})
+    lost = len(Store(out).exported() - taken)
     if lost:
         raise ValueMistake(
             f"out={str(out)!r} has an export with {lost} runs that would be lost, expected them among the new ones: "
@@ -99,14 +96,8 @@ def _refuse_loss(out: Path, taken: set[tuple[object, ...]]) -> None:
         )
 
 
-def _identities(table: pa.Table) -> list[tuple[object, ...]]:
-    """Of every row, which run it is about."""
-    return list(zip(*(table.column(name).to_pylist() for name in _IDENTITY), strict=True))
-
-
 def _whole(view: str, parts: list[pa.Table]) -> pa.Table:
     """The parts as one table, by run; columns that a part lacks are null in its rows."""
-    order = [*_IDENTITY, *{"epochs": ["epoch"], "rankings": ["ranking"]}.get(view, [])]
     try:
         table = pa.concat_tables(parts, promote_options="permissive")
     except pa.ArrowException as error:
@@ -114,7 +105,7 @@ def _whole(view: str, parts: list[pa.Table]) -> pa.Table:
             f"runs disagree on the type of a column of {view} ({error}), expected one type: export each folder by "
             f"itself"
         ) from error
-    return table.sort_by([(name, "ascending") for name in order])
+    return table.sort_by([(name, "ascending") for name in ("protocol", "cell", "seed", *_ORDER[view])])
 
 
 def _digest(tables: Iterable[pa.Table]) -> bytes:

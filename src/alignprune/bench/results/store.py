@@ -127,6 +127,12 @@ def _asked() -> bytes:
     return json.dumps(sorted(rankings.RANKERS)).encode()
 
 
+def homes(table: pa.Table) -> list[str]:
+    """Of every row which run it is about, protocol/cell/seed<k>."""
+    names = zip(*(table.column(name).to_pylist() for name in _IDENTITY), strict=True)
+    return [f"{protocol}/{cell}/seed{seed}" for protocol, cell, seed in names]
+
+
 class _Scope(NamedTuple):
     """Which runs are read.
 
@@ -177,17 +183,15 @@ class Store:
         """The runs of the export, each as protocol/cell/seed<k>; none where there is no export."""
         if not self._has_export():
             return set()
-        names = pq.read_table(self.root / EXPORTED["runs"], columns=["protocol", "cell", "seed"]).to_pylist()
-        return {"{protocol}/{cell}/seed{seed}".format(**run) for run in names}
+        return set(homes(pq.read_table(self.root / EXPORTED["runs"], columns=list(_IDENTITY))))
 
     def table(self, view: str) -> pa.Table:
-        """A whole view in its own types, ordered by run, and epochs by their number, without the column ``folder``.
+        """A whole view in its own types, in no order, without the column ``folder``.
 
         Args:
             view: a name of `SCHEMAS`.
         """
-        order = "protocol, cell, seed" + {"epochs": ", epoch", "rankings": ", ranking"}.get(view, "")
-        sql = f"SELECT * EXCLUDE (folder) FROM {view} ORDER BY {order}"
+        sql = f"SELECT * EXCLUDE (folder) FROM {view}"
         return self._open(sql, _ALL, lambda connection: connection.sql(sql).to_arrow_table())
 
     def runs(self, keys: Iterable[str], protocol: str) -> list[_Row]:
@@ -334,6 +338,7 @@ def _rows(answer: duckdb.DuckDBPyConnection) -> list[_Row]:
     return [dict(zip(names, values, strict=True)) for values in answer.fetchall()]
 
 
+_IDENTITY = ("protocol", "cell", "seed")
 _HOME = "protocol || '/' || cell || '/seed' || seed"  # NULL where a file does not say
 _MISPLACED = "is not the folder of its run"
 
