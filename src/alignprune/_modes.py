@@ -20,7 +20,14 @@ from alignprune.errors import CallMistake
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
-_INNER = ("alignprune.pruner", "alignprune.recorder", "alignprune._modes", "torch._dynamo", "torch._compile")
+_INNER = (
+    "alignprune.pruner",
+    "alignprune.recorder",
+    "alignprune.running",
+    "alignprune._modes",
+    "torch._dynamo",
+    "torch._compile",
+)
 """Modules between a warning and the script that it is meant for."""
 
 

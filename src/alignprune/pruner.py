@@ -26,19 +26,19 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from alignprune import presets
 from alignprune._checks import described, floor, integer, number
 from alignprune._modes import full_float32, plainly, warn
-from alignprune._ranks import Draws, Indices, keyed_generator, rank_and_world
+from alignprune._ranks import Draws, keyed_generator, rank_and_world
 from alignprune._sharded import sharded, unsharded
 from alignprune._state import STATE_VERSION, check_memories, check_state
 from alignprune._tensors import FULL_PRECISION, INTEGERS, class_codes, fingerprint, label_print
 from alignprune.dataset import Indexed, IndexedCollate
-from alignprune.epoch import EpochPlan
 from alignprune.errors import CallMistake, TypeMistake, ValueMistake
 from alignprune.memory.contract import Kind, Memory, MemorySpec, Observed, Room, memory_of
 from alignprune.memory.journal import JournalSpec
 from alignprune.ownership import Owned, ownership_of
 from alignprune.policies.contract import BatchEvidence, Evidence, Policy
 from alignprune.pool import Pool
-from alignprune.recorder import LEFT_OUT, SELECTED, Merged, Recorder
+from alignprune.recorder import LEFT_OUT, Merged
+from alignprune.running import RunningEpoch
 from alignprune.sampler import EpochSampler, EvenBatches
 from alignprune.scores import History, Score
 from alignprune.selection import Selection
@@ -156,12 +156,14 @@ class Pruner:
         self.nonfinite = 0
         self.forward_passes = 0
         self._seconds = 0.0
-        self._recorder = Recorder(self._pool, keeps_steps=any(spec.needs_steps for spec in self._memories))
-        self._probed: Tensor | None = None  # the batch that `choose` was last asked about
-        self._sampler = EpochSampler(self.seed)
-        self._pruned_sampler = EpochSampler(self.seed, shuffle=False)
-        self._reads_pruned = score.needs_pruned  # a large data set's complement is listed only where it is read
-        self._stream: StreamFilter | None = None
+        self._running = RunningEpoch(
+            self._pool,
+            self.epochs,
+            self.seed,
+            self._unlabelled,
+            keeps_steps=any(spec.needs_steps for spec in self._memories),
+            reads_pruned=score.needs_pruned,
+        )
         self._begin(self._select())
 
     @classmethod
@@ -240,15 +242,12 @@ class Pruner:
     @property
     def sampler(self) -> EpochSampler:
         """The sampler to give to the DataLoader; one object for the whole training, empty after the last epoch."""
-        return self._sampler
+        return self._running.sampler
 
     @property
     def pruned_sampler(self) -> EpochSampler:
         """A sampler of the samples that this epoch leaves out, for methods that refresh their losses (IES)."""
-        if not self._reads_pruned:
-            self._reads_pruned = True
-            self._begin_pruned()
-        return self._pruned_sampler
+        return self._running.pruned_sampler
 
     @property
     def stream(self) -> StreamFilter:
@@ -261,16 +260,15 @@ class Pruner:
             CallMistake: when first asked for in the middle of an epoch.
             ValueMistake: for a method that reads the samples that are left out: a stream passes but once.
         """
-        if self._stream is None:
-            self._stream = self._make_stream()
-            self._begin(self._plan.selection)
-        return self._stream
+        if self._running.stream is None:
+            return self._running.let_stream(self._make_stream())
+        return self._running.stream
 
     def _make_stream(self) -> StreamFilter:
-        if self._recorder.read:
+        if self._running.recorder.read:
             raise CallMistake(
-                f"pruner.stream is first asked for in epoch {self.epoch}, after {self._recorder.read} samples were "
-                f"read, expected between epochs: ask for it before the first step, and before load_state_dict"
+                f"pruner.stream is first asked for in epoch {self.epoch}, after {self._running.recorder.read} samples "
+                f"were read, expected between epochs: ask for it before the first step, and before load_state_dict"
             )
         if self.score.needs_pruned:
             raise ValueMistake(
@@ -293,7 +291,7 @@ class Pruner:
 
         Where the ranks own parts, of those that this one owns.
         """
-        return self._plan.shown
+        return self._running.plan.shown
 
     @property
     def suspects(self) -> Tensor | None:
@@ -306,7 +304,7 @@ class Pruner:
     @property
     def noise_rate(self) -> float | None:
         """Share of wrong labels as the method estimates it, in [0, 1]; None where it does not, or cannot."""
-        return self._plan.selection.noise_rate
+        return self._running.plan.selection.noise_rate
 
     @property
     def suspicion(self) -> Tensor:
@@ -322,13 +320,13 @@ class Pruner:
         `end_epoch` since the pruner was made, on this rank; and what the memories report, such as ``memorisation``. A
         name is missing where there is no such number.
         """
-        selection = self._plan.selection
+        plan, selection = self._running.plan, self._running.plan.selection
         found: dict[str, float | None] = {
             "epoch": self.epoch,
             "progress": float(self.progress),
-            "selected": self._plan.selected,
-            "pruned_share": 1.0 - self._plan.selected / self.num_samples,
-            "suspects": None if selection.suspects is None else self._plan.suspects,
+            "selected": plan.selected,
+            "pruned_share": 1.0 - plan.selected / self.num_samples,
+            "suspects": None if selection.suspects is None else plan.suspects,
             "noise_rate": selection.noise_rate,
             "forward_passes": self.forward_passes,
             "nonfinite": self.nonfinite,
@@ -361,11 +359,7 @@ class Pruner:
         Epochs differ in length, so a count of steps says little. By what this rank has read, which under DDP is the
         same on every rank.
         """
-        if self.epoch >= self.epochs:
-            return Fraction(1)
-        length = self._recorder.length  # of a stream under several ranks it is unknown, and their rates must not differ
-        within = Fraction(self._recorder.read, length) if length else Fraction(0)
-        return (self.epoch + within) / self.epochs
+        return self._running.progress
 
     def planned_steps(self, batch_size: int, *, accumulate: int = 1, drop_last: bool = False) -> int:
         """Steps of an optimiser in the whole training if nothing was left out: the length to make a schedule for.
@@ -466,7 +460,8 @@ class Pruner:
                 `end_epoch` instead, since to look at it here would stall the device.
             CallMistake: for samples that were read in this epoch before (``end_epoch`` is missing).
         """
-        count = self._recorder.check(index, losses)
+        recorder, plan = self._running.recorder, self._running.plan
+        count = recorder.check(index, losses)
         if record is not None and (record.shape != losses.shape or not record.is_floating_point()):
             raise ValueMistake(
                 f"record is {record.dtype} of shape {tuple(record.shape)}, expected float [{count}] like losses: one "
@@ -481,20 +476,20 @@ class Pruner:
         index = self._take(index)
         if index.device != losses.device:
             index = index.to(losses.device, non_blocking=True)
-        self._recorder.write_step(index)
+        recorder.write_step(index)
         if predictions is not None:
-            self._recorder.write_predicted(index, predictions)
-        labelled = self._plan.labelled(index, labelled)
+            recorder.write_predicted(index, predictions)
+        labelled = plan.labelled(index, labelled)
         losses = losses if losses.dtype in FULL_PRECISION else losses.float()
-        mean = self._plan.mean(index, losses, labelled)
+        mean = plan.mean(index, losses, labelled)
         plain = checked and record is None and labelled is None and losses.dtype == torch.float32
         if plain and mean.is_cpu and math.isfinite(mean.item()):  # one number says it of the whole batch
-            self._recorder.write_finite(index, losses.detach())
+            recorder.write_finite(index, losses.detach())
             return mean
         ranked = losses.detach()
         if record is not None:  # a sample is bad if either of its losses is
             ranked = record.detach().to(losses.device).masked_fill(~ranked.isfinite(), math.nan)
-        self._recorder.write(index, ranked, labelled, checked=checked)
+        recorder.write(index, ranked, labelled, checked=checked)
         return mean
 
     @plainly
@@ -523,15 +518,9 @@ class Pruner:
 
     def _take(self, index: Tensor) -> Tensor:
         self._refuse_after_the_end()
-        if not self.policy.probes:
-            return self._recorder.take(index)
-        if self._probed is None:
-            raise CallMistake(
-                f"{type(self.policy).__name__} chooses inside each batch, and choose was not asked about this one: "
-                "call pruner.choose first"
-            )
-        whole, self._probed = self._probed, None
-        return self._recorder.take_part(index, whole)
+        if self.policy.probes:
+            return self._running.take_part(index, type(self.policy).__name__)
+        return self._running.recorder.take(index)
 
     @plainly
     def record(self, index: Tensor, losses: Tensor) -> None:
@@ -539,10 +528,11 @@ class Pruner:
 
         Args, Raises: as in `reduce`; the losses need no gradient.
         """
-        self._recorder.check(index, losses)
+        recorder = self._running.recorder
+        recorder.check(index, losses)
         checked = index.is_cpu
-        index = self._recorder.take(index, LEFT_OUT).to(losses.device, non_blocking=True)
-        self._recorder.write(index, losses.detach(), self._plan.labelled(index, None), checked=checked)
+        index = recorder.take(index, LEFT_OUT).to(losses.device, non_blocking=True)
+        recorder.write(index, losses.detach(), self._running.plan.labelled(index, None), checked=checked)
 
     @plainly
     def choose(self, index: Tensor, *, logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -558,17 +548,18 @@ class Pruner:
             int64 [m], positions in the batch, on the logits' device: train on ``x[chosen]`` and reduce with
             ``index[chosen]``. Other policies keep every position.
         """
-        self._recorder.check(index, logits[:, 0])
+        self._running.recorder.check(index, logits[:, 0])
         if not self.policy.probes:
             return torch.arange(len(index), device=logits.device)
         self._refuse_after_the_end()
         rank, _ = rank_and_world()
-        generator = keyed_generator(self.seed, self.epoch, f"choose/{rank}/{self._recorder.read}", logits.device)
-        samples = self._recorder.take(index)
-        self._probed = samples
+        generator = keyed_generator(
+            self.seed, self.epoch, f"choose/{rank}/{self._running.recorder.read}", logits.device
+        )
+        samples = self._running.probe(index)
 
         def trust() -> Tensor:
-            table = self._plan.table("trust", logits.device, self._trust)
+            table = self._running.plan.table("trust", logits.device, self._trust)
             assert table is not None
             return table.index_select(0, samples.to(logits.device))
 
@@ -641,14 +632,15 @@ class Pruner:
         self._refuse_after_the_end()
         reference, complaint = self._reference_value(reference_loss)
         if not partial:
-            self._recorder.warn_of_a_part()
+            self._running.recorder.warn_of_a_part()
         merged = self._merged(reference)  # a rank that complains takes part, or the others would wait for it
         if complaint or (self.needs_reference and math.isnan(merged.reference)):
             raise ValueMistake(complaint or "reference_loss is missing or not finite on another rank: see its error")
-        self._refuse_incomplete(merged, partial)
+        self._running.refuse_incomplete(merged, partial=partial)
+        self._refuse_unrefreshed(merged)
         nonfinite = int(self._pool.total(np.array([merged.nonfinite]))[0])
         self._warn_of(nonfinite)
-        selection = self._plan.selection
+        selection = self._running.plan.selection
         observed = Observed(self.epoch, merged.losses, selection, merged.predicted, merged.steps, self._pool)
         for memory in self._memories.values():
             memory.write(observed)
@@ -705,47 +697,10 @@ class Pruner:
             )
         return selection
 
-    def _begin(self, selection: Selection, start: int = 0, *, unread: Indices | None = None, before: int = 0) -> None:
-        """Begin an epoch, or go on in it.
-
-        Args:
-            selection: what is read, by slot.
-            start: samples that this rank has consumed.
-            unread: the slots that no rank has read yet; None = all that are selected.
-            before: samples that every rank has read of those that are not among these.
-        """
-        over, streamed = self.epoch >= self.epochs, self._stream is not None
-        draws = Draws(self.seed, self.epoch)
-        self._plan = EpochPlan(
-            selection, self._pool, draws, self._unlabelled, streamed=streamed, over=over, unread=unread
-        )
-        if not self._plan.selected and not over:
-            warn(
-                f"{type(self.policy).__name__} selected none of {self.num_samples} samples for epoch {self.epoch}: "
-                f"nothing is trained on in it. Check its settings against pruner.scores"
-            )
-        samples = self._plan.samples
-        self._sampler.plan(self.epoch, samples, start, own=self._pool.shared)
-        if self._reads_pruned:
-            self._begin_pruned()
-        if self._stream is not None:
-            self._stream.plan(samples)
-        self._recorder.start(
-            self.epoch,
-            self._plan.mask,
-            self._plan.total if unread is None else before + len(unread),
-            streamed=streamed,
-            exchange=self._plan.exchange,
-            before=before,
-        )
-        self._probed = None
-
-    def _begin_pruned(self, start: int = 0, done: Tensor | None = None) -> None:
-        """Let what is left out be read, but for ``start`` samples, or those at some slots, that this rank has read."""
-        pruned = self._plan.pruned(done)
-        self._pruned_sampler.plan(
-            self.epoch, pruned[:0] if self.epoch >= self.epochs else pruned, start, own=self._pool.shared
-        )
+    def _begin(self, selection: Selection) -> None:
+        """Begin the epoch."""
+        self._running.begin(self.epoch, selection)
+        self._warn_of_none()
 
     # ------------------------------------------------------------------ state
 
@@ -764,28 +719,14 @@ class Pruner:
 
     def part_state(self) -> dict[str, Any]:
         """The state of the samples that this rank remembers, in the order of `samples`: what a report is made of."""
-        losses, faults, predicted, steps = None, None, None, None
-        if not self._recorder.is_empty:
-            merged = self._merged(math.nan)
-            self._recorder.refuse_faults(merged)
-            losses, faults = merged.row.cpu().clone(), self._recorder.faults(merged)
-            predicted = None if merged.predicted is None else merged.predicted.cpu().clone()
-            steps = None if merged.steps is None else merged.steps.cpu().clone()
-        read, refreshed = self._read()
-        state = {
+        merged = None if self._running.recorder.is_empty else self._merged(math.nan)
+        return {
             "version": STATE_VERSION,
             "num_samples": self.num_samples,
             "method": self._method(),
             "labels": self._label_print,
             "epoch": self.epoch,
-            "read": read,
-            "refreshed": refreshed,
-            "largest": self._recorder.largest,
-            "selection": self._plan.selection.state_dict(),
-            "losses": losses,
-            "faults": faults,
-            "predicted": predicted,
-            "steps": steps,
+            **self._running.state(merged),
             "kinds": [type(memory).__name__ for memory in self._memories.values()],
             "memories": [memory.state_dict() for memory in self._memories.values()],
             "reference": self.reference.clone(),
@@ -793,13 +734,6 @@ class Pruner:
             "nonfinite": self.nonfinite,
             "forward_passes": self.forward_passes,
         }
-        return state | {"unread": self._recorder.unread(), "world": rank_and_world()[1]} if self._owned else state
-
-    def _read(self) -> tuple[int, int]:
-        """Samples that all ranks have read in the epoch, and refreshed; as many each, unless they own parts."""
-        own = np.array([self._recorder.read, self._recorder.refreshed])
-        read, refreshed = (self._pool.total(own) if self._pool.shared else own * rank_and_world()[1]).tolist()
-        return read, refreshed
 
     @plainly
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -821,7 +755,7 @@ class Pruner:
             self.epochs,
             self._method(),
             self._label_print,
-            self._recorder.keeps_steps,
+            self._running.recorder.keeps_steps,
         )
         check_memories(state, list(self._memories.values()))
         selection = Selection.from_state_dict(state["selection"])
@@ -831,52 +765,8 @@ class Pruner:
         self.reference.copy_(state["reference"])
         self.scores = state["scores"].clone()
         self.nonfinite, self.forward_passes = state["nonfinite"], state["forward_passes"]
-        (self._go_on_with_part if self._owned else self._go_on)(state, selection)
-
-    def _go_on(self, state: dict[str, Any], selection: Selection) -> None:
-        """Go on in the epoch of a state, where every rank remembers all samples."""
-        rank, world = rank_and_world()
-        over = self.epoch >= self.epochs
-        read = _share(state["read"], 0 if over else len(selection), world)
-        refreshed = _share(state["refreshed"], 0 if over else self.num_samples - len(selection), world)
-        self._begin(selection, start=read)
-        if refreshed:
-            self._reads_pruned = True
-            self._begin_pruned(refreshed)
-        if self._stream is not None and state["losses"] is not None:
-            done = (~state["losses"].isnan()).nonzero().squeeze(1)
-            self._stream.leave_out(done)
-            consumed = {SELECTED: done}
-        else:
-            consumed = {SELECTED: self._sampler.consumed(read), LEFT_OUT: self._pruned_sampler.consumed(refreshed)}
-        step = 0 if state["steps"] is None else int(state["steps"].max()) + 1
-        self._recorder.resume(consumed, read, refreshed, state["largest"], step)
-        if state["losses"] is not None and rank == 0:
-            # One rank holds what all had recorded: merging adds what the others record from here on.
-            self._recorder.restore(state["losses"], state["faults"], state["predicted"], state["steps"])
-        elif state["losses"] is not None:
-            self._recorder.restore(torch.full_like(self.scores, math.nan), [0] * len(state["faults"]))
-
-    def _go_on_with_part(self, state: dict[str, Any], selection: Selection) -> None:
-        """Go on in the epoch of a state, where ranks own parts: as they were, or with what nobody has read yet."""
-        world = rank_and_world()[1]
-        read, same = state["read"] // world, state["world"] == world and self._stream is None
-        unread = np.flatnonzero(state["unread"].numpy())
-        self._begin(selection, start=read) if same else self._begin(selection, unread=unread, before=read)
-        consumed = {SELECTED: self._plan.slots_of(self._sampler.consumed(read if same else 0))}
-        done = (
-            self._plan.selection.pruned[~state["losses"][self._plan.selection.pruned].isnan()]
-            if state["refreshed"]
-            else None
-        )
-        if done is not None:
-            self._reads_pruned = True
-            self._begin_pruned(done=done)
-            consumed[LEFT_OUT] = done
-        step = int(self._pool.highest(np.array([-1 if state["steps"] is None else int(state["steps"].max())]))[0]) + 1
-        self._recorder.resume(consumed, read, 0 if done is None else len(done), state["largest"], step)
-        if state["losses"] is not None:
-            self._recorder.restore(state["losses"], state["faults"], state["predicted"], state["steps"])
+        self._running.go_on(self.epoch, selection, state)
+        self._warn_of_none()
 
     def _method(self) -> dict[str, Any]:
         return {
@@ -927,21 +817,19 @@ class Pruner:
                 f"the samples were divided among {self._pool.ownership.world} ranks and there are "
                 f"{rank_and_world()[1]}, expected as many: set up torch.distributed before the Pruner is made"
             )
-        return self._recorder.merge(reference, self._fingerprints() if rank_and_world()[1] > 1 else {})
+        return self._running.recorder.merge(reference, self._fingerprints() if rank_and_world()[1] > 1 else {})
 
     def _fingerprints(self) -> dict[str, int]:
         """What has to be the same on every rank; only read where there are several."""
-        selection, same = (
-            self._plan.selection,
-            {
-                "settings": fingerprint(f"{self._method()}/{self.num_samples}".encode()),
-                "ownerships": fingerprint(self._pool.ownership.mark.encode()),
-                "labels": self._label_print,
-                "epochs": self.epoch,
-            },
-        )
-        if self._pool.shared:  # each has its own
+        same = {
+            "settings": fingerprint(f"{self._method()}/{self.num_samples}".encode()),
+            "ownerships": fingerprint(self._pool.ownership.mark.encode()),
+            "labels": self._label_print,
+            "epochs": self.epoch,
+        }
+        if self._pool.shared:  # each has its own selection
             return same
+        selection = self._running.plan.selection
         chosen = fingerprint(selection.indices.numpy().tobytes())
         if selection.weights is not None:
             chosen ^= fingerprint(selection.weights.numpy().tobytes())
@@ -954,22 +842,20 @@ class Pruner:
                 "loop over range(pruner.epoch, pruner.epochs) and call end_epoch once in each"
             )
 
-    def _refuse_incomplete(self, merged: Merged, partial: bool) -> None:
-        if merged.total("read") == 0 and self._plan.selected > 0:
-            raise CallMistake(
-                f"no losses were recorded in epoch {self.epoch}: end_epoch was called twice, reduce was not called, or "
-                f"the loader dropped the only batch (drop_last)"
-            )
-        self._recorder.refuse_faults(merged)
-        self._recorder.refuse_shared(merged)
-        if not partial:
-            self._recorder.refuse_partly_read(merged, self._plan.selected)
-        pruned, refreshed = self.num_samples - self._plan.selected, merged.total("refreshed")
+    def _refuse_unrefreshed(self, merged: Merged) -> None:
+        pruned, refreshed = self.num_samples - self._running.plan.selected, merged.total("refreshed")
         if self.score.needs_pruned and refreshed < pruned:
             raise ValueMistake(
                 f"{type(self.score).__name__} needs the losses of the {pruned} pruned samples of epoch {self.epoch}, "
                 f"{refreshed} were recorded: run the model without gradient over pruner.loader(train_set, pruned=True) "
                 f"and call pruner.record(index, losses)"
+            )
+
+    def _warn_of_none(self) -> None:
+        if not self._running.plan.selected and self.epoch < self.epochs:
+            warn(
+                f"{type(self.policy).__name__} selected none of {self.num_samples} samples for epoch {self.epoch}: "
+                f"nothing is trained on in it. Check its settings against pruner.scores"
             )
 
     def _warn_of(self, nonfinite: int) -> None:
@@ -978,11 +864,6 @@ class Pruner:
                 f"{nonfinite} losses of epoch {self.epoch} are not finite; they are kept out of the trajectories and "
                 f"every score, and the means of their batches are not finite"
             )
-
-
-def _share(done: int, total: int, world: int) -> int:
-    """A rank's part of ``done`` samples of an epoch of ``total``; the end of the epoch stays the end on any world."""
-    return -(-total // world) if done >= total else done // world
 
 
 def _check_scalar(name: str, value: object) -> None:
