@@ -103,7 +103,9 @@ def fit(values: _Array) -> Mixture | None:
             upper = powers @ likely
             if not 1e-6 <= upper[0] / len(x) <= 1 - 1e-6:
                 break
-            parts = _parts(either, upper)
+            before, parts = parts, _parts(either, upper)
+            if parts == before:  # so would be every step that follows: the same numbers to the last bit
+                break
     lower, upper = sorted(parts)
     return Mixture(
         means=(middle + scale * lower.mean, middle + scale * upper.mean),
