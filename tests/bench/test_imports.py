@@ -48,6 +48,7 @@ LIGHT = (
     "results.measures",
     "results.tables",
     "run.config",
+    "run.settings",
     "run.stored",
     "run.trackers",
 )

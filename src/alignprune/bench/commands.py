@@ -21,9 +21,10 @@ from alignprune.bench.grid.cells import Cell, Experiment, Protocol
 from alignprune.bench.grid.sweep import Job, Report, Summary
 from alignprune.bench.places import refuse_file, refuse_unwritable
 from alignprune.bench.run.budget import Budget
-from alignprune.bench.run.config import Device, TrainConfig, torch_device
+from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.lock import locked
 from alignprune.bench.run.progress import Progress
+from alignprune.bench.run.settings import Device, torch_device
 from alignprune.errors import ExistingFile, UserError, ValueMistake
 
 if TYPE_CHECKING:

@@ -34,9 +34,10 @@ from alignprune.bench.files import write_json
 from alignprune.bench.places import refuse_unwritable
 from alignprune.bench.recipes import Recipe
 from alignprune.bench.run import data, stored, trace
-from alignprune.bench.run.config import Device, TrainConfig, default_config
+from alignprune.bench.run.config import TrainConfig, default_config
 from alignprune.bench.run.folder import CONFIG, NOISE, RESULT, read_checkpoint, read_result
 from alignprune.bench.run.progress import Progress
+from alignprune.bench.run.settings import Device
 from alignprune.errors import ExistingFile, ValueMistake
 from alignprune.noise import NoisyLabels
 

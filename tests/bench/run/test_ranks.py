@@ -19,9 +19,10 @@ import torch
 
 import launch
 from alignprune.bench.run import checkpoint, ranks
-from alignprune.bench.run.config import MachineSettings, configure
+from alignprune.bench.run.config import configure
 from alignprune.bench.run.folder import RunFolder
 from alignprune.bench.run.progress import Progress
+from alignprune.bench.run.settings import MachineSettings
 from alignprune.bench.run.training import train
 from alignprune.cli import main
 from alignprune.errors import ExistingFile, LostRank, UserError, ValueMistake

@@ -14,8 +14,9 @@ from alignprune.audit import decisions
 from alignprune.audit.decisions import Decisions
 from alignprune.bench import data as datasets
 from alignprune.bench.data import ClassificationData, embedding
-from alignprune.bench.run.config import DataSettings, TrainConfig
+from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.progress import Progress
+from alignprune.bench.run.settings import DataSettings
 from alignprune.errors import UserError, ValueMistake
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 
 from alignprune._ranks import rank_and_world
-from alignprune.bench.run.config import MachineSettings, started_ranks, torch_device
+from alignprune.bench.run.settings import MachineSettings, started_ranks, torch_device
 from alignprune.errors import LostRank, UserError, ValueMistake
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from alignprune.bench.files import SEAL
 from alignprune.bench.reading import json_object, naming
 from alignprune.bench.run import config as configs
 from alignprune.bench.run.config import TrainConfig
+from alignprune.bench.run.settings import FEATURES_OF
 from alignprune.errors import MissingFile, TypeMistake, ValueMistake
 from alignprune.losses import KINDS
 
@@ -75,7 +76,7 @@ def configuration(
     if rest["method"] != settings.get("method"):
         rest = {name: value for name, value in rest.items() if name not in _OF_METHOD}
     if features is not None and features != settings.get("features"):
-        rest = {name: value for name, value in rest.items() if name not in configs.FEATURES_OF}
+        rest = {name: value for name, value in rest.items() if name not in FEATURES_OF}
         rest["features"] = features
     if recipe is not None:
         rest.pop("recipe", None)
