@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,30 @@ for name in sys.argv[1].split():
 print("imported")
 """
     assert python(code, " ".join(core_modules())) == "imported"
+
+
+def imports_of(tree: ast.AST, modules: set[str]) -> set[str]:
+    """The modules that a module takes something from, at its head or in a function; not for type checkers alone."""
+    found: set[str] = set()
+    if isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING":
+        return found
+    if isinstance(tree, ast.Import):
+        found = {alias.name for alias in tree.names}
+    elif isinstance(tree, ast.ImportFrom):
+        inside = {f"{tree.module}.{alias.name}" for alias in tree.names}
+        found = inside & modules or {str(tree.module)}
+    return (found & modules).union(*(imports_of(node, modules) for node in ast.iter_child_nodes(tree)))
+
+
+def test_no_module_needs_one_that_needs_it() -> None:
+    files = {
+        ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in PACKAGE.rglob("*.py")
+    }
+    needed = {name: imports_of(ast.parse(file.read_text()), set(files)) - {name} for name, file in files.items()}
+    assert sum(map(len, needed.values())) > len(files)
+    order = list(TopologicalSorter(needed).static_order())  # raises CycleError, with the circle
+    assert order.index("alignprune.recorder") < order.index("alignprune.pruner") < order.index("alignprune.cli")
 
 
 # -- the command line ---------------------------------------------------------------------------------------

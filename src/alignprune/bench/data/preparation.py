@@ -3,17 +3,17 @@
 raw input --step--> ... --step--> float32 tensor of the network's input shape
 
 A step is a frozen record of plain values, so that it is stored as JSON; `build` makes the transform of it. What a data
-set does to a sample that is not augmented is built from the same record, so the two cannot disagree. An embedder holds
-more than JSON has room for: it is kept in files beside the record.
+set does to a sample that is not augmented is built from the same record, so the two cannot disagree. A step that holds
+more than JSON has room for, such as an embedder, is kept in files beside the record.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,15 @@ from torch import Tensor, nn
 from alignprune._checks import choice
 from alignprune.errors import ValueMistake
 
-if TYPE_CHECKING:
-    from alignprune.bench.data.embedding import FittedEmbedder
-
 RAW = ("photo", "pixels", "features", "text")
 """What a raw input can be: an RGB image of any size; uint8 [C, H, W]; float [D]; a string."""
+
+
+class Embeds(Protocol):
+    """What turns many samples into vectors at once."""
+
+    def embed(self, samples: Any, progress: Callable[[int, int], object] | None = None) -> Tensor:
+        """The vectors of some samples, float32 [N, D]; `progress` is called with the samples done and N."""
 
 
 class Step(ABC):
@@ -52,6 +56,10 @@ class Step(ABC):
     def read(cls, values: Mapping[str, Any], folder: Path) -> Step:
         """The step of some values; `folder` is where `save` wrote."""
         return cls(**values)
+
+    def embeds(self) -> Embeds | None:
+        """What embeds the raw inputs in this step; None = nothing does."""
+        return None
 
     def save(self, folder: Path) -> None:  # noqa: B027  most steps are whole in JSON
         """Write into a folder what JSON has no room for."""
@@ -139,54 +147,6 @@ class Features(Step):
         return _Standardise(self.mean, self.std)
 
 
-@dataclass(frozen=True, eq=False)
-class Embedding(Step):
-    """Images or texts, as the standardised vectors of an embedder: float32 [..., D].
-
-    Attributes:
-        embedder: what embeds them; it is kept in files of its own.
-    """
-
-    kind: ClassVar[str] = "embedding"
-    embedder: FittedEmbedder
-
-    def build(self) -> nn.Module:
-        return _Embed(self.embedder)
-
-    def values(self) -> dict[str, Any]:
-        return {"embedder": self.embedder.embedder.kind}
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any], folder: Path) -> Step:
-        from alignprune.bench.data import embedding
-
-        found = embedding.load(folder)
-        if found.embedder.kind != values["embedder"]:
-            raise ValueMistake(
-                f"folder={str(folder)!r} holds an embedder of the kind {found.embedder.kind!r}, expected "
-                f"{values['embedder']!r}, as the record says: the files belong to different runs"
-            )
-        return cls(found)
-
-    def save(self, folder: Path) -> None:
-        self.embedder.save(folder)
-
-
-class _Embed(nn.Module):
-    def __init__(self, embedder: FittedEmbedder) -> None:
-        super().__init__()
-        self.embedder = embedder
-
-    def forward(self, x: Any) -> Tensor:
-        from alignprune.bench.data.embedding.raw import samples_of
-
-        single = (
-            isinstance(x, str) or not isinstance(x, (Tensor, list, tuple)) or (isinstance(x, Tensor) and x.ndim == 3)
-        )
-        found = self.embedder.embed_once(samples_of([x] if single else x))
-        return found[0] if single else found
-
-
 class _Standardise(nn.Module):
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -203,8 +163,8 @@ class _AsFloat(nn.Module):
         return x.float()
 
 
-STEPS: dict[str, type[Step]] = {step.kind: step for step in (Photo, Pixels, Resized, Features, Embedding)}
-"""Every kind of step, by what the JSON calls it."""
+STEPS: dict[str, type[Step]] = {step.kind: step for step in (Photo, Pixels, Resized, Features)}
+"""The kinds of step that are whole in JSON, by what it calls them."""
 
 
 @dataclass(frozen=True)
@@ -227,10 +187,9 @@ class Preparation:
         choice("raw", self.raw, RAW)
 
     @property
-    def embedder(self) -> FittedEmbedder | None:
+    def embedder(self) -> Embeds | None:
         """What embeds the raw inputs, where something does: it is fastest with many at once."""
-        first = self.steps[0] if self.steps else None
-        return first.embedder if isinstance(first, Embedding) else None
+        return self.steps[0].embeds() if self.steps else None
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -256,29 +215,31 @@ class Preparation:
         return {"raw": self.raw, "shape": self.shape, "names": self.names, "steps": steps}
 
     @staticmethod
-    def from_json(stored: Mapping[str, Any], folder: Path = Path()) -> Preparation:
+    def from_json(stored: Mapping[str, Any], folder: Path = Path(), further: Iterable[type[Step]] = ()) -> Preparation:
         """The record that `to_json` wrote.
 
         Args:
             stored: the record.
             folder: where `save` wrote.
+            further: kinds of step that it may have beside `STEPS`.
 
         Raises:
             FileNotFoundError, ImportError: if an embedder, or the weights that it needs, are not there.
             ValueError: for a step or a value that there is not, or one that is missing, and for other weights.
         """
         _check_names("preparation", stored, {"raw", "shape", "names", "steps"})
+        kinds = STEPS | {step.kind: step for step in further}
         return Preparation(
             raw=stored["raw"],
-            steps=tuple(_step(step, folder) for step in stored["steps"]),
+            steps=tuple(_step(step, folder, kinds) for step in stored["steps"]),
             shape=_as_tuple(stored["shape"]),
             names=_as_tuple(stored["names"]),
         )
 
 
-def _step(stored: Mapping[str, Any], folder: Path) -> Step:
-    choice("preparation.steps.kind", stored.get("kind"), STEPS)
-    record = STEPS[stored["kind"]]
+def _step(stored: Mapping[str, Any], folder: Path, kinds: Mapping[str, type[Step]]) -> Step:
+    choice("preparation.steps.kind", stored.get("kind"), kinds)
+    record = kinds[stored["kind"]]
     _check_names("preparation.steps", stored, {"kind", *record.names()})
     return record.read({name: _as_tuple(value) for name, value in stored.items() if name != "kind"}, folder)
 

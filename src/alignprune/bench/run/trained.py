@@ -17,6 +17,7 @@ from torch import nn
 
 from alignprune._files import Kind, check_seal, write_sealed
 from alignprune.bench import models
+from alignprune.bench.data.embedding import Embedding
 from alignprune.bench.data.preparation import Preparation
 from alignprune.bench.files import read_record, write_record
 from alignprune.bench.reading import naming, reading
@@ -64,7 +65,7 @@ class TrainedModel:
             input_shape=tuple(stored["input_shape"]),
             class_names=tuple(stored["class_names"]),
             precision=stored["precision"],
-            preparation=Preparation.from_json(stored["preparation"], folder),
+            preparation=Preparation.from_json(stored["preparation"], folder, (Embedding,)),
         )
 
     def create(self) -> nn.Module:
