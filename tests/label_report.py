@@ -120,6 +120,7 @@ def made_facts(size: int, **columns: Any) -> Facts:
         "predictions": counts,
         "agreeing": counts,
         "alternative": np.full(size, -1, dtype=np.int32),
+        "agreement": np.full(size, np.nan, dtype=np.float32),
         "epochs": 10,
         "labels": 0,
     }

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from alignprune import audit
+from alignprune.audit.facts import Facts
 from alignprune.audit.judgement import excess_of_flips
+from alignprune.policies.posterior import posterior
+from alignprune.policies.robust import log_odds_of_wrong
 from label_report import digits, made, made_facts
 
 # -- flips that go one way only ----------------------------------------------------------------------------
@@ -139,6 +142,46 @@ def test_of_a_flip_that_is_said_less_than_half_of_the_time_only_a_part_counts() 
 
 def judged(run: Any) -> audit.Judgement:
     return audit.judge(audit.facts(run.pruner), np.where(run.given < 0, -1, run.given).astype(np.int32), 3)
+
+
+def confused(loss: float, agreement: float) -> tuple[Facts, NDArray[Any]]:
+    """900 samples of 3 classes: the first 300 were held out and met so often, and contradicted in 9 of 10 epochs."""
+    first = np.arange(900) < 300
+    known = made_facts(
+        900,
+        suspicion=np.linspace(3, 0, 900, dtype=np.float32),
+        held_out=np.where(first, loss, math.nan).astype(np.float32),
+        agreement=np.where(first, agreement, math.nan).astype(np.float32),
+        agreeing=np.where(first, 1, 10).astype(np.int32),
+    )
+    return known, np.arange(900, dtype=np.int32) % 3
+
+
+def test_where_few_are_met_predictions_make_up_for_what_the_losses_miss() -> None:
+    known, labels = confused(loss=0.2, agreement=0.1)
+    by_losses = posterior(known.suspicion, log_odds_of_wrong(known.held_out, labels))
+    assert by_losses is not None
+    assert by_losses.p_wrong[:300].max() < 0.5  # so probable labels are right, as far as losses tell
+    p_wrong = audit.judge(known, labels, 3).p_wrong
+    assert p_wrong[:300].sum() == pytest.approx(300 - 2 * 0.1 * 300)
+    weight = (240 - by_losses.p_wrong[:300].sum()) / ((1 - by_losses.p_wrong[:300]).sum() * 9.5 / 11)
+    against = np.where(np.arange(900) < 300, 9.5 / 11, 0.5 / 11)
+    np.testing.assert_allclose(p_wrong, 1 - (1 - by_losses.p_wrong) * (1 - weight * against), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss, agreement",
+    [
+        pytest.param(0.2, 0.5, id="half of them are met"),
+        pytest.param(9.0, 0.1, id="the losses find them wrong as well"),
+        pytest.param(0.2, math.nan, id="nothing was predicted"),
+    ],
+)
+def test_else_the_losses_speak_alone(loss: float, agreement: float) -> None:
+    known, labels = confused(loss, agreement)
+    by_losses = posterior(known.suspicion, log_odds_of_wrong(known.held_out, labels))
+    assert by_losses is not None
+    np.testing.assert_allclose(audit.judge(known, labels, 3).p_wrong, by_losses.p_wrong, rtol=0, atol=1e-12)
 
 
 def test_the_noise_rate_is_the_mean_and_the_bounds_hold_the_estimates_and_chance() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from alignprune.policies.posterior import posterior
+from alignprune.policies.posterior import contradicted, posterior, weight_of_predictions
 from alignprune.policies.ranking import by_suspicion, slice_size
 
 N = 4_000
@@ -121,3 +121,50 @@ def test_the_order_is_the_most_suspicious_first_and_equals_as_they_come(values: 
 
 def test_a_slice_is_a_fortieth_of_the_data_and_never_very_small() -> None:
     assert [slice_size(n) for n in (10, 800, 840, 1_001, 40_000)] == [20, 20, 21, 25, 1_000]
+
+
+# -- predictions beside losses -----------------------------------------------------------------------------
+
+
+def slow_weight(p: list[float], agreement: list[float], against: list[float]) -> float:
+    """The equation, solved by halving the range that the weight lies in."""
+    looked = [i for i in range(len(p)) if not math.isnan(agreement[i])]
+
+    def found(weight: float) -> float:
+        return math.fsum(1 - (1 - p[i]) * (1 - weight * against[i]) for i in looked)
+
+    expected = len(looked) - 2 * math.fsum(agreement[i] for i in looked)
+    low, high = 0.0, 1.0
+    if len(looked) < 20 or found(low) >= expected:
+        return low
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if found(middle) < expected else (low, middle)
+    return low
+
+
+@given(seed=st.integers(0, 2**31), size=st.integers(0, 90), met=st.floats(0, 1), sure=st.floats(0, 1))
+@settings(max_examples=80, deadline=None)
+def test_predictions_weigh_as_much_as_makes_the_losses_find_as_many_wrong_as_are_hardly_met(
+    seed: int, size: int, met: float, sure: float
+) -> None:
+    draw = np.random.default_rng(seed)
+    p, against = sure * draw.random(size), draw.random(size)
+    agreement = np.where(draw.random(size) < 0.2, math.nan, met * draw.random(size))
+    weight = weight_of_predictions(p, agreement, against)
+    assert weight == pytest.approx(slow_weight(p.tolist(), agreement.tolist(), against.tolist()), abs=1e-9)
+    both = contradicted(p, against, weight)
+    assert ((both >= p) & (both <= 1)).all()
+    if 0 < weight < 1:
+        looked = ~np.isnan(agreement)
+        assert both[looked].sum() == pytest.approx(looked.sum() - 2 * agreement[looked].sum())
+
+
+def test_samples_of_which_nothing_is_known_change_no_weight() -> None:
+    p, agreement, against = np.full(50, 0.1), np.full(50, 0.2), np.full(50, 0.9)
+    more = [np.append(values, [other] * 9) for values, other in ((p, 0.9), (agreement, math.nan), (against, 0.5))]
+    unjudged = [np.append(values, [other] * 9) for values, other in ((p, math.nan), (agreement, 0.0), (against, 0.5))]
+    expected = pytest.approx((30 - 5) / (50 * 0.9 * 0.9))
+    assert weight_of_predictions(p, agreement, against) == expected
+    assert weight_of_predictions(*more) == expected
+    assert weight_of_predictions(*unjudged) == expected

@@ -31,6 +31,8 @@ class Facts:
         predictions: int32 [N], epochs in which a class was predicted.
         agreeing: int32 [N], those in which it was the given one.
         alternative: int32 [N], class id that was predicted most of the others; -1 = none.
+        agreement: float32 [N], how often the given class was predicted of late, while the sample was not trained on, in
+            [0, 1]; NaN = nothing was predicted then.
         epochs: that the run has done.
         labels: fingerprint of the given labels, 0 = none.
     """
@@ -45,6 +47,7 @@ class Facts:
     predictions: _Array
     agreeing: _Array
     alternative: _Array
+    agreement: _Array
     epochs: int
     labels: int
 
@@ -87,10 +90,11 @@ def facts(source: Pruner | Mapping[str, Any]) -> Facts:
         raise ValueMistake("source has no finished epoch, expected one at least: report after pruner.end_epoch()")
     journal = {name: tensor.numpy() for name, tensor in memories["Journal"].items()}
     suspicion, held_out = journal["mean_loss"], journal["held_out_loss"]
+    agreement = np.full(len(suspicion), np.nan, dtype=np.float32)
     if (ledger := memories.get("Ledger")) is not None:
         weight = ledger["weight"].numpy()
         suspicion = np.divide(ledger["total"].numpy(), weight, out=np.full_like(weight, np.nan), where=weight > 0)
-        held_out = ledger["held_out"].numpy()
+        held_out, agreement = ledger["held_out"].numpy(), ledger["agreement"].numpy()
     return Facts(
         suspicion=suspicion,
         held_out=held_out,
@@ -102,6 +106,7 @@ def facts(source: Pruner | Mapping[str, Any]) -> Facts:
         predictions=journal["predictions"],
         agreeing=journal["agreeing"],
         alternative=journal["alternative"],
+        agreement=agreement,
         epochs=int(state["epoch"]),
         labels=int(state["labels"]),
     )

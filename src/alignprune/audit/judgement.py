@@ -1,4 +1,4 @@
-"""How probably each label is wrong: the posterior by held-out losses, and flips that go one way only.
+"""How probably each label is wrong: the posterior by held-out losses, predictions, and flips that go one way only.
 
 Losses find labels that the network finds improbable. Where one class is often given for another the network learns to
 expect it, and losses say little. But mistakes between look-alike classes go both ways about as often. So of the samples
@@ -6,6 +6,10 @@ that are given y while the network says a, those in excess of the samples that a
 ``1 - n(a, y) / n(y, a)`` of them, where the excess is larger than chance makes any of the pairs. Where nobody was held
 out that is left alone: against probabilities that are too low it would decide the whole order, and it is often a class
 that the network likes to say.
+
+Where people confuse classes the network has learned to confuse them as well, and its losses find most of them right.
+How few labels it meets says how many are missing (`policies.posterior.weight_of_predictions`), and so far a label is
+also wrong as often as it was contradicted.
 
 Source: this library; `docs/label-issues.md` has how well it is calibrated, and what each part adds.
 """
@@ -21,7 +25,7 @@ from numpy.typing import NDArray
 from alignprune.audit.facts import Facts
 from alignprune.policies import mixture
 from alignprune.policies.onset import CLEAR
-from alignprune.policies.posterior import Posterior, posterior
+from alignprune.policies.posterior import Posterior, contradicted, posterior, weight_of_predictions
 from alignprune.policies.robust import log_odds_of_wrong
 
 _Array = NDArray[Any]
@@ -72,6 +76,7 @@ def judge(facts: Facts, codes: _Array, num_classes: int) -> Judgement:
     p_wrong = judged.p_wrong
     if held_out:
         against = _disagreement(facts)
+        p_wrong = contradicted(p_wrong, against, weight_of_predictions(p_wrong, facts.agreement, against))
         # Counted from a quarter of the predictions on, wholly from three quarters: what the network says early and
         # drops soon is no flip, though it may all go one way.
         counted = np.clip(2 * against - 0.5, 0, 1)

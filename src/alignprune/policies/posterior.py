@@ -6,6 +6,10 @@ upper one, each slice of the suspicions has a prior of its own, the most likely 
 samples, so a posterior is averaged with the mean of its slice, which never rises from one slice to the next and is
 smoothed.
 
+Where people confuse classes the losses find too few labels wrong, since the network has learned to confuse them as
+well. What it predicts tells how many are missing, and `weight_of_predictions` lets predictions speak as far as makes up
+for them.
+
 Source: this library; `docs/label-issues.md` has how well it is calibrated.
 """
 
@@ -83,6 +87,44 @@ class Rule(NamedTuple):
         priors = self.priors[np.searchsorted(self.ends, places[looked], side="right")]
         p[looked] = (p[looked] + _sigmoid(odds[looked] + priors)) / 2
         return p
+
+
+def weight_of_predictions(p_wrong: _Array, agreement: _Array, against: _Array) -> float:
+    """How far predictions speak beside losses: as far as explains how few labels the network meets.
+
+    Of hard samples with right labels about half are met while they are held out, of wrong labels hardly any. So of L
+    samples that were looked at, M of which are met, L - 2 M at least are wrong. Where losses find fewer, the weight w
+    lets `contradicted` find as many: with p, c of the samples that were looked at,
+
+        sum of 1 - (1 - p) (1 - w c) = L - 2 M.
+
+    Args:
+        p_wrong: float [n], how probably labels are wrong, by losses.
+        agreement: float [n], `Ledger.agreement`, how often a sample was met while it was held out; NaN = not looked at.
+        against: float [n], how far predictions speak against each label, in [0, 1].
+
+    Returns:
+        w in [0, 1]; 0 where losses explain it, or too few samples were looked at.
+    """
+    looked = np.flatnonzero(~np.isnan(agreement) & ~np.isnan(p_wrong))
+    if len(looked) < FEWEST:
+        return 0.0
+    p = p_wrong[looked].astype(np.float64)
+    missing = len(looked) - 2 * float(agreement[looked].sum(dtype=np.float64)) - float(p.sum())
+    gained = float(((1 - p) * against[looked]).sum())
+    return min(1.0, missing / gained) if missing > 0 and gained > 0 else 0.0
+
+
+def contradicted(p_wrong: _Array, against: _Array, weight: float) -> _Array:
+    """How probably labels are wrong by losses or, with some weight, by what speaks against them: 1 - (1 - p)(1 - w c).
+
+    Args:
+        p_wrong: float [n], by losses.
+        against: float [n], in [0, 1], what predictions say.
+        weight: of these, `weight_of_predictions`.
+    """
+    combined: _Array = p_wrong + (1 - p_wrong) * (weight * against)
+    return combined
 
 
 def posterior(suspicion: _Array, odds: _Array) -> Posterior | None:

@@ -176,7 +176,7 @@ class Robust(Policy):
         if self.noise_rate is not None:
             _spare_classes(evidence, out, _CLASS_LIMIT * share)
             return _Flagged(out, out, unknown, noise_rate)
-        by_rank, met = ranking.columns[0], True
+        by_rank, met_by_rank = ranking.columns
         if few and self.refresh > 0:
             probed = probe(by_rank, ranking.size)
             suspects, unknown = probed.judge(odds, ranking.places(np.arange(len(out))))
@@ -200,13 +200,13 @@ class Robust(Policy):
             return _Flagged(out, suspects, unknown, noise_rate)
         # Some hard samples are left out beside the wrong ones, and a network does as well without them; but a label
         # that is probably right is no suspect.
-        suspects = np.zeros_like(out)
-        suspects[left_out] = rule.p_wrong(odds[left_out], ranking.places(left_out)) > 0.5
-        if not met and 2 * pool.count(suspects) < many:
-            # Most of them are wrong by what the network predicts: one that confuses the classes as people do believes
-            # too much, and its losses tell neither whose label is wrong nor how many are.
-            return _Flagged(out, out, unknown, many / evidence.num_samples)
-        return _Flagged(out, suspects, unknown, float(rule.p_wrong(by_rank).mean()))
+        suspects, p_by_rank = np.zeros_like(out), rule.p_wrong(by_rank)
+        against = _contradiction(met_by_rank)
+        weight = posterior.weight_of_predictions(p_by_rank, met_by_rank, against)
+        p_wrong = rule.p_wrong(odds[left_out], ranking.places(left_out))
+        suspects[left_out] = posterior.contradicted(p_wrong, _contradiction(agreement[left_out]), weight) > 0.5
+        noise_rate = float(posterior.contradicted(p_by_rank, against, weight).mean())
+        return _Flagged(out, suspects, unknown, noise_rate)
 
     def _share(
         self, suspicion: _Array, groups: Mixture | None, num_samples: int, began: Onset, waited: int
@@ -287,6 +287,11 @@ def _held_out(evidence: Evidence, ledger: Ledger, confused: float) -> tuple[_Arr
         return nothing, nothing
     losses, labels = ledger.held_out.cpu().numpy(), evidence.labels.numpy()
     return log_odds_of_wrong(losses, labels, confused, evidence.class_sizes), ledger.agreement.cpu().numpy()
+
+
+def _contradiction(agreement: _Array) -> _Array:
+    """How often the network has predicted another class while a sample was held out, [n]; 0 where it said nothing."""
+    return np.where(np.isnan(agreement), 0.0, 1.0 - agreement)
 
 
 def log_odds_of_wrong(
