@@ -126,12 +126,12 @@ def test_a_slice_is_a_fortieth_of_the_data_and_never_very_small() -> None:
 # -- predictions beside losses -----------------------------------------------------------------------------
 
 
-def slow_weight(p: list[float], agreement: list[float], against: list[float]) -> float:
+def slow_weight(p: list[float], agreement: list[float]) -> float:
     """The equation, solved by halving the range that the weight lies in."""
     looked = [i for i in range(len(p)) if not math.isnan(agreement[i])]
 
     def found(weight: float) -> float:
-        return math.fsum(1 - (1 - p[i]) * (1 - weight * against[i]) for i in looked)
+        return math.fsum(1 - (1 - p[i]) * (1 - weight * (1 - agreement[i])) for i in looked)
 
     expected = len(looked) - 2 * math.fsum(agreement[i] for i in looked)
     low, high = 0.0, 1.0
@@ -149,11 +149,12 @@ def test_predictions_weigh_as_much_as_makes_the_losses_find_as_many_wrong_as_are
     seed: int, size: int, met: float, sure: float
 ) -> None:
     draw = np.random.default_rng(seed)
-    p, against = sure * draw.random(size), draw.random(size)
+    p = sure * draw.random(size)
     agreement = np.where(draw.random(size) < 0.2, math.nan, met * draw.random(size))
-    weight = weight_of_predictions(p, agreement, against)
-    assert weight == pytest.approx(slow_weight(p.tolist(), agreement.tolist(), against.tolist()), abs=1e-9)
-    both = contradicted(p, against, weight)
+    weight = weight_of_predictions(p, agreement)
+    assert weight == pytest.approx(slow_weight(p.tolist(), agreement.tolist()), abs=1e-9)
+    both = contradicted(p, agreement, weight)
+    np.testing.assert_array_equal(both[np.isnan(agreement)], p[np.isnan(agreement)])
     assert ((both >= p) & (both <= 1)).all()
     if 0 < weight < 1:
         looked = ~np.isnan(agreement)
@@ -161,10 +162,8 @@ def test_predictions_weigh_as_much_as_makes_the_losses_find_as_many_wrong_as_are
 
 
 def test_samples_of_which_nothing_is_known_change_no_weight() -> None:
-    p, agreement, against = np.full(50, 0.1), np.full(50, 0.2), np.full(50, 0.9)
-    more = [np.append(values, [other] * 9) for values, other in ((p, 0.9), (agreement, math.nan), (against, 0.5))]
-    unjudged = [np.append(values, [other] * 9) for values, other in ((p, math.nan), (agreement, 0.0), (against, 0.5))]
-    expected = pytest.approx((30 - 5) / (50 * 0.9 * 0.9))
-    assert weight_of_predictions(p, agreement, against) == expected
-    assert weight_of_predictions(*more) == expected
-    assert weight_of_predictions(*unjudged) == expected
+    p, agreement = np.full(50, 0.1), np.full(50, 0.2)
+    expected = pytest.approx((30 - 5) / (50 * 0.9 * 0.8))
+    assert weight_of_predictions(p, agreement) == expected
+    assert weight_of_predictions(np.append(p, [0.9] * 9), np.append(agreement, [math.nan] * 9)) == expected
+    assert weight_of_predictions(np.append(p, [math.nan] * 9), np.append(agreement, [0.0] * 9)) == expected

@@ -8,8 +8,8 @@ out that is left alone: against probabilities that are too low it would decide t
 that the network likes to say.
 
 Where people confuse classes the network has learned to confuse them as well, and its losses find most of them right.
-How few labels it meets says how many are missing (`policies.posterior.weight_of_predictions`), and so far a label is
-also wrong as often as it was contradicted.
+How few labels it meets while they are held out says how many are missing, and so far a label is also wrong as often as
+it was not met (`policies.posterior.weight_of_predictions`), as `robust` judges itself.
 
 Source: this library; `docs/label-issues.md` has how well it is calibrated, and what each part adds.
 """
@@ -76,7 +76,7 @@ def judge(facts: Facts, codes: _Array, num_classes: int) -> Judgement:
     p_wrong = judged.p_wrong
     if held_out:
         against = _disagreement(facts)
-        p_wrong = contradicted(p_wrong, against, weight_of_predictions(p_wrong, facts.agreement, against))
+        p_wrong = contradicted(p_wrong, facts.agreement, weight_of_predictions(p_wrong, facts.agreement))
         # Counted from a quarter of the predictions on, wholly from three quarters: what the network says early and
         # drops soon is no flip, though it may all go one way.
         counted = np.clip(2 * against - 0.5, 0, 1)

@@ -89,19 +89,18 @@ class Rule(NamedTuple):
         return p
 
 
-def weight_of_predictions(p_wrong: _Array, agreement: _Array, against: _Array) -> float:
+def weight_of_predictions(p_wrong: _Array, agreement: _Array) -> float:
     """How far predictions speak beside losses: as far as explains how few labels the network meets.
 
     Of hard samples with right labels about half are met while they are held out, of wrong labels hardly any. So of L
     samples that were looked at, M of which are met, L - 2 M at least are wrong. Where losses find fewer, the weight w
-    lets `contradicted` find as many: with p, c of the samples that were looked at,
+    lets `contradicted` find as many: with p and the agreement a of the samples that were looked at,
 
-        sum of 1 - (1 - p) (1 - w c) = L - 2 M.
+        sum of 1 - (1 - p) (1 - w (1 - a)) = L - 2 M,    M = sum of a.
 
     Args:
         p_wrong: float [n], how probably labels are wrong, by losses.
         agreement: float [n], `Ledger.agreement`, how often a sample was met while it was held out; NaN = not looked at.
-        against: float [n], how far predictions speak against each label, in [0, 1].
 
     Returns:
         w in [0, 1]; 0 where losses explain it, or too few samples were looked at.
@@ -109,21 +108,20 @@ def weight_of_predictions(p_wrong: _Array, agreement: _Array, against: _Array) -
     looked = np.flatnonzero(~np.isnan(agreement) & ~np.isnan(p_wrong))
     if len(looked) < FEWEST:
         return 0.0
-    p = p_wrong[looked].astype(np.float64)
-    missing = len(looked) - 2 * float(agreement[looked].sum(dtype=np.float64)) - float(p.sum())
-    gained = float(((1 - p) * against[looked]).sum())
+    p, met = p_wrong[looked].astype(np.float64), agreement[looked].astype(np.float64)
+    missing, gained = len(looked) - 2 * float(met.sum()) - float(p.sum()), float(((1 - p) * (1 - met)).sum())
     return min(1.0, missing / gained) if missing > 0 and gained > 0 else 0.0
 
 
-def contradicted(p_wrong: _Array, against: _Array, weight: float) -> _Array:
-    """How probably labels are wrong by losses or, with some weight, by what speaks against them: 1 - (1 - p)(1 - w c).
+def contradicted(p_wrong: _Array, agreement: _Array, weight: float) -> _Array:
+    """How probably labels are wrong by losses or, with some weight, by predictions: 1 - (1 - p) (1 - w (1 - a)).
 
     Args:
         p_wrong: float [n], by losses.
-        against: float [n], in [0, 1], what predictions say.
-        weight: of these, `weight_of_predictions`.
+        agreement: float [n], as in `weight_of_predictions`; a sample that was not looked at keeps its p.
+        weight: of the predictions.
     """
-    combined: _Array = p_wrong + (1 - p_wrong) * (weight * against)
+    combined: _Array = p_wrong + (1 - p_wrong) * weight * np.where(np.isnan(agreement), 0.0, 1.0 - agreement)
     return combined
 
 

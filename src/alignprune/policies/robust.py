@@ -201,11 +201,10 @@ class Robust(Policy):
         # Some hard samples are left out beside the wrong ones, and a network does as well without them; but a label
         # that is probably right is no suspect.
         suspects, p_by_rank = np.zeros_like(out), rule.p_wrong(by_rank)
-        against = _contradiction(met_by_rank)
-        weight = posterior.weight_of_predictions(p_by_rank, met_by_rank, against)
+        weight = posterior.weight_of_predictions(p_by_rank, met_by_rank)
         p_wrong = rule.p_wrong(odds[left_out], ranking.places(left_out))
-        suspects[left_out] = posterior.contradicted(p_wrong, _contradiction(agreement[left_out]), weight) > 0.5
-        noise_rate = float(posterior.contradicted(p_by_rank, against, weight).mean())
+        suspects[left_out] = posterior.contradicted(p_wrong, agreement[left_out], weight) > 0.5
+        noise_rate = float(posterior.contradicted(p_by_rank, met_by_rank, weight).mean())
         return _Flagged(out, suspects, unknown, noise_rate)
 
     def _share(
@@ -287,11 +286,6 @@ def _held_out(evidence: Evidence, ledger: Ledger, confused: float) -> tuple[_Arr
         return nothing, nothing
     losses, labels = ledger.held_out.cpu().numpy(), evidence.labels.numpy()
     return log_odds_of_wrong(losses, labels, confused, evidence.class_sizes), ledger.agreement.cpu().numpy()
-
-
-def _contradiction(agreement: _Array) -> _Array:
-    """How often the network has predicted another class while a sample was held out, [n]; 0 where it said nothing."""
-    return np.where(np.isnan(agreement), 0.0, 1.0 - agreement)
 
 
 def log_odds_of_wrong(
