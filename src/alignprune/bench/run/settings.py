@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from tyro.conf import Positional
@@ -203,7 +203,9 @@ class PruningSettings:
         """The policy, with the prune ratio where it has one itself."""
         if self.prune_ratio is None or not hasattr(self.policy, "prune_ratio"):
             return self.policy
-        return replace(self.policy, prune_ratio=self.prune_ratio)  # type: ignore[call-arg]
+        with_a_ratio: Any = self.policy
+        chosen: Policy = replace(with_a_ratio, prune_ratio=self.prune_ratio)
+        return chosen
 
     @property
     def base(self) -> str | None:
