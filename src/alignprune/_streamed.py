@@ -11,8 +11,8 @@ from torch import Tensor
 from alignprune.alignment import FLAT_VARIANCE, CorrelationName, FlatRule, dynamic_alignment_score
 from alignprune.memory.packing import SeenSums, chunks, uninitialised, unpacked
 
-_COLUMNS = 65_536  # samples per chunk: few calls, and rows and temporaries that stay in cache
-_BATCHED = 4_096  # samples per product of a batch of them: it reads its rows once, for all weights
+_COLUMNS = 131_072  # samples per chunk: few calls, each long enough for several threads
+_BATCHED = 2_048  # samples per product of a batch of them: it reads its rows once, for all weights
 _ILL_CONDITIONED = 100.0**-2  # ratio of variance to mean square below which float32 sums cancel too far
 _SMALL_VARIANCES = 1e-8  # product of the two variances below which a trajectory or the reference may be flat
 

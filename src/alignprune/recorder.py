@@ -303,8 +303,11 @@ class Recorder:
 
     def write_predicted(self, index: Tensor, predicted: Tensor) -> None:
         """Enter the classes that were predicted, integers [B]; ``index`` as in `write`."""
-        own = self._predictions_on(index.device)
-        own.index_copy_(0, index, predicted.detach().to(index.device, torch.int32))
+        own, classes = self._predictions_on(index.device), predicted.detach().to(index.device)
+        if index.is_cpu:  # whose assignment by numpy takes a third of the time of index_copy_
+            own.numpy()[index.numpy()] = classes.numpy()
+        else:
+            own.index_copy_(0, index, classes.to(torch.int32))
 
     def _predictions_on(self, device: torch.device) -> Tensor:
         """The class that was predicted of each sample, int32 by slot, -1 = none, on a device."""

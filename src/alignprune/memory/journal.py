@@ -67,8 +67,7 @@ class Journal(Memory):
         looked = observed.looked_at.to(device)
         self.held_out.index_add_(0, looked, torch.ones_like(looked, dtype=torch.int32))
         for part in pieces(len(losses), device):
-            self.trained[part] += trained[part]
-            count = self.trained[part] + self.held_out[part]
+            count = self.trained[part].add_(trained[part]) + self.held_out[part]
             mean = self.mean_loss[part]
             mean.copy_(torch.where(seen[part], _moved(mean, losses[part], count), mean))
             if predicted is not None:

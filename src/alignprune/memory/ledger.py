@@ -88,8 +88,8 @@ class Ledger(Memory):
         losses = observed.losses.to(device, torch.float32)
         seen, trained = observed.seen.to(device), observed.trained.to(device)
         was_uniform, self._was_uniform = self._was_uniform, selection.uniform
-        pool = observed.pool
-        count = int(pool.total(np.array([int(trained.count_nonzero())]))[0])
+        pool, which = observed.pool, indices_of(trained)
+        count = int(_total(pool, len(which))[0])
         if not count:  # nothing to compare a loss with
             return
         if self.onset is None and selection.onset is not None:
@@ -99,18 +99,20 @@ class Ledger(Memory):
             self._measure_memorisation(epoch, losses, trained, pool)
         if self.onset is not None:
             self._hold_out(losses, observed.looked_at.to(device), observed.predicted)
-        mean = _mean_of(losses, trained, count, pool)
+        total = losses.index_select(0, which).sum(dtype=torch.float64)
+        mean = torch.tensor(_total(pool, float(total))[0] / count, dtype=torch.float32, device=device)
         for part in pieces(len(losses), device):
             self._enter(part, epoch, losses[part] - mean, seen[part], trained[part])
 
     def _enter(self, part: slice, epoch: int, centred: Tensor, seen: Tensor, trained: Tensor) -> None:
-        weights = ((1.0 + self.exposures[part].float()) ** -self.exponent).masked_fill_(~seen, 0.0)
-        self.weight[part] += weights
+        exposures = self.exposures[part]
+        weights = (exposures + 1.0).pow_(-self.exponent).mul_(seen)
+        self.weight[part].add_(weights)
         bounded_(self.total[part].add_(centred.mul_(weights).nan_to_num_(0.0)))  # NaN where a sample was not seen
-        self.last_seen[part].masked_fill_(seen, epoch)
-        self.last_trained[part].masked_fill_(trained, epoch)
+        _stamp(self.last_seen[part], seen, epoch)
+        _stamp(self.last_trained[part], trained, epoch)
         if self.onset is not None:
-            self.exposures[part] += trained
+            exposures.add_(trained)
 
     def _hold_out(self, losses: Tensor, looked: Tensor, predicted: Tensor | None) -> None:
         _move(self.held_out, looked, losses.index_select(0, looked))
@@ -184,12 +186,9 @@ def _total(pool: Pool, *numbers: float) -> list[float]:
     return summed
 
 
-def _mean_of(losses: Tensor, trained: Tensor, count: int, pool: Pool) -> Tensor:
-    """The mean loss of the samples trained on, ``count`` of them on all ranks, float32."""
-    total = torch.zeros((), dtype=torch.float64, device=losses.device)
-    for part in pieces(len(losses), losses.device):
-        total += losses[part].masked_fill(~trained[part], 0.0).sum(dtype=torch.float64)
-    return torch.tensor(_total(pool, float(total))[0] / count, dtype=torch.float32, device=losses.device)
+def _stamp(newest: Tensor, samples: Tensor, epoch: int) -> None:
+    """Put an epoch, in place, where a mask is true: what stands there is older, and a maximum takes half of a fill."""
+    torch.maximum(newest, samples.int().mul_(epoch + 1).sub_(1), out=newest)
 
 
 def _move(mean: Tensor, samples: Tensor, values: Tensor) -> None:

@@ -121,6 +121,8 @@ def contradicted(p_wrong: _Array, agreement: _Array, weight: float) -> _Array:
         agreement: float [n], as in `weight_of_predictions`; a sample that was not looked at keeps its p.
         weight: of the predictions.
     """
+    if not weight:
+        return p_wrong
     combined: _Array = p_wrong + (1 - p_wrong) * weight * np.where(np.isnan(agreement), 0.0, 1.0 - agreement)
     return combined
 
@@ -160,8 +162,8 @@ def rule(odds: _Array, num_samples: int, groups: Mixture | None) -> Rule | None:
     if not len(ends):
         return None
     sizes = np.diff(ends, prepend=0)
-    seen = np.split(odds[looked], np.searchsorted(looked, ends))[:-1]
-    points = np.stack([mixture.quantiles(np.sort(part), _QUANTILES) for part in seen])
+    seen = [np.sort(part) for part in np.split(odds[looked], np.searchsorted(looked, ends))[:-1]]
+    points = np.stack([mixture.quantiles(part, _QUANTILES) for part in seen])
     shares, rate = _with_one_prior(points, sizes, len(odds))
     priors = np.full(len(seen), rate)
     if groups is not None and groups.separation >= CLEAR and rate < _STARVED * groups.share:

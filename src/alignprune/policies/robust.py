@@ -260,23 +260,18 @@ class Robust(Policy):
         self, evidence: Evidence, others: Indices, suspicion: _Array, age: _Array, count: int
     ) -> tuple[Indices, _Array, int]:
         """``count`` of the samples that are no suspects, or all there are, their weights, and how many in all."""
-        weights, many = np.ones(len(others), dtype=np.float32), evidence.pool.count(others)
+        weights, many = np.ones(evidence.size, dtype=np.float32), evidence.pool.count(others)
         if self.thinning == "easy" and many > count:
             values = suspicion[others]
             easy = values < evidence.pool.mean(values)
             size = evidence.pool.count(easy)
             kept = max(size - (many - count), size - floor(_EASIEST * size))
             stay = _longest_unseen(evidence, "easy", others[easy], age, kept)
-            weights = np.concatenate([np.ones(int((~easy).sum())), np.full(len(stay), size / max(1, kept))])
-            others = np.concatenate([others[~easy], stay])
+            weights[stay] = size / max(1, kept)
+            others = np.sort(np.concatenate([others[~easy], stay]))
             many -= size - kept
-        if many > count:
-            place = np.argsort(others, kind="stable")
-            others, weights = others[place], weights[place]
-            chosen = _longest_unseen(evidence, "others", others, age, count)
-            weights = weights[np.searchsorted(others, chosen)]
-            others = chosen
-        return others, weights.astype(np.float32), min(many, count)
+        chosen = _longest_unseen(evidence, "others", others, age, count)
+        return chosen, weights[chosen], min(many, count)
 
 
 def _held_out(evidence: Evidence, ledger: Ledger, confused: float) -> tuple[_Array, _Array]:
@@ -315,8 +310,9 @@ def log_odds_of_wrong(
     share = np.minimum(counts / counts.sum(), np.float32(1 - 1e-6))
     looked = np.flatnonzero(~np.isnan(losses) & (labels >= 0))
     losses, labels = np.maximum(losses[looked], np.float32(1e-6)), labels[looked]
-    drawn = (1 - confused) * (share / (1 - share))[labels] + confused * np.exp(-losses)
-    odds[looked] = np.log(-np.expm1(-losses)) + np.log(drawn) + losses
+    p = np.exp(-losses.astype(np.float64))  # so exact that 1 - p of the least loss is
+    drawn = (1 - confused) * (share / (1 - share))[labels] + confused * p
+    odds[looked] = np.log((1 - p) * drawn) + losses
     return odds
 
 
