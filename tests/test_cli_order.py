@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ def test_every_command_has_a_help_that_goes_to_standard_output(name: str, capsys
     assert "usage: alignprune" in plain
     assert said(capsys, "help", name) == plain
     assert said(capsys, name, "-h", "--json") == plain
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_an_argument_is_called_by_what_it_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    box = said(capsys, name, "--help").partition("positional arguments")[2].partition("╰")[0]
+    assert not re.findall(r"│ \[*(?:STR|PATH|\{None\})", box)
 
 
 def test_arguments_stand_before_between_and_after_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -271,6 +271,22 @@ def test_long_texts_and_many_values_are_cut_and_say_so(tmp_path: Path) -> None:
 # -- what is refused ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (lambda: page.Image(np.zeros((8, 8, 3), np.uint8)), TypeMistake, "image is ndarray.*PIL.Image.fromarray"),
+        (lambda: page.Image("pictures/1.png"), TypeMistake, "image is str, expected an image of Pillow, or the bytes"),
+        (lambda: page.Text(None), TypeMistake, "text=None is NoneType, expected str"),
+        (lambda: page.Values(["width"], [1.5, 2.0]), ValueMistake, "1 and 2, expected as many of each"),
+    ],
+)
+def test_a_sample_that_could_not_be_shown_is_refused_where_it_is_made(
+    make: Callable[[], Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        make()
+
+
 def test_nothing_is_written_over_and_nothing_is_written_in_part(tmp_path: Path) -> None:
     report = table()
     (tmp_path / "a.html").write_text("mine")

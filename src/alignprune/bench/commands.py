@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from alignprune._checks import choice, integer
 from alignprune.bench import data
@@ -45,7 +45,7 @@ class DataConfig:
     """
 
     action: Positional[Literal["check"]]
-    dataset: Positional[str | None] = None
+    dataset: Annotated[str | None, Positional, arg(metavar="[DATASET]", help_behavior_hint="")] = None
     workers: int | None = None
     data_root: Path | None = None
 
@@ -64,7 +64,7 @@ class Which:
         runs: folder of all sweeps' runs.
     """
 
-    names: Positional[tuple[str, ...]]
+    names: Annotated[tuple[str, ...], Positional, arg(metavar="NAME [NAME ...]", help_behavior_hint="(required)")]
     protocol: str = "paper"
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
@@ -174,8 +174,8 @@ class PredictConfig:
         workers: loader processes.
     """
 
-    run: Positional[Path]
-    data: Positional[str]
+    run: Annotated[Path, Positional, arg(metavar="RUN")]
+    data: Annotated[str, Positional, arg(metavar="DATA")]
     out: Path = Path("predictions.csv")
     device: Device = "auto"
     workers: int = 0

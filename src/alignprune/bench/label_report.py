@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import Subset
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 import alignprune
 from alignprune import audit
@@ -82,7 +82,7 @@ class AuditConfig:
         data_root: folder of the named data sets; None = the environment variable ALIGNPRUNE_DATA.
     """
 
-    source: Positional[str]
+    source: Annotated[str, Positional, arg(metavar="DATA_OR_RUN")]
     out: Path | None = None
     rows: int = 2_000
     labels: Path | None = None

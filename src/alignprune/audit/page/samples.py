@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignprune.errors import TypeMistake
+from alignprune._checks import described
+from alignprune.errors import TypeMistake, ValueMistake
 
 if TYPE_CHECKING:
     from PIL import Image as pillow
@@ -22,24 +23,50 @@ _VALUES = 64
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """An image, or the bytes of an image file; the page holds it with at most 128 pixels a side."""
+    """An image, or the bytes of an image file; the page holds it with at most 128 pixels a side.
+
+    Raises:
+        TypeMistake: for anything else, such as an array, of which it is not known how to draw its numbers.
+    """
 
     image: pillow.Image | bytes
+
+    def __post_init__(self) -> None:
+        if isinstance(self.image, bytes):
+            return
+        from PIL import Image as pillow
+
+        if not isinstance(self.image, pillow.Image):
+            raise TypeMistake(
+                f"image is {type(self.image).__name__}, expected an image of Pillow, or the bytes of an image file: "
+                f"PIL.Image.fromarray makes one of a uint8 array [height, width] or [height, width, 3]"
+            )
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text; the page holds its first 4,000 characters, and says so."""
+    """A text; the page holds its first 4,000 characters, and says so. TypeMistake for what is none."""
 
     text: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise TypeMistake(f"text={described(self.text)} is {type(self.text).__name__}, expected str: the text")
 
 
 @dataclass(frozen=True)
 class Values:
-    """Numbers with names, as many of each; the page holds the first 64, and says so."""
+    """Numbers with names; the page holds the first 64, and says so. ValueMistake unless there are as many of each."""
 
     names: Sequence[str]
     numbers: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.numbers):
+            raise ValueMistake(
+                f"names and numbers are {len(self.names)} and {len(self.numbers)}, expected as many of each: one name "
+                f"a number"
+            )
 
 
 Sample = Image | Text | Values

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from matplotlib.figure import Figure
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from alignprune._checks import choice
 from alignprune.bench.places import refuse_unwritable
@@ -37,7 +37,7 @@ class CompareConfig:
         out: picture to write: .png, .svg or .pdf.
     """
 
-    runs: Positional[tuple[Path, ...]]
+    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN RUN [RUN ...]", help_behavior_hint="(required)")]
     out: Path = Path("figures/comparison.png")
 
     def __post_init__(self) -> None:

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from alignprune.bench.run.folder import CONFIG, METRICS, RESULT, read_config, read_final_metrics, read_result
 from alignprune.bench.run.lock import is_held
@@ -39,7 +39,7 @@ class RunsConfig:
         folder: where to look.
     """
 
-    folder: Positional[Path] = Path("runs")
+    folder: Annotated[Path, Positional, arg(metavar="[FOLDER]")] = Path("runs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from alignprune import coresets, presets
 from alignprune._checks import choice, integer, number
@@ -60,7 +60,7 @@ class DataSettings:
         even_batches: cut every epoch into batches of about the same size, instead of ending it in a short one.
     """
 
-    dataset: Positional[str]
+    dataset: Annotated[str, Positional, arg(metavar="DATASET", help_behavior_hint="(required)")]
     noise: str | None = None
     noise_rate: float | None = None
     labels: Path | None = None
