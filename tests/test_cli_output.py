@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from alignprune import presets
+from alignprune.bench import displays
 from alignprune.bench.data import DATASETS
 from alignprune.bench.grid import experiments
 from alignprune.bench.run.folder import read_result
@@ -272,3 +274,18 @@ def on_a_terminal(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[in
     watching.join()
     os.close(reader)
     return code, b"".join(shown)
+
+
+# -- warnings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("debug, begins", [([], "warning: path="), (["--debug"], str(Path(displays.__file__).parent))])
+def test_a_warning_is_one_line_unless_the_code_is_asked_for(tmp_path: Path, debug: list[str], begins: str) -> None:
+    table = tmp_path / "some.csv"
+    table.write_text("width,colour,label\n1,red,x\n2,blue,y\n")
+    command = [sys.executable, "-m", "alignprune.cli", "data", "check", str(table), *debug]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (said, *more) = done.stderr.splitlines()
+    assert said.startswith(begins)
+    assert "columns that nothing reads (colour)" in said
+    assert len(more) == len(debug)  # the line of the code

@@ -70,7 +70,7 @@ _LIBRARIES_OF_EXTRAS = {
 
 _SHARED = {
     "--help": "with any command: its options",
-    "--debug": "with any command: show the traceback of every error",
+    "--debug": "with any command: show where in the code every error and warning arose",
     "--json": "the answer as JSON",
 }
 """Options that stand anywhere in the line."""
@@ -97,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding has no letter for, as in names of files
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = _run(words, as_json="--json" in given)
+        with contextlib.nullcontext() if "--debug" in given else displays.plain_warnings():
+            code = _run(words, as_json="--json" in given)
         sys.stdout.flush()  # here a closed pipe can be answered; Python's own flush at its end comes too late
         return code
     except BrokenPipeError:
