@@ -152,11 +152,12 @@ def test_a_missing_label_is_refused_with_the_number_of_them(tmp_path: Path) -> N
         ([0.5, 1.0] * 6, "holds 0.5, expected a string or an integer a row"),
         ([["a"], ["b"]] * 6, "holds list values, expected a string or an integer"),
         (["a"] * 12, "has the class a alone, expected at least two"),
+        ([], "holds no label to train on, expected those of two classes at least: add rows"),
     ],
 )
 def test_what_is_no_label_is_refused(labels: list[Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        table(numbers(label=labels))
+        table(numbers(len(labels), label=labels))
 
 
 def test_whole_floats_and_truth_values_are_labels() -> None:

@@ -110,10 +110,15 @@ def classes_of(names: NDArray[np.object_], place: str) -> list[str]:
         ValueError: if there are fewer than two.
     """
     found = set(names)
-    if len(found) < 2:
+    if not found:
         raise ValueMistake(
-            f"{place} has the class {listed(list(found)) or 'none'} alone, expected at least two: choose another "
-            "column by ?label=COLUMN"
+            f"{place} holds no label to train on, expected those of two classes at least: add rows, or choose another "
+            f"column by ?label=COLUMN"
+        )
+    if len(found) == 1:
+        raise ValueMistake(
+            f"{place} has the class {listed(list(found))} alone, expected at least two: choose another column by "
+            f"?label=COLUMN"
         )
     if all(re.fullmatch(r"-?\d{1,4000}", name) for name in found):  # Python reads no longer ones
         return sorted(found, key=lambda name: (int(name), name))

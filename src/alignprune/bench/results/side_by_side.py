@@ -44,8 +44,8 @@ class CompareConfig:
         given = [str(run) for run in self.runs]
         if not 2 <= len(given) <= MOST:
             raise ValueMistake(
-                f"runs holds {len(given)} folders, expected two to {MOST}, since more lines cannot be told apart: name "
-                f"the runs to compare"
+                f"runs={given!r} holds {len(given)}, expected two to {MOST}, since more lines cannot be told apart: "
+                f"name the runs to compare"
             )
         for run in self.runs:
             if [one.resolve() for one in self.runs].count(run.resolve()) > 1:
