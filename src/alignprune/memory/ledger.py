@@ -88,8 +88,8 @@ class Ledger(Memory):
         losses = observed.losses.to(device, torch.float32)
         seen, trained = observed.seen.to(device), observed.trained.to(device)
         was_uniform, self._was_uniform = self._was_uniform, selection.uniform
-        pool, which = observed.pool, indices_of(trained)
-        count = int(_total(pool, len(which))[0])
+        pool = observed.pool
+        count = int(_total(pool, int(trained.count_nonzero()))[0])
         if not count:  # nothing to compare a loss with
             return
         if self.onset is None and selection.onset is not None:
@@ -99,14 +99,13 @@ class Ledger(Memory):
             self._measure_memorisation(epoch, losses, trained, pool)
         if self.onset is not None:
             self._hold_out(losses, observed.looked_at.to(device), observed.predicted)
-        total = losses.index_select(0, which).sum(dtype=torch.float64)
-        mean = torch.tensor(_total(pool, float(total))[0] / count, dtype=torch.float32, device=device)
+        mean = _mean_of(losses, trained, count, pool)
         for part in pieces(len(losses), device):
             self._enter(part, epoch, losses[part] - mean, seen[part], trained[part])
 
     def _enter(self, part: slice, epoch: int, centred: Tensor, seen: Tensor, trained: Tensor) -> None:
         exposures = self.exposures[part]
-        weights = (exposures + 1.0).pow_(-self.exponent).mul_(seen)
+        weights = exposures.float().add_(1.0).pow_(-self.exponent).mul_(seen)
         self.weight[part].add_(weights)
         bounded_(self.total[part].add_(centred.mul_(weights).nan_to_num_(0.0)))  # NaN where a sample was not seen
         _stamp(self.last_seen[part], seen, epoch)
@@ -184,6 +183,14 @@ def _total(pool: Pool, *numbers: float) -> list[float]:
     """The sums of the ranks' numbers."""
     summed: list[float] = pool.total(np.array(numbers, dtype=np.float64)).tolist()
     return summed
+
+
+def _mean_of(losses: Tensor, trained: Tensor, count: int, pool: Pool) -> Tensor:
+    """The mean loss of the samples trained on, ``count`` of them on all ranks, float32."""
+    total = torch.zeros((), dtype=torch.float64, device=losses.device)
+    for part in pieces(len(losses), losses.device):
+        total += losses[part].index_select(0, indices_of(trained[part])).sum(dtype=torch.float64)
+    return torch.tensor(_total(pool, float(total))[0] / count, dtype=torch.float32, device=losses.device)
 
 
 def _stamp(newest: Tensor, samples: Tensor, epoch: int) -> None:
