@@ -310,7 +310,7 @@ def log_odds_of_wrong(
     share = np.minimum(counts / counts.sum(), np.float32(1 - 1e-6))
     looked = np.flatnonzero(~np.isnan(losses) & (labels >= 0))
     losses, labels = np.maximum(losses[looked], np.float32(1e-6)), labels[looked]
-    p = np.exp(-losses.astype(np.float64))  # so exact that 1 - p of the least loss is
+    p = np.exp(-losses.astype(np.float64))  # in float32 1 - p of the least losses would be a few steps
     drawn = (1 - confused) * (share / (1 - share))[labels] + confused * p
     odds[looked] = np.log((1 - p) * drawn) + losses
     return odds
