@@ -31,6 +31,13 @@ def test_an_argument_is_called_by_what_it_is(name: str, capsys: pytest.CaptureFi
     assert not re.findall(r"^[ │]{1,3}\[*(?:STR|PATH|\{None\})", said(capsys, name, "--help"), re.MULTILINE)
 
 
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_every_option_is_explained_in_words(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = " ".join(said(capsys, name, "--help").replace("│", " ").split())
+    silent = re.findall(r"(?<= )--[a-z][a-z.-]+(?: [^a-z ]\S*)? \((?:default|required)", words)
+    assert not silent
+
+
 def test_arguments_stand_before_between_and_after_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [word.replace("RUNS", str(tmp_path)) for word in TABLE]
     both = said(capsys, "table", "table-1", "table-3", *options)

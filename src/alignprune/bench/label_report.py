@@ -75,7 +75,8 @@ class AuditConfig:
         sentence_model: folder of a sentence model for texts.
         image_size: height and width of photos.
         epochs: of the training; None = the recipe's, or more for little data.
-        noise, noise_rate: to plant wrong labels in data whose labels are right, for a test.
+        noise: kind of wrong labels to plant in data whose labels are right, for a test, such as "symmetric".
+        noise_rate: how many of the labels to make wrong, in [0, 1].
         seed: of the training.
         device: where to train.
         workers: loader processes.
