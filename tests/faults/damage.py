@@ -269,4 +269,4 @@ class _Gallery:
 
 def _last(text: str) -> str:
     """The last line, without speeds and times."""
-    return re.sub(r"[\d,]+ images/s", "", text.strip().rpartition("\n")[2])
+    return re.sub(r"[\d,]+ samples/s", "", text.strip().rpartition("\n")[2])

@@ -155,7 +155,8 @@ def _warnings(table: pd.DataFrame, known: Facts, judged: Judgement, classes: Seq
         found.append("no predictions were recorded, so no label is suggested: pass predictions=logits.argmax(1)")
     expected = float(np.nansum(table["p_wrong"]))
     if judged.held_out and expected < _FEWEST and table["p_wrong"].notna().any():
-        found.append(f"about {expected:.0f} wrong labels are expected, too few to be told from chance")
+        count = "hardly any" if expected < 1 else f"about {expected:.0f}"
+        found.append(f"{count} wrong labels are expected, too few to be told from chance")
     lost = table[table["is_label_issue"]].groupby("given_label")["p_wrong"].agg(lambda p: float((1 - p).sum()))
     for row in classes:
         right = row["size"] * (1 - (row["noise_rate"] or 0.0))

@@ -84,14 +84,14 @@ class TrainDisplay(Display):
             self.bars.update(self.step_task, completed=step + 1, total=steps)
 
     def epoch(self, metrics: dict[str, Any]) -> None:
-        seen = "      -" if metrics["accuracy"] is None else f"{metrics['accuracy']:7.2%}"
+        seen = "     -" if metrics["accuracy"] is None else f"{metrics['accuracy']:6.2%}"
         line = (
-            f"epoch {metrics['epoch']:>3}/{self.epochs}  accuracy{seen}  "
+            f"epoch {metrics['epoch']:>3}/{self.epochs}  accuracy {seen}  "
             f"train loss {metrics['train_loss']:.3f}  pruned {metrics['pruned_share']:5.1%}"
         )
         if metrics["kept_noise"] is not None:
             line += f"  wrong labels kept {metrics['kept_noise']:5.1%}  AUROC {metrics['score_auroc']:.2f}"
-        self.line(line + f"  {metrics['images_per_second']:,.0f} images/s")
+        self.line(line + f"  {metrics['samples_per_second']:,.0f} samples/s")
 
 
 class DemoDisplay(Display):

@@ -23,7 +23,7 @@ from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.training import train
 from alignprune.errors import ExistingFile
 
-TIMES = {"seconds", "train_seconds", "images_per_second", "overhead_seconds"}
+TIMES = {"seconds", "train_seconds", "samples_per_second", "overhead_seconds"}
 HALF = {"prune_ratio": 0.5, "budget": "equal"}
 SEEDS = (0, 1, 2)
 

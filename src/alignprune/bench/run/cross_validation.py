@@ -211,7 +211,7 @@ def _record(
         kept_noise=known(mean_of_known(result["kept_noise"] for result in results)),
         score_auroc=None,
         estimated_noise_rate=None,
-        images_per_second=sum(result["images_per_second"] for result in results) / len(results),
+        samples_per_second=sum(result["samples_per_second"] for result in results) / len(results),
         train_seconds=sum(result["train_seconds"] for result in results),
         seconds=sum(result["seconds"] for result in results),
         device=results[0]["device"],

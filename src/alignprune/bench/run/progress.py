@@ -76,5 +76,5 @@ class Lines(Progress):
         accuracy = "" if metrics["accuracy"] is None else f"  accuracy {metrics['accuracy']:.2%}"
         self.note(
             f"epoch {metrics['epoch']}  train loss {metrics['train_loss']:.3f}  pruned {metrics['pruned_share']:.1%}"
-            f"{accuracy}  {metrics['images_per_second']:,.0f} samples/s"
+            f"{accuracy}  {metrics['samples_per_second']:,.0f} samples/s"
         )

@@ -32,7 +32,7 @@ class EpochRecord:
         pruned_share: share of the training samples that the epoch left out.
         annealing: whether it was one of the last epochs, which train on all samples.
         forward_passes: of training samples, since the start.
-        images_per_second: samples trained on per second.
+        samples_per_second: samples trained on per second.
         train_seconds: of the training steps.
         seconds: of all, evaluation included.
         estimated_noise_rate: share of wrong labels that the method assumes; None for methods that estimate none.
@@ -58,7 +58,7 @@ class EpochRecord:
     pruned_share: float
     annealing: bool
     forward_passes: int
-    images_per_second: float
+    samples_per_second: float
     train_seconds: float
     seconds: float
     estimated_noise_rate: float | None
@@ -128,7 +128,7 @@ class RunRecord:
         holdout_forward_passes: of the samples held out to choose the epoch by.
         pruned_share: mean over the epochs.
         kept_noise, score_auroc: mean over the epochs that rank; None where the truth is not known.
-        images_per_second: mean over the epochs.
+        samples_per_second: mean over the epochs.
         train_seconds, seconds: sum over the epochs.
         device: name of the device.
         versions: what it was made with.
@@ -162,7 +162,7 @@ class RunRecord:
     kept_noise: float | None
     score_auroc: float | None
     estimated_noise_rate: float | None
-    images_per_second: float
+    samples_per_second: float
     train_seconds: float
     seconds: float
     device: str
@@ -189,7 +189,7 @@ def summary(epochs: Sequence[EpochRecord], annealing_start: int) -> dict[str, An
         "pruned_share": sum(row.pruned_share for row in epochs) / len(epochs),
         "kept_noise": known(mean_of_known(row.kept_noise for row in ranked)),
         "score_auroc": known(mean_of_known(row.score_auroc for row in ranked)),
-        "images_per_second": sum(row.images_per_second for row in epochs) / len(epochs),
+        "samples_per_second": sum(row.samples_per_second for row in epochs) / len(epochs),
         "train_seconds": sum(row.train_seconds for row in epochs),
         "seconds": sum(row.seconds for row in epochs),
     }

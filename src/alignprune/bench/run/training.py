@@ -404,7 +404,7 @@ class Run:
             pruned_share=selection.pruned_share,
             annealing=annealing,
             forward_passes=self._forward_passes,
-            images_per_second=seen / train_seconds,
+            samples_per_second=seen / train_seconds,
             train_seconds=train_seconds,
             seconds=time.perf_counter() - started,
             estimated_noise_rate=selection.noise_rate,
