@@ -573,7 +573,7 @@ class _Command(NamedTuple):
 
 
 _COMMANDS = {
-    "demo": _Command(_demo, "six methods on real digits with 40 % wrong labels, about a minute", extra="demo"),
+    "demo": _Command(_demo, "six methods on real digits with 40 % wrong labels, one to three minutes", extra="demo"),
     "train": _Command(
         _train,
         "train a classifier: cifar100n, cifar10n, a folder of images, TABLE.csv, FILE.npz, hf:NAME",
