@@ -15,7 +15,7 @@ from alignprune.bench.grid.cells import Cell, Protocol, Settings, title_of
 
 _HALF = {"prune_ratio": 0.5, "budget": "equal"}
 _HOLDOUT = {"stop_on_holdout": 0.1}
-_ELR, _GCE = {"loss": "elr-cifar10"}, {"loss": "gce"}
+_ELR, _GCE, _SMOOTHING = {"loss": "elr-cifar10"}, {"loss": "gce"}, {"loss": "smoothing"}
 
 _HEAD = {"recipe": "head"}
 _SCRATCH = {"recipe": "scratch", "dataset": "cifar100n"}
@@ -97,6 +97,7 @@ _ROWS: dict[str, Settings] = {
     title_of("infobatch+das"): {"method": "infobatch+das", **_HALF},
     title_of("robust"): {"method": "robust", **_HALF},
     f"{title_of('robust')}, GCE": {"method": "robust", **_HALF, **_GCE},
+    f"{title_of('robust')}, label smoothing": {"method": "robust", **_HALF, **_SMOOTHING},
     f"{title_of('robust')}, ELR": {"method": "robust", **_HALF, **_ELR},
     ORACLE: {"method": "full", "oracle": True, **_HALF},
 }
@@ -106,7 +107,7 @@ _SHOWN = (FULL, STOPPED, HOLDOUT, "ELR, stopped at half", f"{title_of('robust')}
 _RIVALS: dict[str, Settings] = {
     **{title_of(name): {"method": name, **_HALF} for name in ("rs2", "seta", "seta+das", "infobatch+bls")},
     **{title_of(name): {"method": name, **_HALF} for name in ("repb", "orderdp", "orderdp+das", "rcap")},
-    "Label smoothing, stopped at half": {"method": "full", **_HALF, "loss": "smoothing"},
+    "Label smoothing, stopped at half": {"method": "full", **_HALF, **_SMOOTHING},
     "SCE, stopped at half": {"method": "full", **_HALF, "loss": "sce-cifar100"},
     "EMA of the weights, stopped at half": {"method": "full", **_HALF, "ema": 0.99},
     "stopped by a noisy hold-out, patience 5": {"method": "full", **_HOLDOUT, "patience": 5},
@@ -128,6 +129,7 @@ _CHOICES: dict[str, Settings] = {
         for weight in (1, 3, 7)
     },
     **{f"GCE, q {q}": {**_ROBUST, **_GCE, "loss.q": q} for q in (0.3, 0.7)},
+    "label smoothing": {**_ROBUST, **_SMOOTHING},
 }
 
 
