@@ -65,10 +65,27 @@ def test_a_computed_order_reads_every_sample_once(size: int) -> None:
         assert list(planned(indices, seed=2, epoch=6)) != order != indices.tolist()
 
 
+@settings(deadline=None)
+@given(
+    start=st.none() | st.integers(-60, 60),
+    stop=st.none() | st.integers(-60, 60),
+    resumed=st.integers(0, 50),
+)
+def test_a_part_of_the_order_is_a_slice_of_it(start: int | None, stop: int | None, resumed: int) -> None:
+    part = planned(ODD, start=resumed).indices(start or 0, stop)
+    assert part.dtype == torch.int64
+    assert part.tolist() == list(planned(ODD))[start or 0 : stop]
+
+
+def test_what_is_left_after_a_resume_is_the_order_from_its_start_on() -> None:
+    sampler = planned(ODD, start=20)
+    assert sampler.indices(sampler.start).tolist() == list(sampler)
+
+
 @pytest.mark.usefixtures("computed")
 def test_every_position_of_a_computed_order_is_equally_likely() -> None:
     indices, epochs = torch.arange(1_000), 1_500
-    orders = torch.stack([planned(indices, epoch=epoch).consumed(1_000) for epoch in range(epochs)])
+    orders = torch.stack([planned(indices, epoch=epoch).indices() for epoch in range(epochs)])
     for position in (0, 1, 500, 999):
         counts = torch.bincount(orders[:, position] // 100, minlength=10)
         assert ((counts - epochs / 10).abs() < 65).all()  # five standard deviations and a half

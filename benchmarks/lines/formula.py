@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import torch
@@ -26,10 +25,10 @@ def selected(pruner: ap.Pruner) -> Iterator[Tensor]:
 
 
 def sampled(pruner: ap.Pruner) -> Iterator[Tensor]:
-    """This rank's samples in batches, as its sampler yields them."""
-    indices = iter(pruner.sampler)
-    while batch := list(islice(indices, _BATCH // 4)):
-        yield torch.tensor(batch)
+    """This rank's samples in batches, in the order of its sampler."""
+    length = pruner.sampler.epoch_length
+    for start in range(0, length, _BATCH // 4):
+        yield pruner.sampler.indices(start, start + _BATCH // 4)
 
 
 class Training(ABC):

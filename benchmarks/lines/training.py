@@ -81,7 +81,7 @@ def _pruned_epoch(
         before, last = last, time.perf_counter()
         return last - before
 
-    order = pruner.sampler.consumed(pruner.sampler.epoch_length)
+    order = pruner.sampler.indices()
     added += since()
     for index in order.split(batch_size):
         logits = model(features[index])

@@ -244,7 +244,7 @@ class RunningEpoch:
             self.stream.leave_out(done)
             consumed = {SELECTED: done}
         else:
-            consumed = {SELECTED: self.sampler.consumed(read), LEFT_OUT: self._pruned_sampler.consumed(refreshed)}
+            consumed = {SELECTED: self.sampler.indices(0, read), LEFT_OUT: self._pruned_sampler.indices(0, refreshed)}
         step = 0 if state["steps"] is None else int(state["steps"].max()) + 1
         self.recorder.resume(consumed, read, refreshed, state["largest"], step)
         if state["losses"] is not None and rank == 0:
@@ -261,7 +261,7 @@ class RunningEpoch:
             self.begin(epoch, selection, start=read)
         else:
             self.begin(epoch, selection, unread=np.flatnonzero(state["unread"].numpy()), before=read)
-        consumed = {SELECTED: self.plan.slots_of(self.sampler.consumed(read if same else 0))}
+        consumed = {SELECTED: self.plan.slots_of(self.sampler.indices(0, read if same else 0))}
         refreshed = 0
         if state["refreshed"]:
             pruned = self.plan.selection.pruned

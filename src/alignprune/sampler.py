@@ -73,9 +73,15 @@ class EpochSampler(DistributedSampler[int]):
         """Samples that this rank reads in the whole epoch, consumed ones included."""
         return len(self._order)
 
-    def consumed(self, count: int) -> Tensor:
-        """The first ``count`` samples that this rank reads in the epoch, int64 [count]."""
-        return self._order.read(0, count)
+    def indices(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """What this rank reads in the epoch, in order, int64: batches are cut from it without an integer a sample.
+
+        Args:
+            start, stop: positions in the whole epoch, as of a slice; by default all of them. After a resume
+                ``sampler.indices(sampler.start)`` is what is left.
+        """
+        first, end, _ = slice(start, stop).indices(self.epoch_length)
+        return self._order.read(first, max(first, end))
 
     def __len__(self) -> int:
         return self.epoch_length - (0 if self.counts_whole else self.start)
@@ -96,7 +102,9 @@ class _Order:
     def read(self, start: int, stop: int) -> Tensor:
         """The samples start to stop - 1 of this rank, int64."""
         rank, world = self._turns()
-        turns = torch.arange(start, stop, device="cpu").mul_(world).add_(rank).remainder_(max(1, len(self._indices)))
+        turns = torch.arange(start * world + rank, stop * world + rank, world, device="cpu")
+        if len(turns) and turns[-1] >= len(self._indices):
+            turns.remainder_(len(self._indices))  # the last turns may be the first samples' once more
         return self._indices[self._drawn(turns) if self._shuffle else turns]
 
     def _turns(self) -> tuple[int, int]:

@@ -128,7 +128,7 @@ def _indices(batches: Any) -> Iterator[Tensor]:
     """The index of each batch, int64 [B]; cut from the epoch's order at once where all but the last are of one size."""
     if isinstance(batches, BatchSampler) and isinstance(batches.sampler, EpochSampler):
         sampler = batches.sampler
-        left = sampler.consumed(sampler.epoch_length)[sampler.start :]
+        left = sampler.indices(sampler.start)
         return iter(left.split(batches.batch_size) if len(left) else ())
     return (torch.tensor(indices, dtype=torch.int64) for indices in batches)
 
