@@ -1,22 +1,25 @@
-"""What leaving samples out can reach at most: the choice of a judge that was trained on right labels.
+"""What leaving samples out can reach: the choice of judges that were trained on right labels, and on the given ones.
 
     python benchmarks/ceiling.py --seeds 3    # needs the data sets; a quarter of an hour a seed on one core
 
-CIFAR-100N as features of EfficientNet-Lite0, labels as people gave them. Five networks, each trained on the right
-labels of four fifths of the images, say how probable the given labels of the last fifth are. As many samples are kept
-as have right labels: those of the most probable ones. On these a network is trained, of the same recipe, with half of
-the passes of a full training. Where the oracle knows which labels are right, this judge knows what can be seen of it in
-the features. It is no method, since it takes the right labels.
+CIFAR-100N as features of EfficientNet-Lite0, labels as people gave them. Five networks, each trained on four fifths
+of the images, say how probable the given labels of the last fifth are. As many samples are kept as have right labels:
+those of the most probable ones. On these a network is trained, of the same recipe, with half of the passes of a full
+training.
 
-Prints, by seed and on average, in percent: the AUROC of the judge for finding wrong labels, how many are wrong among
-those that it keeps, and the accuracy on the test set in the last epoch after training on everything, on what the judge
-keeps, both with cross-entropy and with ELR, and on the right labels alone.
+One judge is trained on right labels. Where the oracle knows which labels are right, this judge knows what can be seen
+of it in the features; it is no method. The other is trained on the given labels, with ELR, as everybody can.
+
+Prints, by seed and on average, in percent: of both judges the AUROC for finding wrong labels and how many are wrong
+among those that they keep, and the accuracy on the test set in the last epoch: of training on everything, on what
+either judge keeps, all with ELR, and on the right labels alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from collections import defaultdict
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +33,6 @@ from alignprune.bench import models
 
 EPOCHS, BATCH, LEARNING_RATE = 20, 128, 1e-3  # as the recipe `head`
 FOLDS = 5
-ROWS = ("everything", "everything, ELR", "judge", "judge, ELR", "oracle")
 
 
 class Data:
@@ -71,13 +73,13 @@ class Data:
         """On the test set, in percent."""
         return 100 * float((head(self.test_x).argmax(1) == self.test_y).float().mean())
 
-    def judged(self, seed: int) -> Tensor:
-        """How probable the judge finds the given labels, float32 [N]."""
+    def judged(self, seed: int, *, by_right: bool) -> Tensor:
+        """How probable the given labels are to networks that were trained on the right labels of others, or on all."""
         probable = torch.empty(len(self.x))
-        right = self.given == self.right
+        taught = self.given == self.right if by_right else torch.ones(len(self.x), dtype=torch.bool)
         fold = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(seed)) % FOLDS
         for number in range(FOLDS):
-            judge = self.train((right & (fold != number)).nonzero().squeeze(1), seed)
+            judge = self.train((taught & (fold != number)).nonzero().squeeze(1), seed, elr=not by_right)
             judged = (fold == number).nonzero().squeeze(1)
             with torch.no_grad():
                 probable[judged] = judge(self.x[judged]).softmax(1).gather(1, self.given[judged, None]).squeeze(1)
@@ -97,18 +99,22 @@ def main() -> None:
     parser.add_argument("--data-root", default=None, help="default: the environment variable ALIGNPRUNE_DATA")
     options = parser.parse_args()
     data = Data(options.data_root)
-    every, right = torch.arange(len(data.x)), data.given == data.right
-    found: dict[str, list[float]] = {name: [] for name in ("AUROC", "wrong among the kept", *ROWS)}
+    right = data.given == data.right
+    found: dict[str, list[float]] = defaultdict(list)
     for seed in range(options.seeds):
-        probable = data.judged(seed)
-        kept = probable.topk(int(right.sum())).indices
-        found["AUROC"].append(100 * float(roc_auc_score(right, probable)))
-        found["wrong among the kept"].append(100 * float((~right[kept]).float().mean()))
-        for name, samples in zip(ROWS, (every, every, kept, kept, right.nonzero().squeeze(1)), strict=True):
-            found[name].append(data.accuracy(data.train(samples, seed, elr=name.endswith("ELR"))))
-        print(f"seed {seed}:", ", ".join(f"{name} {values[-1]:.1f}" for name, values in found.items()), flush=True)
+        found["everything"].append(data.accuracy(data.train(torch.arange(len(data.x)), seed, elr=True)))
+        found["oracle"].append(data.accuracy(data.train(right.nonzero().squeeze(1), seed)))
+        for name, by_right in (("right", True), ("given", False)):
+            probable = data.judged(seed, by_right=by_right)
+            kept = probable.topk(int(right.sum())).indices
+            found[f"judge by {name} labels"].append(data.accuracy(data.train(kept, seed, elr=True)))
+            found[f"  its AUROC, {name}"].append(100 * float(roc_auc_score(right, probable)))
+            found[f"  wrong among the kept, {name}"].append(100 * float((~right[kept]).float().mean()))
+        print(
+            f"seed {seed}:", ", ".join(f"{name.strip()} {values[-1]:.1f}" for name, values in found.items()), flush=True
+        )
     if options.seeds > 1:
-        print("\n".join(f"{name:22}{interval(values):>14} %" for name, values in found.items()))
+        print("\n".join(f"{name:30}{interval(values):>14} %" for name, values in found.items()))
 
 
 if __name__ == "__main__":
