@@ -18,20 +18,19 @@ either judge keeps, all with ELR, and on the right labels alone.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections import defaultdict
 
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 import alignprune as ap
 from alignprune.bench import data as datasets
-from alignprune.bench import models
+from alignprune.bench import models, recipes
+from alignprune.bench.results.measures import statistics
 
-EPOCHS, BATCH, LEARNING_RATE = 20, 128, 1e-3  # as the recipe `head`
+RECIPE = recipes.get("head")
 FOLDS = 5
 
 
@@ -50,16 +49,16 @@ class Data:
     def train(self, samples: Tensor, seed: int, *, elr: bool = False) -> nn.Module:
         """A head after half of the passes of a full training, spent on some of the samples with their given labels."""
         torch.manual_seed(seed)
-        head = models.create("head", self.classes, self.shape)
-        optimizer = torch.optim.Adam(head.parameters(), LEARNING_RATE)
-        steps = EPOCHS * len(self.x) // 2 // BATCH
+        head = models.create(RECIPE.model, self.classes, self.shape)
+        optimizer = torch.optim.Adam(head.parameters(), RECIPE.lr)
+        steps = RECIPE.epochs * len(self.x) // 2 // RECIPE.batch_size
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         loss = ap.losses.get("elr-cifar10").settings.make(len(self.x), self.classes) if elr else None
         order = torch.empty(0, dtype=torch.int64)
         for _ in range(steps):
-            if len(order) < BATCH:
+            if len(order) < RECIPE.batch_size:
                 order = torch.cat([order, samples[torch.randperm(len(samples))]])
-            index, order = order[:BATCH], order[BATCH:]
+            index, order = order[: RECIPE.batch_size], order[RECIPE.batch_size :]
             logits, labels = head(self.x[index]), self.given[index]
             losses = F.cross_entropy(logits, labels) if loss is None else loss(index, labels, logits).losses.mean()
             optimizer.zero_grad()
@@ -86,12 +85,6 @@ class Data:
         return probable
 
 
-def interval(values: list[float]) -> str:
-    """Mean and half-width of the 95 % t-interval."""
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.mean(values):.1f} ± {half:.1f}"
-
-
 def main() -> None:
     """Run the seeds, and print what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,8 +106,10 @@ def main() -> None:
         print(
             f"seed {seed}:", ", ".join(f"{name.strip()} {values[-1]:.1f}" for name, values in found.items()), flush=True
         )
-    if options.seeds > 1:
-        print("\n".join(f"{name:30}{interval(values):>14} %" for name, values in found.items()))
+    for name, values in found.items():
+        over = statistics(values)
+        half = "" if over.low is None or over.high is None else f" ± {(over.high - over.low) / 2:.1f}"
+        print(f"{name:30}{over.value:8.1f}{half} %")
 
 
 if __name__ == "__main__":
