@@ -49,7 +49,7 @@ class Data:
     def train(self, samples: Tensor, seed: int, *, elr: bool = False) -> nn.Module:
         """A head after half of the passes of a full training, spent on some of the samples with their given labels."""
         torch.manual_seed(seed)
-        head = models.create(RECIPE.model, self.classes, self.shape)
+        head = models.create("head", self.classes, self.shape)
         optimizer = torch.optim.Adam(head.parameters(), RECIPE.lr)
         steps = RECIPE.epochs * len(self.x) // 2 // RECIPE.batch_size
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
