@@ -97,9 +97,10 @@ def variants(value: Any) -> list[Any]:
     if isinstance(value, Tensor):
         ends = [torch.finfo, torch.iinfo][not value.is_floating_point()](value.dtype)
         numbers = [0, -1, ends.max, ends.min, *([math.nan, math.inf, -math.inf] if value.is_floating_point() else [])]
-        forms = [value.double(), value.int(), value[..., :-1], value[None], value.to("meta"), value.tolist()]
-        trained = [value.clone().requires_grad_()] if value.is_floating_point() else []
-        return [*JUNK, *forms, *trained, *(torch.full_like(value, number) for number in numbers)]
+        forms = [value.double(), value.int(), value[..., :-1], value[None], value.tolist()]
+        forms += [value.to("meta"), value.to_sparse()]
+        forms += [value.clone().requires_grad_()] if value.is_floating_point() else []
+        return [*JUNK, *forms, *(torch.full_like(value, number) for number in numbers)]
     if isinstance(value, list):
         return [*JUNK, value[:-1], value + value, [*value, None], value[::-1]]
     if type(value) is int:

@@ -64,6 +64,7 @@ INDICES = [
     (torch.tensor([True, False, True]), "TypeMistake", r"torch.bool \(3,\) is no list.*flatnonzero\(keep\)"),
     (torch.tensor([[0, 1]]), "TypeMistake", r"torch.int64 \(1, 2\) is no list of samples"),
     (torch.tensor([0, 1], device="meta"), "TypeMistake", "on the CPU"),
+    (torch.tensor([0, 1]).to_sparse(), "TypeMistake", "is no list of samples"),
     (torch.tensor([1, 0]), "ValueMistake", r"torch.int64 \(2,\) is not ascending, expected each sample once, in order"),
     (torch.tensor([0, 1, 1]), "ValueMistake", "is not ascending, expected each sample once.*unique"),
     (torch.tensor([-1, 2]), "ValueMistake", "reaches from -1 to 2, expected 0 to 4: indices of the data set"),
@@ -99,6 +100,12 @@ def test_weights_that_are_not_one_for_every_index_are_refused_where_they_are_mad
         r"^weights=.* is no weight for every index, expected float32 \[2\] on the CPU: one for each of indices, or None"
     )
     with pytest.raises(errors.TypeMistake, match=message):
+        Selection(torch.tensor([0, 3]), weights, 5)
+
+
+@pytest.mark.parametrize("weights", [torch.ones(2, requires_grad=True), torch.ones(2).to_sparse()], ids=str)
+def test_weights_with_a_gradient_and_sparse_ones_are_refused_where_they_are_made(weights: torch.Tensor) -> None:
+    with pytest.raises(errors.TypeMistake, match=r"^weights=.* is sparse or has a gradient, expected plain numbers: "):
         Selection(torch.tensor([0, 3]), weights, 5)
 
 

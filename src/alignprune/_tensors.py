@@ -148,8 +148,13 @@ def check_tensors(owner: str, state: Mapping[str, Any], expected: Mapping[str, T
                 f"{owner}.{name}={described(given)} does not fit, expected {like.dtype} {tuple(like.shape)}: load the "
                 f"state into a pruner made with the settings of the saved run"
             )
-        if given.is_meta or given.requires_grad or given.layout != torch.strided:
+        if not is_plain(given):
             raise ValueMistake(f"{owner}.{name} is no plain tensor of numbers, expected one: {DAMAGED}")
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is numbers that lie in memory one by one, and no step of a computation that has a gradient."""
+    return not (tensor.is_meta or tensor.requires_grad or tensor.layout != torch.strided)
 
 
 def check_finite(owner: str, state: Mapping[str, Any], names: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignprune._checks import described, integer, number
-from alignprune._tensors import DAMAGED, check_names
+from alignprune._tensors import DAMAGED, check_names, is_plain
 from alignprune.errors import TypeMistake, ValueMistake
 
 _SIZE = "the size of the data set"
@@ -208,6 +208,11 @@ def _check_weights(weights: object, count: int) -> None:
             f"weights={described(weights)} is no weight for every index, expected float32 [{count}] on the CPU: one "
             f"for each of indices, or None where all are 1"
         )
+    if not is_plain(weights):  # with a gradient, the second step would go through the graph of the first
+        raise TypeMistake(
+            f"weights={described(weights)} is sparse or has a gradient, expected plain numbers: weights.detach(), or "
+            f"to_dense()"
+        )
     least, most = (0.0, 0.0) if not count else (float(end) for end in weights.aminmax())
     if not 0 <= least <= most < math.inf:  # NaN is neither
         wrong = weights[~((weights >= 0) & weights.isfinite())]
@@ -242,7 +247,13 @@ def _check_decision(uniform: object, onset: object, memorises: object, threshold
 
 
 def _check_indices(name: str, indices: object, num_samples: int) -> None:
-    if not isinstance(indices, Tensor) or indices.dtype != torch.int64 or indices.ndim != 1 or not indices.is_cpu:
+    if (
+        not isinstance(indices, Tensor)
+        or indices.dtype != torch.int64
+        or indices.ndim != 1
+        or not indices.is_cpu
+        or not is_plain(indices)
+    ):
         raise TypeMistake(
             f"{name}={described(indices)} is no list of samples, expected int64 [K] on the CPU: such as "
             f"torch.from_numpy(numpy.flatnonzero(keep))"
