@@ -48,6 +48,15 @@ def test_samples_are_kept_relabelled_and_dropped_as_decided(tmp_path: Path) -> N
     assert torch.equal(LABELS, before)
 
 
+def test_decisions_on_a_part_of_a_data_set_find_its_samples_by_their_places(tmp_path: Path) -> None:
+    path = written(tmp_path, [40, "''e", "cat", "relabel", "'=owl"], [12, "b", "dog", "drop", ""])
+    read, places = decisions.load(path), torch.tensor([3, 12, 20, 31, 40])
+    labels, kept = read.apply(LABELS, CLASSES, IDS, places)
+    assert (labels.tolist(), kept.tolist()) == ([0, 1, 2, -100, 2], [0, 2, 3, 4])
+    with pytest.raises(ValueMistake, match="row 2: index=40 is no sample of these 5, expected one of 3 to 41"):
+        read.apply(LABELS, CLASSES, IDS, torch.tensor([3, 12, 20, 31, 41]))
+
+
 def test_a_file_that_a_spreadsheet_program_saved_is_read(tmp_path: Path) -> None:
     # A byte order mark, columns in another order, a column of notes, rows left empty.
     header = ["note", "data", "label", "decision", "given_label", "id", "index"]
@@ -127,7 +136,7 @@ def test_a_row_that_is_no_decision_is_refused_with_its_number(tmp_path: Path, ro
 @pytest.mark.parametrize(
     "row, message",
     [
-        ([5, "f", "cat", "keep", ""], "row 3: index=5 is out of range, expected an index below 5"),
+        ([5, "f", "cat", "keep", ""], "row 3: index=5 is no sample of these 5, expected one of 0 to 4"),
         ([1, "b", "cat", "keep", ""], "row 3: given_label='cat' is not that of sample 1, expected 'dog'"),
         ([3, "d", "cat", "keep", ""], "row 3: given_label='cat' is not that of sample 3, expected ''"),
         ([1, "c", "dog", "keep", ""], "row 3: id='c' is not that of sample 1, expected 'b'"),

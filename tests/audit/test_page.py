@@ -311,8 +311,9 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_written(tmp_pa
         page.write(path, report.drop(columns="p_wrong"), whole)
     with pytest.raises(ValueMistake, match="table has 129 rows, expected 130"):
         page.write(path, report.iloc[1:], whole)
-    with pytest.raises(ValueMistake, match="index does not count the 130 rows"):
-        page.write(path, report.assign(index=report["index"] + 1), whole)
+    for index in (report["index"] - 1, report["index"] // 2, report["index"].astype(str)):
+        with pytest.raises(ValueMistake, match="index holds a place twice or what is none.*of the 130 samples"):
+            page.write(path, report.assign(index=index), whole)
     with pytest.raises(ValueMistake, match="predicted_label holds 'dog', expected one of the 4 classes"):
         page.write(path, report.assign(predicted_label="dog"), whole)
     with pytest.raises(ValueMistake, match="rows=0 is out of range"):

@@ -247,6 +247,15 @@ def test_ids_are_the_positions_or_what_they_are_called() -> None:
         assert audit.table(run.pruner, run.given, ids=ids)["id"].tolist() == [str(one) for one in ids]
 
 
+def test_a_part_of_a_data_set_is_named_by_its_places_there() -> None:
+    run, places = made("full", size=30, epochs=1), torch.randperm(100)[:30]
+    for given in (places, places.numpy(), places.tolist()):
+        report = audit.table(run.pruner, run.given, places=given)
+        assert report["index"].tolist() == places.tolist()
+        assert report["id"].tolist() == [str(place) for place in places.tolist()]
+    assert audit.table(run.pruner, run.given, places=places, ids=range(30))["id"].tolist() == [*map(str, range(30))]
+
+
 # -- refusals ----------------------------------------------------------------------------------------------
 
 
@@ -254,6 +263,19 @@ def refused(message: str, labels: Any = None, mistake: type[Exception] = ValueMi
     run = made("full", size=30, epochs=2)
     with pytest.raises(mistake, match=message):
         audit.table(run.pruner, run.given if labels is None else labels, **settings)
+
+
+@pytest.mark.parametrize(
+    "places, message",
+    [
+        (range(29), r"places=int64 \(29,\) is not one a sample, expected integers \[30\]"),
+        (np.arange(30.0), r"places=float64 \(30,\) is not one a sample"),
+        (range(-1, 29), r"places=int64 \(30,\) holds a negative number or one twice"),
+        ([*range(29), 0], r"places=int64 \(30,\) holds a negative number or one twice"),
+    ],
+)
+def test_places_that_are_not_one_a_sample_are_refused(places: Any, message: str) -> None:
+    refused(message, places=places)
 
 
 def test_labels_of_another_data_set_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def audited(table: Path) -> Path:
 def test_a_table_of_values_gives_the_whole_report(audited: Path) -> None:
     assert {file.name for file in audited.iterdir()} == {*FILES, "run"}
     found = pd.read_parquet(audited / "label_issues.parquet")
-    assert list(found["id"].str.startswith("row ")) == [True] * len(found)
+    assert found["id"].tolist() == [f"row {index}" for index in found["index"]]
     assert len(found) == 540  # a tenth is held out, as there are no test samples
     wrong = found["id"].str.removeprefix("row ").astype(int).to_numpy() % 10 == 3
     issues = found["is_label_issue"].to_numpy()
@@ -55,6 +56,54 @@ def test_a_table_of_values_gives_the_whole_report(audited: Path) -> None:
     page = (audited / "report.html").read_text()
     assert "50" in page
     assert "row " in page
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """The report on a table of texts without ids, of which every fifth row is for the test and a tenth is held out."""
+    folder = tmp_path_factory.mktemp("texts")
+    rows = range(300)
+    frame = pd.DataFrame(
+        {
+            "text": [f"{'sun beach sea' if row % 2 else 'snow ice cold'} text{row}" for row in rows],
+            "label": [("summer" if row % 2 else "winter") for row in rows],
+            "split": ["reference" if row % 5 == 0 else "train" for row in rows],
+        }
+    )
+    frame.to_csv(folder / "texts.csv", index=False)
+    words = ["--features", "tfidf", "--epochs", "2", "--device", "cpu", "--out", str(folder / "report")]
+    assert main(["audit", str(folder / "texts.csv"), *words]) == 0
+    return frame.assign(folder=folder)
+
+
+def test_the_samples_of_a_report_are_named_by_their_places_in_the_data(texts: pd.DataFrame) -> None:
+    folder = texts["folder"].iloc[0]
+    found = pd.read_parquet(folder / "report" / "label_issues.parquet")
+    assert len(found) == 216
+    of_the_table = texts.iloc[found["index"]]
+    assert set(of_the_table["split"]) == {"train"}
+    assert found["given_label"].tolist() == of_the_table["label"].tolist()
+    assert found["id"].tolist() == found["index"].astype(str).tolist()
+    content = json.loads(
+        re.findall(r"<script[^>]*json[^>]*>(.*?)</script>", (folder / "report/report.html").read_text())[0]
+    )
+    shown = [sample["text"] for sample in content["samples"]]
+    assert shown == texts["text"].iloc[content["rows"]["index"]].tolist()
+
+
+def test_decisions_on_a_report_change_the_samples_that_were_looked_at(texts: pd.DataFrame) -> None:
+    folder = texts["folder"].iloc[0]
+    found = pd.read_parquet(folder / "report" / "label_issues.parquet")
+    rows = found.iloc[[3, 100]][["index", "id", "given_label"]].assign(decision=["drop", "relabel"])
+    rows["label"] = ["", "winter" if rows["given_label"].iloc[1] == "summer" else "summer"]
+    rows["data"] = decisions.fingerprint(found["id"], found["given_label"])
+    rows.to_csv(folder / "decisions.csv", index=False)
+    words = ["--features", "tfidf", "--epochs", "1", "--device", "cpu", "--labels", str(folder / "decisions.csv")]
+    assert main(["audit", str(folder / "texts.csv"), *words, "--out", str(folder / "again")]) == 0
+    again = pd.read_parquet(folder / "again" / "label_issues.parquet").set_index("index")["given_label"]
+    expected = found.set_index("index")["given_label"].drop(rows["index"].iloc[0])
+    expected[rows["index"].iloc[1]] = rows["label"].iloc[1]
+    pd.testing.assert_series_equal(again, expected)
 
 
 def test_the_csv_has_the_same_rows_as_the_parquet(audited: Path) -> None:

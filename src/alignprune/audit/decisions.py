@@ -35,7 +35,7 @@ class Decision:
 
     Attributes:
         row: its number in the file, as a spreadsheet program counts: the header is row 1.
-        index: position of the sample in the data set.
+        index: place of the sample in the data set.
         id: what the user calls the sample.
         given_label: name of the label that it had, "" = unlabelled.
         decision: keep, relabel or drop.
@@ -62,13 +62,17 @@ class Decisions:
     data: str
     rows: tuple[Decision, ...]
 
-    def apply(self, labels: Tensor, class_names: Sequence[str], ids: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def apply(
+        self, labels: Tensor, class_names: Sequence[str], ids: Sequence[str], places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Relabel and drop as decided.
 
         Args:
             labels: given labels, int64 [N], negative = unlabelled.
             class_names: names of the C classes, in the order of their ids.
             ids: what the user calls the N samples, in the order of the labels.
+            places: where they stand in the data set, int64 [N], ascending, if they are a part of it; None = they are
+                all of it.
 
         Returns:
             labels of all samples, int64 [N], a new tensor, and the samples that were not dropped, int64 [K], ascending.
@@ -85,11 +89,19 @@ class Decisions:
             )
         names = [as_written(name) for name in class_names]
         decided, kept = labels.clone(), torch.ones(len(labels), dtype=torch.bool)
+        where = range(len(labels)) if places is None else places.tolist()
+        sample_at = dict(zip(where, range(len(labels)), strict=True))
         for row in self.rows:
-            _fit(row, given, ids, names)
+            if row.index not in sample_at:
+                raise ValueMistake(
+                    f"row {row.row}: index={row.index} is no sample of these {len(labels)}, expected one of "
+                    f"{min(where)} to {max(where)} that was looked at: keep the column as it was saved"
+                )
+            sample = sample_at[row.index]
+            _fit(row, given[sample] or "", ids[sample], names)
             if row.decision == "relabel":
-                decided[row.index] = names.index(row.label)
-            kept[row.index] = row.decision != "drop"
+                decided[sample] = names.index(row.label)
+            kept[sample] = row.decision != "drop"
         return decided, torch.nonzero(kept).flatten()
 
 
@@ -239,14 +251,9 @@ def _data(cells: Sequence[Sequence[str]], where: dict[str, int]) -> str:
     return found[0][1]
 
 
-def _fit(row: Decision, given: Sequence[str | None], ids: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse a row that is not about the sample at its index."""
-    if row.index >= len(given):
-        raise ValueMistake(f"row {row.row}: index={row.index} is out of range, expected an index below {len(given)}")
-    for name, found, real in (
-        ("given_label", row.given_label, given[row.index] or ""),
-        ("id", row.id, ids[row.index]),
-    ):
+def _fit(row: Decision, given_label: str, key: str, names: Sequence[str]) -> None:
+    """Refuse a row that is not about the sample at its index, which has this label and id."""
+    for name, found, real in (("given_label", row.given_label, given_label), ("id", row.id, key)):
         if found != as_written(real):
             raise ValueMistake(
                 f"row {row.row}: {name}={found!r:.{_LONG}} is not that of sample {row.index}, expected {real!r}: was a "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alignprune._checks import described
 from alignprune._tensors import UNLABELLED, class_codes, fingerprint
 from alignprune.audit.decisions import as_written
 from alignprune.audit.facts import Facts, facts
@@ -29,6 +30,7 @@ def table(
     *,
     class_names: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
+    places: Any = None,
 ) -> pd.DataFrame:
     """A row a training sample: what its label is, what it probably should be, and how sure that is.
 
@@ -38,24 +40,32 @@ def table(
         labels: [N], the given labels, as the pruner got them.
         class_names: names of the C classes, each once, where labels are class ids 0 to C - 1; None = the labels are the
             names.
-        ids: what you call the samples, N file names or keys, each once; None = their positions.
+        ids: what you call the samples, N file names or keys, each once; None = their places.
+        places: integers [N], each once, where the samples stand in your data set if you trained on a part of it;
+            None = they are all of it.
 
     Returns:
-        a frame with N rows in the order of the data set: ``index`` int64, ``id`` str, ``given_label`` str (missing =
-        unlabelled), ``predicted_label`` str (the suggestion for an issue, else what the network said most; missing = it
-        said nothing), ``is_label_issue`` bool, ``label_score`` float64 in [0, 1], low = bad (NaN as ``p_wrong``),
-        ``p_wrong`` float64, the probability that the given label is wrong (NaN = nothing can be said: unlabelled, never
-        seen, or all labels are of one class), ``first_flagged_epoch`` Int64, from 1 (NA = never), ``times_trained`` and
-        ``times_held_out`` int64 epochs, ``mean_loss`` and ``held_out_loss`` float64 (NaN = none).
+        a frame with N rows in the order of the labels: ``index`` int64 (the place), ``id`` str, ``given_label`` str
+        (missing = unlabelled), ``predicted_label`` str (the suggestion for an issue, else what the network said most;
+        missing = it said nothing), ``is_label_issue`` bool, ``label_score`` float64 in [0, 1], low = bad (NaN as
+        ``p_wrong``), ``p_wrong`` float64, the probability that the given label is wrong (NaN = nothing can be said:
+        unlabelled, never seen, or all labels are of one class), ``first_flagged_epoch`` Int64, from 1 (NA = never),
+        ``times_trained`` and ``times_held_out`` int64 epochs, ``mean_loss`` and ``held_out_loss`` float64 (NaN =
+        none).
 
     Raises:
         TypeMistake, ValueMistake: for a source without a journal, labels, names or ids that do not fit it.
     """
-    return judged_table(facts(source), labels, class_names=class_names, ids=ids)[0]
+    return judged_table(facts(source), labels, class_names=class_names, ids=ids, places=places)[0]
 
 
 def judged_table(
-    known: Facts, labels: Any, *, class_names: Sequence[str] | None = None, ids: Sequence[str] | None = None
+    known: Facts,
+    labels: Any,
+    *,
+    class_names: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
+    places: Any = None,
 ) -> tuple[pd.DataFrame, Judgement, list[str]]:
     """The table, the judgement it is made of, and the names of the classes."""
     import pandas as pd
@@ -74,13 +84,14 @@ def judged_table(
             "label: number the classes as the network's outputs are"
         )
     names = _names(labels, max(given.max(initial=-1), known.alternative.max(initial=-1)) + 1, class_names)
-    names, keys = ([as_written(name) for name in texts] for texts in (names, _ids(ids, size)))
+    index = _index(places, size)
+    names, keys = ([as_written(name) for name in texts] for texts in (names, _ids(ids, index)))
     judged = judge(known, given, len(names))
     issue = np.nan_to_num(judged.p_wrong) > ISSUE
     text = pd.Series([""]).dtype  # of this release of pandas: also of a column in which all is missing
     frame = pd.DataFrame(
         {
-            "index": np.arange(size),
+            "index": index,
             "id": keys,
             "given_label": pd.Series(_named(given, names), dtype=text),
             "predicted_label": pd.Series(_named(_predicted(known, given, issue), names), dtype=text),
@@ -130,9 +141,28 @@ def _names(labels: Any, needed: int, class_names: Sequence[str] | None) -> list[
     return names
 
 
-def _ids(ids: Sequence[str] | None, size: int) -> list[str]:
+def _index(places: Any, size: int) -> NDArray[np.int64]:
+    """Where the samples stand in the data set of the user."""
+    if places is None:
+        return np.arange(size)
+    index = np.asarray(places)
+    if index.dtype.kind not in "iu" or index.shape != (size,):
+        raise ValueMistake(
+            f"places={described(index)} is not one a sample, expected integers [{size}]: the place of each sample in "
+            f"your data set"
+        )
+    if size and (int(index.min()) < 0 or len(np.unique(index)) < size):
+        raise ValueMistake(
+            f"places={described(index)} holds a negative number or one twice, expected each place once: pass the "
+            f"indices of the part that was trained on"
+        )
+    return index.astype(np.int64)
+
+
+def _ids(ids: Sequence[str] | None, index: NDArray[np.int64]) -> list[str]:
+    size = len(index)
     if ids is None:
-        return [str(i) for i in range(size)]
+        return [str(place) for place in index.tolist()]
     if len(ids) != size:
         raise ValueMistake(f"ids={len(ids)} are given, expected {size}: a name for each sample, in order")
     keys = [str(key) for key in ids]

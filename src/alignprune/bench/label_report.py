@@ -201,7 +201,9 @@ def report(
     labels = _labels(folder, samples)
     known = audit.facts(state)
     _refuse_part(folder, len(known.suspicion), len(samples.labels))
-    frame, judged, names = judged_table(known, labels, class_names=samples.class_names, ids=samples.ids)
+    frame, judged, names = judged_table(
+        known, labels, class_names=samples.class_names, ids=samples.ids, places=samples.places
+    )
     found = audit.summary(
         frame,
         known,
@@ -347,6 +349,8 @@ def _labels(folder: Path, samples: ClassificationData) -> torch.Tensor:
 
 def _trajectories(folder: Path, frame: pd.DataFrame, labels: torch.Tensor, rows: int) -> page.Trajectories | None:
     """The losses of the samples on the page and the means of the classes; None for a run without --trace."""
+    import pandas
+
     if not (folder / trace.FILE).exists():
         return None
     losses = trace.load(folder / trace.FILE).losses.numpy()
@@ -357,7 +361,8 @@ def _trajectories(folder: Path, frame: pd.DataFrame, labels: torch.Tensor, rows:
         count = np.bincount(given[seen], minlength=classes)
         total = np.bincount(given[seen], row[seen].astype(np.float64), minlength=classes)
         means[epoch, count > 0] = (total / np.maximum(count, 1))[count > 0]
-    return page.Trajectories(losses[:, page.shown(frame, rows)], means)
+    on_page = pandas.Index(frame["index"]).get_indexer(page.shown(frame, rows))
+    return page.Trajectories(losses[:, on_page], means)
 
 
 # -- what is written ---------------------------------------------------------------------------------------
@@ -379,7 +384,7 @@ def _write(
         missing = len(found["classes"]) - trajectories.class_means.shape[1]
         padded = np.pad(trajectories.class_means, ((0, 0), (0, missing)), constant_values=np.nan)
         trajectories = replace(trajectories, class_means=padded)
-    show = _shower(samples)
+    show = _by_place(_shower(samples), frame["index"])
     page.write(out / "report.html", frame, found, show=show, trajectories=trajectories, rows=rows)
 
 
@@ -388,8 +393,14 @@ def _cell(value: str | None) -> str | None:
     return None if value is None or value != value else as_cell(value)
 
 
+def _by_place(show: Callable[[int], page.Sample], index: pd.Series) -> Callable[[int], page.Sample]:
+    """What shows a sample by its place in the data set, of what shows it by its row in the report."""
+    row_of = dict(zip(index.tolist(), range(len(index)), strict=True))
+    return lambda place: show(row_of[place])
+
+
 def _shower(samples: ClassificationData) -> Callable[[int], page.Sample]:
-    """What shows a training sample, as it was before any transform."""
+    """What shows a training sample by its row, as it was before any transform."""
     stored, kind = samples.train_eval, raw.modality(samples.train_eval)
     if kind == "texts":
         texts = raw.texts_of(stored)

@@ -137,7 +137,10 @@ def test_arrays_that_nothing_reads_are_reported(tmp_path: Path) -> None:
         ({"x_test": np.zeros((12, 4))}, r"x_test has samples of shape \(4,\) .* expected \(5,\)"),
         ({"x_test": np.full((12, 5), np.nan)}, r"x_test\[0, 0\]=nan is not finite"),
         ({"x_train": np.full((40, 5), np.inf)}, r"x_train\[0, 0\]=inf is not finite"),
-        ({"y_train": np.zeros(40)}, "y_train is float64, expected integer class ids"),
+        (
+            {"y_train": np.zeros(40)},
+            r"y_train is float64, expected integer class ids or names: use y.astype\('int64'\)",
+        ),
         ({"y_train": np.eye(40, 4, dtype=int)}, r"y_train has shape \(40, 4\), expected \(40,\).*argmax"),
         ({"y_train": np.arange(39) % 4}, r"y_train has shape \(39,\), expected \(40,\)"),
         ({"y_train": np.arange(40) % 4 + 1}, r"y_train has the class ids 1, 2, 3, 4, expected 0 to 3"),
@@ -184,6 +187,39 @@ def test_classes_and_samples_may_have_names(tmp_path: Path) -> None:
     assert list(data.ids or ()) == [str(i + 100) for i in range(40)]
     kept = limit(data, 4, 0)
     assert list(kept.ids or ()) == [str(i + 100) for i in kept.train.indices]  # type: ignore[attr-defined]
+
+
+def test_labels_may_be_names(tmp_path: Path, items: Items) -> None:
+    content = feature_arrays()
+    names = np.array([" 10", "9", "-2", "100"])  # which have the order of their values, and no blanks
+    number = np.array([2, 1, 0, 3])
+    named = {name: names[array] for name, array in content.items() if name.startswith("y_")}
+    data = arrays(save(tmp_path, content | named, y_train_clean=names[content["y_train"][::-1]]))
+    assert data.class_names == ("-2", "9", "10", "100")
+    assert data.labels.tolist() == number[content["y_train"]].tolist()
+    assert data.clean_labels is not None
+    assert data.clean_labels.tolist() == number[content["y_train"][::-1]].tolist()
+    assert data.test is not None
+    assert items(data.test)[1] == number[content["y_test"]].tolist()
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({}, "y_test is int64 where others are names, expected names in all of y_train, y_test"),
+        ({"y_test": np.array(["a", "z"] * 6)}, "y_test has the classes z, which y_train does not have, .* but a, b"),
+        ({"y_test": np.array(["a", " "] * 6)}, r"y_test\[1\] is no name"),
+        (
+            {"y_test": np.array(["a", "b"] * 6), "class_names": np.array(["b", "a"])},
+            "class_names is given beside labels",
+        ),
+        ({"y_train": np.array(["a"] * 40), "y_test": np.array(["a"] * 12)}, "y_train has the class a alone"),
+        ({"y_train": np.array([["a", "b"]] * 40), "y_test": np.array(["a"] * 12)}, r"y_train has shape \(40, 2\)"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(tmp_path: Path, change: dict[str, np.ndarray], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        arrays(save(tmp_path, feature_arrays() | {"y_train": np.array(["a", "b"] * 20)} | change))
 
 
 @pytest.mark.parametrize(

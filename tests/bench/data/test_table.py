@@ -280,7 +280,9 @@ def test_every_row_goes_to_its_split_and_keeps_its_class_id() -> None:
     assert data.reference is not None
     assert [data.test[i][1] for i in range(2)] == [2, 2]
     assert [data.reference[i][1] for i in range(2)] == [0, 0]
-    assert list(data.ids or ()) == ["1", "3", "4", "5", "7", "9", "10", "11"]
+    assert data.places is not None
+    assert data.places.tolist() == [1, 3, 4, 5, 7, 9, 10, 11]
+    assert data.ids is None
 
 
 @pytest.mark.parametrize("word", ["val", "valid", "validation"])

@@ -133,6 +133,13 @@ def test_a_subset_keeps_its_order_in_every_view(tmp_path: Path, items: Items, ch
     assert data.labels.tolist() == [1, 3, 0]
 
 
+def test_the_samples_of_a_subset_keep_their_places_in_the_data(tmp_path: Path) -> None:
+    data = subset(subset(texts(tmp_path), torch.tensor([2, 3, 7, 11])), torch.tensor([1, 3]))
+    assert data.places is not None
+    assert data.places.tolist() == [3, 11]
+    assert [data.train_eval[i][0] for i in range(2)] == ["text 3", "text 11"]
+
+
 # -- other labels ------------------------------------------------------------------------------------------
 
 

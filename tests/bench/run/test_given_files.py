@@ -25,7 +25,7 @@ from hypothesis.extra import numpy as hnp
 
 from alignprune.audit import decisions
 from alignprune.bench import models
-from alignprune.bench.data import ClassificationData, arrays
+from alignprune.bench.data import ClassificationData, arrays, subset
 from alignprune.bench.files import write_record
 from alignprune.bench.run import references, static, stored
 from alignprune.bench.run.config import TrainConfig, configure, default_config
@@ -287,6 +287,16 @@ def test_what_is_wrong_with_indices_is_said(
     file.write_bytes(content)
     with pytest.raises(UserError, match=f"reference='.*trusted.txt'.*{said}"):
         reference(file, samples, tmp_path)
+
+
+def test_indices_are_places_in_the_data_and_those_of_samples_held_out_are_left_out(
+    samples: ClassificationData, tmp_path: Path
+) -> None:
+    (tmp_path / "trusted.npy").write_bytes(npy(np.arange(5, 25)))
+    part = subset(samples, torch.arange(0, N, 2))
+    with pytest.warns(UserWarning, match="10 of 20 indices are of no training sample, the first is 5, expected places"):
+        found = reference(tmp_path / "trusted.npy", part, tmp_path)
+    assert [int(part.places[i]) for i in found] == list(range(6, 25, 2))  # type: ignore[index]
 
 
 def test_indices_that_go_on_after_the_last_of_their_shape_are_refused(

@@ -61,10 +61,11 @@ def check(table: pd.DataFrame, summary: dict[str, Any]) -> None:
             f"table has {len(table)} rows, expected {summary['num_samples']}, the num_samples of the summary: pass "
             "both of the same run"
         )
-    if not np.array_equal(np.sort(table["index"].to_numpy()), np.arange(len(table))):
+    index = table["index"].to_numpy()
+    if index.dtype.kind != "i" or len(np.unique(index)) < len(table) or index.min() < 0:
         raise ValueMistake(
-            f"index does not count the {len(table)} rows, expected each of 0 to {len(table) - 1} once: pass the table "
-            "of all samples"
+            f"index holds a place twice or what is none, expected the places of the {len(table)} samples in the data "
+            "set, each once: pass the table as it was made"
         )
     names = {one["name"] for one in summary["classes"]}
     for column in ("given_label", "predicted_label"):

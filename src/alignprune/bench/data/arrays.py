@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alignprune.bench.data.columns import listed
+from alignprune.bench.data.columns import class_name, listed, sorted_classes
 from alignprune.bench.data.preparation import Features, Preparation
 from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, as_noise, check_noise, draw
 from alignprune.bench.data.views import (
@@ -28,7 +28,7 @@ from alignprune.errors import MissingFile, ValueMistake
 
 ARRAYS = DatasetRecord(
     name="FILE.npz",
-    description="Images (uint8 [N, H, W, C] or [N, H, W]) or features (float [N, D]) with integer labels",
+    description="Images (uint8 [N, H, W, C] or [N, H, W]) or features (float [N, D]) with labels",
     files=(
         "x_train, y_train",
         "x_test, y_test (optional: --holdout takes a part of the training samples)",
@@ -52,7 +52,9 @@ def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None,
     Args:
         path: file with x_train, y_train; optional x_test, y_test; y_train_clean (known truth: diagnosis only, it
             never becomes the reference); x_reference, y_reference (clean samples of your own); class_names, a
-            string a class, in the order of the class ids; ids, a string or integer a training sample.
+            string a class, in the order of the class ids; ids, a string or integer a training sample. Labels are
+            class ids, or names in all y arrays: the classes are then those of y_train, numbers by their value and
+            other names by the alphabet.
         noise: "none", or a kind of `alignprune.noise` to add noise; the labels of the file then count as clean.
         noise_rate: nominal rate of the added noise in [0, 1]; None for "none".
         seed: seed of the added noise.
@@ -68,6 +70,7 @@ def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None,
     place = f"path={str(path)!r}"
     found = _read_arrays(Path(path), place)
     with naming(place):
+        found = _numbered(found)
         num_classes = _check_arrays(found)
         inputs, transforms, finish = _prepare(found)
         given = as_labels(found["y_train"])
@@ -135,6 +138,42 @@ def _read_arrays(path: Path, place: str) -> dict[str, np.ndarray]:
             stacklevel=3,
         )
     return found
+
+
+def _numbered(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays with class ids in the place of names, and the names beside them."""
+    labels = {name: array for name, array in found.items() if name.startswith("y_")}
+    ids = [name for name, array in labels.items() if array.dtype.kind != "U"]
+    if len(ids) == len(labels):
+        return found
+    if ids:
+        raise ValueMistake(
+            f"{ids[0]} is {labels[ids[0]].dtype} where others are names, expected names in all of "
+            f"{', '.join(labels)}: write the labels alike"
+        )
+    if "class_names" in found:
+        raise ValueMistake(
+            "class_names is given beside labels that are names, expected it beside class ids: leave it out"
+        )
+    named = {name: np.array([class_name(one) for one in array.flat], dtype=object) for name, array in labels.items()}
+    for name, names in named.items():
+        if (missing := np.flatnonzero(names == "")).size:
+            raise ValueMistake(f"{name}[{missing[0]}] is no name, expected one: fill in or remove the sample")
+    classes = sorted_classes(set(named["y_train"]))
+    if len(classes) < 2:
+        raise ValueMistake(f"y_train has the class {listed(classes)} alone, expected at least two classes: add samples")
+    number = {name: i for i, name in enumerate(classes)}
+    for name, names in named.items():
+        if foreign := sorted(set(names) - number.keys()):
+            raise ValueMistake(
+                f"{name} has the classes {listed(foreign)}, which y_train does not have, expected none but "
+                f"{listed(classes)}: use the same names in every array, or remove these samples"
+            )
+    numbers = {
+        name: np.array([number[one] for one in names], dtype=np.int64).reshape(labels[name].shape)
+        for name, names in named.items()
+    }
+    return found | numbers | {"class_names": np.array(classes)}
 
 
 def _check_arrays(found: dict[str, np.ndarray]) -> int:
@@ -207,7 +246,9 @@ def _check_input_array(name: str, x: np.ndarray) -> None:
 
 def _check_label_array(name: str, y: np.ndarray, length: int) -> None:
     if y.dtype.kind not in "iu":
-        raise ValueMistake(f"{name} is {y.dtype}, expected integer class ids: use y.astype('int64')")
+        raise ValueMistake(
+            f"{name} is {y.dtype}, expected integer class ids or names: use y.astype('int64'), or y.astype('str')"
+        )
     if y.shape != (length,):
         raise ValueMistake(
             f"{name} has shape {y.shape}, expected ({length},), one class id per sample: one-hot rows become ids with "

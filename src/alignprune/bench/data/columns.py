@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -120,9 +120,14 @@ def classes_of(names: NDArray[np.object_], place: str) -> list[str]:
             f"{place} has the class {listed(list(found))} alone, expected at least two: choose another column by "
             f"?label=COLUMN"
         )
-    if all(re.fullmatch(r"-?\d{1,4000}", name) for name in found):  # Python reads no longer ones
-        return sorted(found, key=lambda name: (int(name), name))
-    return sorted(found)
+    return sorted_classes(found)
+
+
+def sorted_classes(names: Collection[str]) -> list[str]:
+    """Names of classes in the order of their ids: numbers by their value and other names by the alphabet."""
+    if all(re.fullmatch(r"-?\d{1,4000}", name) for name in names):  # Python reads no longer ones
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
 
 
 def class_ids(names: NDArray[np.object_], classes: Sequence[str], place: str) -> Tensor:

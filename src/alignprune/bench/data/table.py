@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from alignprune._checks import choice
@@ -155,6 +156,7 @@ def table(
         input_shape=shape,
         class_names=classes,
         ids=_ids(frame, roles, files, train, place),
+        places=torch.from_numpy(train),
     )
 
 
@@ -369,6 +371,4 @@ def _ids(
 ) -> Sequence[str] | None:
     if roles.id is not None:
         return Strings(columns.sample_ids(frame[roles.id], f"column={roles.id!r} of {place}")[train])
-    if files is not None:
-        return Strings(files[train])
-    return None if roles.split is None else Strings(str(row) for row in train)
+    return None if files is None else Strings(files[train])

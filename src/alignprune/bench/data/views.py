@@ -221,7 +221,8 @@ class ClassificationData:
         noise: noisy and clean labels with the kind of noise; None where no noise is known.
         class_names: C names, in the order of the class ids.
         preparation: from a raw input to the tensor that a sample is without augmentation.
-        ids: what the user calls the training samples, N file names or keys; None = their positions.
+        ids: what the user calls the training samples, N file names or keys; None = their places.
+        places: where the training samples stand in the data as the user has them, int64 [N]; None = 0 to N - 1.
         picture: height and width of the grey image whose pixels, in [0, 1], the features are; None where they are none.
         stopping: samples with their given labels that are held out of `train` to choose the epoch by, evaluation
             transform; None without.
@@ -243,6 +244,7 @@ class ClassificationData:
     class_names: tuple[str, ...]
     preparation: Preparation
     ids: Sequence[str] | None = None
+    places: Tensor | None = None
     picture: tuple[int, int] | None = None
     stopping: Samples | None = None
 
@@ -299,6 +301,7 @@ def assemble(
     input_shape: tuple[int, ...],
     class_names: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
+    places: Tensor | None = None,
     picture: tuple[int, int] | None = None,
 ) -> ClassificationData:
     """Make all views of the training samples.
@@ -316,6 +319,7 @@ def assemble(
         input_shape: as in `ClassificationData`.
         class_names: as in `ClassificationData`; None names the classes by their ids.
         ids: as in `ClassificationData`.
+        places: as in `ClassificationData`.
         picture: as in `ClassificationData`.
 
     Returns:
@@ -340,6 +344,7 @@ def assemble(
         preparation=transforms.preparation
         or (Preparation("features", shape=input_shape) if input_shape else Preparation("text")),
         ids=ids,
+        places=places,
         picture=picture,
     )
 
@@ -402,7 +407,7 @@ def subset(data: ClassificationData, indices: Tensor) -> ClassificationData:
 
     Returns:
         the same data with these training samples, in the order of the indices, consistent in labels, views and
-        noise.
+        noise; they keep their ids and places.
     """
     indices = indices.cpu()
     where = indices.tolist()
@@ -418,6 +423,7 @@ def subset(data: ClassificationData, indices: Tensor) -> ClassificationData:
         clean_labels=None if data.clean_labels is None else data.clean_labels[indices],
         noise=None if noise is None else replace(noise, labels=noise.labels[indices], clean=noise.clean[indices]),
         ids=None if data.ids is None else [data.ids[i] for i in where],
+        places=indices if data.places is None else data.places[indices],
     )
 
 

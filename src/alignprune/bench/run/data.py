@@ -91,7 +91,9 @@ def _decisions(config: TrainConfig) -> Decisions:
 
 
 def _ids(data: ClassificationData) -> Sequence[str]:
-    return [str(i) for i in range(len(data.labels))] if data.ids is None else data.ids
+    if data.ids is not None:
+        return data.ids
+    return [str(place) for place in (range(len(data.labels)) if data.places is None else data.places.tolist())]
 
 
 def _fingerprint(data: ClassificationData) -> str:
@@ -102,7 +104,7 @@ def _decided(config: TrainConfig, data: ClassificationData, found: Decisions, he
     """Relabel and drop the training samples as people decided."""
     file = config.data.labels
     try:
-        labels, kept = found.apply(data.labels, data.class_names, _ids(data))
+        labels, kept = found.apply(data.labels, data.class_names, _ids(data), data.places)
     except UserError as error:
         raise type(error)(f"labels={str(file)!r}: {error}") from error
     if not len(kept):

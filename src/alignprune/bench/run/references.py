@@ -73,7 +73,7 @@ def make(
         indices = coresets.select(kind, proxy, size, seed=config.seed)
         return Reference.indices(source, indices, **settings)
     with naming(f"reference={kind!r}"):
-        return Reference.indices(source, _read_indices(Path(kind)), **settings)
+        return Reference.indices(source, _trained(_read_indices(Path(kind)), data), **settings)
 
 
 def _clean(config: TrainConfig, data: ClassificationData) -> Samples:
@@ -110,6 +110,24 @@ def _read_indices(path: Path) -> Tensor:
     if found.ndim != 1 or found.dtype.kind not in "iu" or not len(found) or found.max() > np.iinfo(np.int64).max:
         raise ValueMistake(f"{place} holds {found.dtype} of shape {found.shape}, expected {expected}: {remedy}")
     return torch.from_numpy(found.astype(np.int64))
+
+
+def _trained(places: Tensor, data: ClassificationData) -> Tensor:
+    """The training samples at some places of the data, int64 [m]: others, such as those held out, are left out."""
+    if data.places is None:
+        return places
+    order = data.places.argsort()
+    ordered = data.places[order]
+    at = torch.searchsorted(ordered, places).clamp_max(len(ordered) - 1)
+    there = ordered[at] == places
+    if not bool(there.all()):
+        warnings.warn(
+            f"{int((~there).sum())} of {len(places)} indices are of no training sample, the first is "
+            f"{int(places[~there][0])}, expected places of samples that are trained on: the reference goes without "
+            "those that are held out or in another split",
+            stacklevel=2,
+        )
+    return order[at[there]]
 
 
 def _integers(file: Path) -> NDArray[np.int64]:
