@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from alignprune import losses
 from alignprune.audit import decisions
 from alignprune.bench.label_report import FILES, of_frame
+from alignprune.bench.run import stored
 from alignprune.cli import main
 
 WRONG = 60  # of the rows of the table
@@ -104,6 +106,17 @@ def test_decisions_on_a_report_change_the_samples_that_were_looked_at(texts: pd.
     expected = found.set_index("index")["given_label"].drop(rows["index"].iloc[0])
     expected[rows["index"].iloc[1]] = rows["label"].iloc[1]
     pd.testing.assert_series_equal(again, expected)
+
+
+def test_a_report_is_made_with_a_loss_that_resists_wrong_labels(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["audit", str(table), "--epochs", "1", "--device", "cpu", "--out", str(tmp_path / "report")]
+    assert main([*words, "--loss", "elr"]) == 2
+    assert "loss='elr' is unknown, expected one of elr-cifar10" in capsys.readouterr().err
+    assert main([*words, "--loss", "elr-cifar10"]) == 0
+    assert stored.from_file(tmp_path / "report/run/config.json").pruning.loss == losses.get("elr-cifar10").settings
+    assert (tmp_path / "report/label_issues.csv").is_file()
 
 
 def test_the_csv_has_the_same_rows_as_the_parquet(audited: Path) -> None:

@@ -21,8 +21,8 @@ from torch.utils.data import Subset
 from tyro.conf import Positional, arg
 
 import alignprune
-from alignprune import audit
-from alignprune._checks import integer
+from alignprune import audit, losses
+from alignprune._checks import choice, integer
 from alignprune._files import replace_file
 from alignprune.audit import page
 from alignprune.audit.decisions import as_cell
@@ -75,6 +75,7 @@ class AuditConfig:
         sentence_model: folder of a sentence model for texts.
         image_size: height and width of photos.
         epochs: of the training; None = the recipe's, or more for little data.
+        loss: loss of the training that resists wrong labels, such as "elr-cifar10"; None = cross-entropy.
         noise: kind of wrong labels to plant in data whose labels are right, for a test, such as "symmetric".
         noise_rate: how many of the labels to make wrong, in [0, 1].
         seed: of the training.
@@ -94,6 +95,7 @@ class AuditConfig:
     sentence_model: Path | None = None
     image_size: int | None = None
     epochs: int | None = None
+    loss: str | None = None
     noise: str | None = None
     noise_rate: float | None = None
     seed: int = 0
@@ -103,6 +105,8 @@ class AuditConfig:
 
     def __post_init__(self) -> None:
         integer("rows", self.rows, at_least=1, remedy="2000 make a page of some megabytes")
+        if self.loss is not None:
+            choice("loss", self.loss, tuple(losses.LOSSES))
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,6 +260,8 @@ def _training(config: AuditConfig, folder: Path, progress: Progress | None) -> t
         changes["recipe"] = default_config(config.source, "robust", "features").recipe
     epochs = config.epochs or _epochs(changes["recipe"], len(samples.labels))
     changes["recipe"] = replace(changes["recipe"], epochs=epochs)
+    if config.loss is not None:
+        changes["loss"] = losses.get(config.loss).settings
     resume = (folder / CONFIG).exists()
     return plain.with_settings(**changes, resume=resume), reason
 
@@ -353,16 +359,16 @@ def _trajectories(folder: Path, frame: pd.DataFrame, labels: torch.Tensor, rows:
 
     if not (folder / trace.FILE).exists():
         return None
-    losses = trace.load(folder / trace.FILE).losses.numpy()
+    recorded = trace.load(folder / trace.FILE).losses.numpy()
     given, classes = labels.numpy(), int(labels.max()) + 1
-    means = np.full((len(losses), classes), np.nan, dtype=np.float32)
-    for epoch, row in enumerate(losses):
+    means = np.full((len(recorded), classes), np.nan, dtype=np.float32)
+    for epoch, row in enumerate(recorded):
         seen = ~np.isnan(row) & (given >= 0)
         count = np.bincount(given[seen], minlength=classes)
         total = np.bincount(given[seen], row[seen].astype(np.float64), minlength=classes)
         means[epoch, count > 0] = (total / np.maximum(count, 1))[count > 0]
     on_page = pandas.Index(frame["index"]).get_indexer(page.shown(frame, rows))
-    return page.Trajectories(losses[:, on_page], means)
+    return page.Trajectories(recorded[:, on_page], means)
 
 
 # -- what is written ---------------------------------------------------------------------------------------

@@ -71,8 +71,8 @@ def test_the_rankings_of_a_run_share_it(tmp_path: Path) -> None:
     cells = cells_of(EXPERIMENTS["label-issues"], PROTOCOLS["cpu"])
     some = [cell for cell in cells if cell.block == "digits" and cell.column == "sym_0.2"]
     jobs = plan.jobs(some, PROTOCOLS["cpu"], [0, 1], tmp_path)
-    assert len({cell.key for cell in some}) == 4
-    assert len(jobs) == 2 * 4 + 1  # the base that the paper's method is calibrated by runs once
+    assert len({cell.key for cell in some}) == 5
+    assert len(jobs) == 2 * 5 + 1  # the base that the paper's method is calibrated by runs once
     assert sum("5folds" in str(job.folder) for job in jobs) == 2
 
 
@@ -150,7 +150,7 @@ def test_only_probabilities_are_judged_as_such_and_only_who_flags_by_what_is_fla
     flagged = {row for row, mean in shown(runs, "flagged_recall", capsys).items() if mean}
     cleanlabs = {f"cleanlab, five folds: {name}" for name in CONFIDENT}
     # A full training holds nobody out: its label report ranks, and flags nobody.
-    assert flagged == {"Robust: score of the run", "Robust: label report"} | cleanlabs
+    assert flagged == {"Robust: score of the run", "Robust: label report", "Robust, ELR: label report"} | cleanlabs
     assert {row for row, mean in shown(runs, "estimated_rate_error", capsys).items() if mean} == flagged
 
 

@@ -109,6 +109,7 @@ _WAYS = (
         {"method": "robust", **_HALF},
         (*_OF_EVERY_TRAINING, "held-out loss", "score of the run", "label report"),
     ),
+    _Way(f"{title_of('robust')}, ELR", {"method": "robust", "loss": "elr-cifar10", **_HALF}, ("label report",)),
     _Way(
         "cleanlab, five folds",
         {"method": "full", "folds": 5},
