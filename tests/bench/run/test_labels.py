@@ -90,9 +90,14 @@ def test_decisions_on_what_a_holdout_leaves_change_just_that(tmp_path: Path) -> 
     before = data.load(configure(settings))
     given = before.labels.tolist()
     assert len(given) == 60
-    mark = decisions.fingerprint([str(i) for i in range(60)], [NAMES[label] for label in given])
+    assert before.places is not None
+    places = before.places.tolist()
+    mark = decisions.fingerprint(map(str, places), [NAMES[label] for label in given])
     new = (given[7] + 1) % 3
-    rows = [(7, 7, NAMES[given[7]], "relabel", NAMES[new], mark), (50, 50, NAMES[given[50]], "drop", "", mark)]
+    rows = [
+        (places[7], places[7], NAMES[given[7]], "relabel", NAMES[new], mark),
+        (places[50], places[50], NAMES[given[50]], "drop", "", mark),
+    ]
     with open(tmp_path / "decisions.csv", "w", newline="") as file:
         csv.writer(file).writerows([decisions.COLUMNS, *rows])
     after = data.load(configure(settings | {"labels": str(tmp_path / "decisions.csv")}))
