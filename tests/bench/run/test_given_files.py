@@ -296,7 +296,8 @@ def test_indices_are_places_in_the_data_and_those_of_samples_held_out_are_left_o
     part = subset(samples, torch.arange(0, N, 2))
     with pytest.warns(UserWarning, match="10 of 20 indices are of no training sample, the first is 5, expected places"):
         found = reference(tmp_path / "trusted.npy", part, tmp_path)
-    assert [int(part.places[i]) for i in found] == list(range(6, 25, 2))  # type: ignore[index]
+    assert part.places is not None
+    assert part.places[found].tolist() == list(range(6, 25, 2))
 
 
 def test_indices_that_go_on_after_the_last_of_their_shape_are_refused(
