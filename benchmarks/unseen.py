@@ -4,8 +4,8 @@
     python benchmarks/unseen.py --seeds 3 --workers 2    # three quarters of an hour on two cores
 
 A head is trained on features of EfficientNet-Lite0 (MNIST, 50 epochs; needs the extra `pretrained`) or on the 18 given
-numbers (patches, 100 epochs). A fifth of the samples is for the test, with right labels. All settings but the epochs are
-the defaults of `alignprune train`. The noisy hold-out takes a tenth of the training samples.
+numbers (patches, 100 epochs). A fifth of the samples is for the test, with right labels. All settings but the
+epochs are the defaults of `alignprune train`. The noisy hold-out takes a tenth of the training samples.
 
 Prints, over the seeds: accuracy on the test set in the last epoch and in the best one, and of the label reports the
 estimated noise rate and how many of the issues are wrong, and how many of the wrong labels are among them.

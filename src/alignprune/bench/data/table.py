@@ -156,7 +156,7 @@ def table(
         input_shape=shape,
         class_names=classes,
         ids=_ids(frame, roles, files, train, place),
-        places=torch.from_numpy(train),
+        places=None if roles.split is None else torch.from_numpy(train),
     )
 
 
