@@ -128,6 +128,23 @@ def test_what_is_met_brings_nobody_back_whose_label_is_improbable() -> None:
     assert set(range(240)) <= set(before)
 
 
+@pytest.mark.parametrize("memorisation, hardly", [(NAN, False), (0.016, True), (0.039, True), (0.041, False)])
+def test_a_network_that_hardly_memorises_misses_only_doubtful_labels_and_those_not_looked_at(
+    memorisation: float, hardly: bool
+) -> None:
+    score, ledger, labels = scores_of(600), met_while_held_out(9.0, 0, suspects=220), labels_of(600, 4, 0)
+    ledger.memorisation = memorisation
+    score[:240] = score[:240].sort(descending=True).values  # the wrong ones first
+    ledger.held_out[120:220] = 0.5  # probable labels, of which the network meets a few
+    ledger.agreement[175:220] = 1.0
+    chosen = select(Robust(ramp=1, prune_ratio=0.0), score, ledger=ledger, labels=labels)
+    never_looked_at = set(range(220, 240))
+    assert set(suspects_of(chosen)) - never_looked_at == set(range(120))
+    left_out, doubtless = set(left_out_of(chosen)), set(range(140, 175))  # a slice away from the wrong ones
+    assert set(range(120)) | never_looked_at <= left_out
+    assert left_out & doubtless == (set() if hardly else doubtless)
+
+
 def test_nobody_is_readmitted_where_the_rate_is_known_or_few_were_looked_at() -> None:
     n = 400
     score, ledger, labels = scores_of(n), looked_at(n, 0), labels_of(n, 4, 0)

@@ -32,6 +32,7 @@ _Mask = NDArray[np.bool_]
 # A class may lose this many times the share of all: a rare one is hard, and would be left out as a whole.
 _CLASS_LIMIT = 2.0
 _EASIEST = 0.9  # largest share of the easy samples that is thinned out
+_DOUBTFUL = 0.25  # probability to be wrong above which a label is left out by a network that hardly memorises
 _JITTER = 1.7  # epochs by which chance may overtake the order of age
 
 
@@ -61,7 +62,7 @@ class Robust(Policy):
     labels are known they tell hard from wrong: a suspect found as probable as a right label should be, by Bayes' rule
     and the odds that explain all of them best, is re-admitted, unless the network, where it meets few of the suspects'
     labels at all, does not meet this one either (`Pruner.reduce`, ``predictions``); and no class loses more than twice
-    the share of all.
+    the share of all. Where the network hardly memorises, hard samples are not left out beside the wrong ones.
     Without labels a suspect comes back only by a falling score. A few wrong labels in the tail of the hard samples are
     looked for among the most suspicious (`alignprune.policies.probe`). The other samples take turns, those first that
     were not seen for longest, and never do all come back for an annealing. The recorded losses have to be plain
@@ -198,13 +199,18 @@ class Robust(Policy):
         many = pool.count(left_out)
         if rule is None or 2 * rule.judged * ranking.scale < many:  # too few were looked at to judge them all
             return _Flagged(out, suspects, unknown, noise_rate)
-        # Some hard samples are left out beside the wrong ones, and a network does as well without them; but a label
-        # that is probably right is no suspect.
+        # A label that is probably right is no suspect.
         suspects, p_by_rank = np.zeros_like(out), rule.p_wrong(by_rank)
         weight = posterior.weight_of_predictions(p_by_rank, met_by_rank)
         p_wrong = rule.p_wrong(odds[left_out], ranking.places(left_out))
-        suspects[left_out] = posterior.contradicted(p_wrong, agreement[left_out], weight) > 0.5
+        p_wrong = posterior.contradicted(p_wrong, agreement[left_out], weight)
+        suspects[left_out] = p_wrong > 0.5
         noise_rate = float(posterior.contradicted(p_by_rank, met_by_rank, weight).mean())
+        if ledger.memorisation <= onset.MEMORISING:
+            # Some hard samples are left out beside the wrong ones. A network that hardly memorises misses them more
+            # than it suffers from a wrong label.
+            unknown |= out & np.isnan(odds)
+            out[left_out] = unknown[left_out] | (p_wrong > _DOUBTFUL)
         return _Flagged(out, suspects, unknown, noise_rate)
 
     def _share(
