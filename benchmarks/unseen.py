@@ -50,6 +50,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "noisy hold-out": {"method": "full", "stop_on_holdout": 0.1},
     "robust": {"method": "robust"},
     "robust, ELR": {"method": "robust", "loss": "elr-cifar10"},
+    "robust, half to be met": {"method": "robust", "policy.least_agreement": 0.5},
     "oracle": {"method": "full", "oracle": True},
 }
 DATA: dict[str, dict[str, Any]] = {

@@ -18,6 +18,7 @@ from alignprune.selection import Onset
 
 NAN = math.nan
 EPOCHS = 16
+RAMP = 1
 
 
 def evidence(epoch: int) -> Evidence:
@@ -45,7 +46,7 @@ def test_clear_groups_are_one_sign_and_memorisation_or_a_quarter_of_the_epochs_t
     epoch: int, memorisation: float, distance: float, seed: int
 ) -> None:
     known = np.random.default_rng(seed).permutation(two_groups(distance))
-    found = onset.sensed(evidence(epoch), known, memorisation)
+    found = onset.sensed(evidence(epoch), known, memorisation, RAMP)
     if not memorisation < 0.015 and (memorisation > 0.04 or epoch >= EPOCHS / 4):
         assert found is not None
         assert found.epoch == epoch - 1  # the epoch that ended last
@@ -57,8 +58,9 @@ def test_clear_groups_are_one_sign_and_memorisation_or_a_quarter_of_the_epochs_t
 @pytest.mark.parametrize("epoch", range(1, EPOCHS + 1))
 @pytest.mark.parametrize("separation", [0.5, 0.99, 1.01, 1.5, 1.99, 2.01, 5.0])
 @pytest.mark.parametrize("memorisation", [NAN, -0.2, 0.014, 0.016, 0.039, 0.041, 0.099, 0.101])
-def test_the_onset_comes_with_strong_memorisation_or_two_of_three_signs(
-    epoch: int, separation: float, memorisation: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ramp", [1, 2, 3])
+def test_the_onset_comes_with_strong_memorisation_or_two_of_three_signs_or_late_with_less(
+    epoch: int, separation: float, memorisation: float, ramp: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = onset.mixture.Mixture((0.0, separation), (1.0, 1.0), 0.3)
     monkeypatch.setattr(onset.mixture, "fit", lambda values: found)  # how it is fitted has tests of its own
@@ -67,14 +69,15 @@ def test_the_onset_comes_with_strong_memorisation_or_two_of_three_signs(
         "memorises and clear": memorisation > 0.04 and separation >= 2,
         "settled and clear": epoch >= 4 and separation >= 2 and not memorisation < 0.015,
         "settled, memorises and apart": epoch >= 4 and memorisation > 0.04 and separation >= 1,
+        "late": 8 <= epoch <= 16 - 3 * ramp and memorisation >= 0.015 and separation >= 1,
     }
     expected = Onset(epoch - 1, found.separation) if any(begins.values()) else None
-    assert onset.sensed(evidence(epoch), np.linspace(0, 1, 50), memorisation) == expected
+    assert onset.sensed(evidence(epoch), np.linspace(0, 1, 50), memorisation, ramp) == expected
 
 
 def test_a_network_that_learns_nothing_by_heart_has_no_onset_however_far_two_groups_are_apart() -> None:
     for epoch in range(1, EPOCHS + 1):
-        assert onset.sensed(evidence(epoch), two_groups(8), 0.01) is None
+        assert onset.sensed(evidence(epoch), two_groups(8), 0.01, RAMP) is None
 
 
 def test_whether_a_network_memorises_is_known_once_it_was_measured() -> None:
@@ -83,21 +86,21 @@ def test_whether_a_network_memorises_is_known_once_it_was_measured() -> None:
 
 
 def test_there_is_no_onset_before_the_first_epoch_or_without_a_score() -> None:
-    assert onset.sensed(evidence(0), two_groups(8), 2.0) is None
+    assert onset.sensed(evidence(0), two_groups(8), 2.0, RAMP) is None
     for epoch in range(1, EPOCHS + 1):
-        assert onset.sensed(evidence(epoch), np.empty(0), 2.0) is None
+        assert onset.sensed(evidence(epoch), np.empty(0), 2.0, RAMP) is None
 
 
 def test_a_few_samples_are_no_two_groups() -> None:
     apart = np.tile([1.0, 5.0], 20)
-    assert onset.sensed(evidence(8), apart[:39], NAN) is None
-    assert onset.sensed(evidence(8), apart, NAN) is not None
-    assert onset.sensed(evidence(8), apart[:39], 0.2) == Onset(7, None)  # strong memorisation needs none
+    assert onset.sensed(evidence(8), apart[:39], NAN, RAMP) is None
+    assert onset.sensed(evidence(8), apart, NAN, RAMP) is not None
+    assert onset.sensed(evidence(8), apart[:39], 0.2, RAMP) == Onset(7, None)  # strong memorisation needs none
 
 
 def test_equal_scores_are_no_two_groups() -> None:
-    assert onset.sensed(evidence(8), np.ones(100), 0.05) is None
-    assert onset.sensed(evidence(8), np.ones(100), 0.2) == Onset(7, None)
+    assert onset.sensed(evidence(8), np.ones(100), 0.05, RAMP) is None
+    assert onset.sensed(evidence(8), np.ones(100), 0.2, RAMP) == Onset(7, None)
 
 
 # How many.

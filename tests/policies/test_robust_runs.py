@@ -113,6 +113,30 @@ def test_where_little_is_memorised_groups_that_are_clearly_apart_are_told_after_
     assert WRONG[last.suspects].float().mean() > 0.95
 
 
+class Slow(Training):
+    """A training in which losses fall by being learned by heart alone, and those of right and wrong labels overlap."""
+
+    START = torch.where(WRONG, 5.0, 3.4) + torch.randn(N, generator=generator(12)).clamp(-3, 3)
+
+    def losses(self, index: Tensor) -> Tensor:
+        noise = 0.05 * torch.rand(N, generator=generator(100 + self.pruner.epoch))
+        return (self.START * torch.exp(-self.fit * self.times) + noise)[index]
+
+
+@pytest.mark.parametrize("epochs, began", [(24, None), (28, None), (30, 14), (48, 23)])
+def test_where_little_is_memorised_groups_that_are_apart_are_told_after_half_of_the_epochs_if_fifteen_are_left(
+    epochs: int, began: int | None
+) -> None:
+    training = Slow(epochs, fit=0.03, labels=torch.arange(N) % 10).run()
+    assert 0.015 < training.pruner.memory(Ledger).memorisation < 0.04
+    onset = onset_of(training)
+    assert (None if onset is None else onset.epoch) == began
+    assert onset is None or 1 <= (onset.separation or 0.0) < 2
+    assert [selection.suspects is None for selection in training.selections] == [
+        began is None or epoch <= began + 1 for epoch in range(epochs)
+    ]
+
+
 def test_where_nothing_is_memorised_nobody_is_left_out_however_far_two_groups_are_apart() -> None:
     training = Training(16, fit=0.0, labels=torch.arange(N) % 10).run()
     assert abs(training.pruner.memory(Ledger).memorisation) < 0.015

@@ -26,6 +26,8 @@ APART, CLEAR = 1.0, 2.0
 """Ashman's D from which on two groups of samples are apart at all, and clearly apart."""
 
 _SETTLED = 0.25  # share of the epochs after which the scores have settled: the third sign of an onset
+_LATE = 0.5  # share of the epochs after which groups that are apart are enough, where anything is learned by heart
+_RAMPS_LEFT = 3  # as long as so many are left: one to hold the suspects out, two to look at them
 _FEWEST = 40  # scores, below which no two groups are looked for
 
 # Groups that were not apart at the onset say nothing: half of the labels are then taken for wrong, until the losses of
@@ -54,27 +56,32 @@ def learns_by_heart(memorisation: float) -> bool | None:
     return None if math.isnan(memorisation) else memorisation >= HARDLY
 
 
-def sensed(evidence: Evidence, known: NDArray[Any], memorisation: float) -> Onset | None:
+def sensed(evidence: Evidence, known: NDArray[Any], memorisation: float, ramp: int) -> Onset | None:
     """Whether the epoch that ended last is the onset.
 
     It is when the network memorises strongly; when it memorises and the samples fall into two groups that are clearly
-    apart; and, after a quarter of the epochs, when they are clearly apart, or are apart and the network memorises. A
-    network that is known to learn nothing by heart has no onset.
+    apart; and, after a quarter of the epochs, when they are clearly apart, or are apart and the network memorises.
+    After half of them, while three ramps are left, it is when they are apart and the network learns anything by heart
+    at all. A network that is known to learn nothing by heart has no onset.
 
     Args:
         evidence: of the coming epoch.
         known: float [n], the suspicions that there are.
         memorisation: `Ledger.memorisation`, NaN = unknown.
+        ramp: epochs over which the suspects grow to their full number.
     """
-    if evidence.epoch == 0 or not len(known) or learns_by_heart(memorisation) is False:
+    learns = learns_by_heart(memorisation)
+    if evidence.epoch == 0 or not len(known) or learns is False:
         return None
     memorises, settled = memorisation > MEMORISING, evidence.epoch >= _SETTLED * evidence.epochs
     if not memorises and not settled:
         return None
     fitted = mixture.fit(known) if len(known) >= _FEWEST else None
     separation = 0.0 if fitted is None else fitted.separation
-    clear = separation >= CLEAR
-    if memorisation > STRONGLY or (memorises and clear) or (settled and (clear or (memorises and separation >= APART))):
+    clear, apart = separation >= CLEAR, separation >= APART
+    late = evidence.epoch >= _LATE * evidence.epochs and evidence.epochs - evidence.epoch >= _RAMPS_LEFT * ramp
+    two_signs = (memorises and clear) or (settled and (clear or (memorises and apart)))
+    if memorisation > STRONGLY or two_signs or (late and learns and apart):
         return Onset(evidence.epoch - 1, None if fitted is None else fitted.separation)
     return None
 
