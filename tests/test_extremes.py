@@ -1,6 +1,7 @@
 """Every method under the worst that losses, references, labels, sizes and settings can be: whole short trainings.
 
-After every epoch the selection is a valid one and the state goes through a file; what cannot be is refused in a line.
+After every epoch the selection is a valid one, in every one the state goes through a file; what cannot be is refused in
+a line.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def batches(sampler: Any, size: int) -> Iterator[Tensor]:
 def train(
     make: Callable[[], ap.Pruner], losses: Losses, reference: Callable[[int], float] = REFERENCES["falling"]
 ) -> ap.Pruner:
-    """A whole training; its state goes through a file in the middle and at the end of every epoch."""
+    """A whole training; its state goes through a file once an epoch, in the middle and at the end by turns."""
     pruner = make()
     check(pruner, announced=False)
 
@@ -131,13 +132,16 @@ def train(
         else:
             pruner.reduce(index, losses(pruner.epoch, index))
 
+    def reloaded() -> ap.Pruner:
+        again = make()
+        again.load_state_dict(through_a_file(pruner.state_dict()))
+        return again
+
     for epoch in range(pruner.epochs):
         for number, index in enumerate(batches(pruner.sampler, BATCH)):
             step(index)
-            if number == 0:
-                state = through_a_file(pruner.state_dict())
-                pruner = make()
-                pruner.load_state_dict(state)
+            if number == 0 and epoch % 2 == 0:
+                pruner = reloaded()
         for index in batches(pruner.pruned_sampler, BATCH) if pruner.score.needs_pruned else ():
             pruner.record(index, losses(epoch, index))
         with warnings.catch_warnings(record=True) as caught:
@@ -146,10 +150,9 @@ def train(
         said = [str(warning.message) for warning in caught]
         assert all("are not finite; they are kept out" in text or "selected none of" in text for text in said), said
         check(pruner, announced=epoch + 1 == pruner.epochs or any("selected none of" in text for text in said))
-        state = through_a_file(pruner.state_dict())
-        pruner = make()
-        pruner.load_state_dict(state)
-        check(pruner, announced=True)
+        if epoch % 2 == 1 or epoch + 1 == pruner.epochs:
+            pruner = reloaded()
+            check(pruner, announced=True)
     assert pruner.epoch == pruner.epochs
     return pruner
 

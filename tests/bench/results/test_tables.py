@@ -88,6 +88,11 @@ def test_one_seed_has_a_mean_and_no_interval_and_no_seed_nothing() -> None:
     assert statistics([]) == Statistics(0, None, None, None)
 
 
+def test_statistics_are_shown_with_half_of_the_interval_where_there_is_one() -> None:
+    assert f"{Statistics(3, 89.25, 86.5, 92.0):.1f}" == "89.2 ± 2.8"
+    assert [f"{statistics(values):.0f}" for values in ([71.5], [])] == ["72", "-"]
+
+
 def test_the_spread_is_the_sample_standard_deviation() -> None:
     values = [70.0, 71.0, 74.0]
     assert statistics(values, spread=True).value == pytest.approx(scipy.stats.tstd(values))

@@ -107,6 +107,13 @@ class Statistics:
     low: float | None = None
     high: float | None = None
 
+    def __format__(self, spec: str) -> str:
+        """The value ± half of the interval, both by the specification: "89.3 ± 2.8" by ".1f"; "-" without a value."""
+        if self.value is None:
+            return "-"
+        half = "" if self.low is None or self.high is None else f" ± {(self.high - self.low) / 2:{spec}}"
+        return f"{self.value:{spec}}{half}"
+
 
 def statistics(values: Sequence[float], *, spread: bool = False) -> Statistics:
     """The mean of a measurement over seeds, with the interval that Student's t gives it; or its standard deviation.
