@@ -136,6 +136,9 @@ def test_a_run_that_held_nobody_out_says_so_in_the_place_of_an_estimate(preset: 
     assert rate["low"] is not None
     assert not any("too few to be told" in warning for warning in found["warnings"])
     assert rate["reason"].startswith("too few samples were held out")
+    assert rate["reason"].endswith(
+        ": train with robust for 30 epochs or more, which holds samples out once a network memorises"
+    )
     both = of_run(run, accuracy=Accuracy(0.1, "test"))[1]["noise_rate"]
     assert both["estimate"] is None
     assert both["reason"].startswith(rate["reason"])

@@ -89,7 +89,7 @@ def _noise_rate(judged: Judgement, accuracy: Accuracy | None, decided: bool) -> 
         reasons.append(
             "too few samples were held out to judge by, so every loss is taken for one of a sample that was: where the "
             "network learned its labels by heart, wrong ones are missed, and p_wrong is too low; label_score ranks all "
-            "the same"
+            "the same: train with robust for 30 epochs or more, which holds samples out once a network memorises"
         )
     if decided:
         reasons.append(
