@@ -14,7 +14,7 @@ from alignprune.errors import TypeMistake, ValueMistake
 from alignprune.memory.contract import Memory
 from alignprune.recorder import FAULTS
 
-STATE_VERSION = 6
+STATE_VERSION = 7
 
 _NAMES = (
     *(

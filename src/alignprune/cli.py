@@ -437,6 +437,8 @@ def _export(words: list[str], as_json: bool) -> _Answer:
         return _Answer(value={"out": config.out, **asdict(done)})
     for folder, count in done.passed_over.items():
         print(f"{folder}: {count:,} runs are taken from a folder before it")
+    for folder, count in done.unarchived.items():
+        print(f"{folder}: complete runs without an archive, which are left out: {count:,}; sweep again")
     print(f"{done.runs:,} runs with {done.epochs:,} epochs, {done.size / 1e6:.1f} MB; written to {config.out}")
     return _Answer()
 

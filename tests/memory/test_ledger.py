@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alignprune.errors import ValueMistake
+from alignprune.errors import TypeMistake, ValueMistake
 from alignprune.memory import Ledger, LedgerSpec, Observed, Room
 from alignprune.selection import Onset, Selection
 
@@ -273,10 +273,10 @@ def losses_by(seed: int, t: int, parts: list[Tensor], gain: float, apart: float 
     return losses.masked_fill(~parts[t], NAN)
 
 
-def compared(losses: Tensor, parts: list[Tensor], t: int, prior: list[float]) -> float:
-    """Log ratio of the mean losses of samples that the epoch before did not train on, and of those that it did.
+def adjusted(losses: Tensor, parts: list[Tensor], t: int, prior: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Losses of the samples that the epoch before did not train on, and of those that it did, at equal prior losses.
 
-    Both means are those at equal prior losses: what a regression of the losses on these leaves.
+    That is what a regression of the losses on these leaves.
     """
     rows = [
         (loss, known, bool(parts[t - 1][i]))
@@ -285,11 +285,19 @@ def compared(losses: Tensor, parts: list[Tensor], t: int, prior: list[float]) ->
     ]
     slope = np.polyfit([known for _, known, _ in rows], [loss for loss, _, _ in rows], 1)[0]
     centre = math.fsum(known for _, known, _ in rows) / len(rows)
-    means = {}
-    for again in (False, True):
-        adjusted = [loss - slope * (known - centre) for loss, known, was in rows if was is again]
-        means[again] = math.fsum(adjusted) / len(adjusted)
-    return math.log(means[False] / means[True])
+    rest, again = ([loss - slope * (known - centre) for loss, known, w in rows if w is was] for was in (False, True))
+    return np.array(rest), np.array(again)
+
+
+def compared(losses: Tensor, parts: list[Tensor], t: int, prior: list[float]) -> float:
+    """Log ratio of the two mean losses."""
+    rested, again = adjusted(losses, parts, t, prior)
+    return math.log(rested.mean() / again.mean())
+
+
+def standard_error(losses: Tensor, parts: list[Tensor], t: int, prior: list[float]) -> float:
+    """Of `compared`: how much it would scatter with other samples of the same kind."""
+    return math.sqrt(sum(part.var() / len(part) / part.mean() ** 2 for part in adjusted(losses, parts, t, prior)))
 
 
 def test_memorisation_is_a_running_mean_of_the_log_ratio_of_the_two_parts() -> None:
@@ -345,7 +353,27 @@ def test_it_takes_uniform_epochs_and_enough_samples_to_measure_memorisation() ->
     assert after_three_epochs(gain=-0.6).memorisation == pytest.approx(-0.6, abs=0.05)
     for blind in (after_three_epochs(uniform=False), after_three_epochs(only=30)):
         assert math.isnan(blind.memorisation)
+        assert not blind.confirmed
         assert int(blind.exposures.sum()) == 0
+
+
+def test_a_first_measurement_is_confirmed_by_four_standard_errors_and_any_by_a_second() -> None:
+    parts, confirmed = halves(7, 4), []
+    for gain in np.linspace(-0.1, 0.1, 41):
+        ledger, slow = Ledger(N), Slow(N, 0.5)
+        for t in range(2):
+            losses = losses_by(7, t, parts, 0.0)
+            ledger.write(Observed(t, losses, selected(parts[t])))
+            slow.write(t, Epoch(losses.tolist(), parts[t].tolist()))
+        assert not ledger.confirmed
+        losses, prior = losses_by(7, 2, parts, gain), slow.mean_loss()
+        ledger.write(Observed(2, losses, selected(parts[2])))
+        confirmed.append(ledger.confirmed)
+        assert ledger.confirmed == (compared(losses, parts, 2, prior) > 4 * standard_error(losses, parts, 2, prior))
+        ledger.write(Observed(3, losses_by(7, 3, parts, gain), selected(parts[3])))
+        assert ledger.confirmed
+    assert confirmed == sorted(confirmed)  # from some gain on
+    assert 21 < confirmed.index(True) < 40  # which is above none
 
 
 def test_memorisation_is_measured_until_the_onset() -> None:
@@ -450,6 +478,24 @@ def test_the_state_of_a_ledger_of_another_size_is_refused_and_changes_nothing(si
         if isinstance(value, Tensor):
             torch.testing.assert_close(after[name], value, rtol=0, atol=0, equal_nan=True)
     ledger.check_state_dict(before)
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("memorisation", "0.1", "ledger.memorisation='0.1' .* expected a number"),
+        ("memorisation", math.inf, "ledger.memorisation=inf .* expected a number"),
+        ("was_uniform", 1, "ledger.was_uniform=1 .* True or False"),
+        ("confirmed", None, "ledger.confirmed=None .* True or False"),
+    ],
+)
+def test_a_state_with_a_value_that_is_none_of_a_ledger_is_refused(name: str, value: object, message: str) -> None:
+    ledger, state = Ledger(9), Ledger(9).state_dict()
+    with pytest.raises(TypeMistake, match=message):
+        ledger.check_state_dict(state | {name: value})
+    with pytest.raises(ValueMistake, match=f"lacks {name}"):
+        ledger.check_state_dict({key: other for key, other in state.items() if key != name})
+    ledger.check_state_dict(state)
 
 
 # -------------------------------------------------------------------------- asking for one

@@ -195,7 +195,7 @@ def test_a_network_that_memorises_brings_the_onset_early() -> None:
     score = scores_of(400)
     for memorisation, begins in ((NAN, False), (-0.5, False), (0.03, False), (0.05, True), (0.2, True)):
         ledger = ledger_of(400, since=None)
-        ledger.memorisation = memorisation
+        ledger.memorisation, ledger.confirmed = memorisation, True
         onset = select(Robust(), score, 3, ledger=ledger).onset
         assert (onset is not None) == begins
         assert onset is None or onset.epoch == 2

@@ -28,6 +28,7 @@ from alignprune.selection import Onset
 
 _FEWEST_COMPARED = 20  # samples in each of two parts of an epoch, below which their losses are not compared
 _SMOOTHING = 0.5  # weight of the newest number in a running one
+_ERRORS = 4  # standard errors above 0, from which on a first measurement is not taken for chance
 _TABLES = ("total", "weight", "exposures", "last_seen", "last_trained", "held_out", "agreement")
 
 
@@ -53,6 +54,7 @@ class Ledger(Memory):
         agreement: float32 [N], running mean over the same looks of whether the given class was predicted, 1, or another
             one, 0; NaN = none was predicted.
         memorisation: how much lower, in log, the losses of samples are that the epoch before trained on; NaN = unknown.
+        confirmed: whether it is known from more than one epoch, or from one that chance cannot explain.
         onset: from when on samples are flagged, as the selections said; None = not yet.
     """
 
@@ -74,6 +76,7 @@ class Ledger(Memory):
         self.held_out = torch.full((num_samples,), math.nan, dtype=torch.float32, device=device)
         self.agreement = self.held_out.clone()
         self.memorisation = math.nan
+        self.confirmed = False
         self.onset: Onset | None = None
         self._was_uniform = False
 
@@ -137,9 +140,11 @@ class Ledger(Memory):
         means = [max(total / count, 1e-6) for total, count in zip(sums, counts, strict=True)]
         newest = math.log(means[0] / means[1])
         if math.isnan(self.memorisation):
-            self.memorisation = newest
+            squares = _total(pool, *(float(rest.square() @ part.double()) for part in (~again, again)))
+            self.memorisation, self.confirmed = newest, newest > _ERRORS * _error(squares, means, counts)
         else:
             self.memorisation += _SMOOTHING * (newest - self.memorisation)
+            self.confirmed = True
 
     def mean_loss(self) -> Tensor:
         """Weighted mean of the centred losses, float32 [N], NaN where a sample was never seen."""
@@ -153,6 +158,7 @@ class Ledger(Memory):
         """Everything that later epochs depend on: tensors and plain values only."""
         return {
             "memorisation": self.memorisation,
+            "confirmed": self.confirmed,
             "onset": None if self.onset is None else self.onset.state,
             "was_uniform": self._was_uniform,
             **{name: getattr(self, name).cpu().clone() for name in _TABLES},
@@ -162,18 +168,22 @@ class Ledger(Memory):
         """Raise TypeMistake or ValueMistake for a state of a ledger of another size, and change nothing."""
         check_tensors("ledger", state, {name: getattr(self, name) for name in _TABLES})
         check_finite("ledger", state, ("total", "weight", "held_out", "agreement"))
-        check_names("ledger", state, ("memorisation", "onset", "was_uniform"))
+        check_names("ledger", state, ("memorisation", "confirmed", "onset", "was_uniform"))
         Onset.from_state(state["onset"])
-        memorisation, was_uniform = state["memorisation"], state["was_uniform"]
-        if not isinstance(memorisation, float) or math.isinf(memorisation) or not isinstance(was_uniform, bool):
+        if not isinstance(state["memorisation"], float) or math.isinf(state["memorisation"]):
             raise TypeMistake(
-                f"ledger.memorisation={described(memorisation)} and ledger.was_uniform={described(was_uniform)} do not "
-                f"fit, expected a number, and True or False: {DAMAGED}"
+                f"ledger.memorisation={described(state['memorisation'])} does not fit, expected a number: {DAMAGED}"
             )
+        for name in ("confirmed", "was_uniform"):
+            if not isinstance(state[name], bool):
+                raise TypeMistake(
+                    f"ledger.{name}={described(state[name])} does not fit, expected True or False: {DAMAGED}"
+                )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state of `state_dict`, bit for bit."""
-        self.memorisation, self._was_uniform = state["memorisation"], state["was_uniform"]
+        self.memorisation, self.confirmed = state["memorisation"], state["confirmed"]
+        self._was_uniform = state["was_uniform"]
         self.onset = Onset.from_state(state["onset"])
         for name in _TABLES:
             getattr(self, name).copy_(state[name])
@@ -183,6 +193,12 @@ def _total(pool: Pool, *numbers: float) -> list[float]:
     """The sums of the ranks' numbers."""
     summed: list[float] = pool.total(np.array(numbers, dtype=np.float64)).tolist()
     return summed
+
+
+def _error(squares: list[float], means: list[float], counts: list[float]) -> float:
+    """Standard error of the log ratio of two means, from the sums of the squares, by the delta method."""
+    parts = zip(squares, means, counts, strict=True)
+    return math.sqrt(sum(max(0.0, square / count / mean**2 - 1) / count for square, mean, count in parts))
 
 
 def _mean_of(losses: Tensor, trained: Tensor, count: int, pool: Pool) -> Tensor:

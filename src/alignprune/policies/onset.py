@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from alignprune.memory.ledger import Ledger
 from alignprune.policies import mixture
 from alignprune.policies.contract import Evidence
 from alignprune.policies.mixture import Mixture
@@ -56,20 +57,21 @@ def learns_by_heart(memorisation: float) -> bool | None:
     return None if math.isnan(memorisation) else memorisation >= HARDLY
 
 
-def sensed(evidence: Evidence, known: NDArray[Any], memorisation: float, ramp: int) -> Onset | None:
+def sensed(evidence: Evidence, known: NDArray[Any], ledger: Ledger, ramp: int) -> Onset | None:
     """Whether the epoch that ended last is the onset.
 
-    It is when the network memorises strongly; when it memorises and the samples fall into two groups that are clearly
-    apart; and, after a quarter of the epochs, when they are clearly apart, or are apart and the network memorises.
-    After half of them, while three ramps are left, it is when they are apart and the network learns anything by heart
-    at all. A network that is known to learn nothing by heart has no onset.
+    It is when the network memorises strongly, and that is confirmed; when it memorises and the samples fall into two
+    groups that are clearly apart; and, after a quarter of the epochs, when they are clearly apart, or are apart and the
+    network memorises. After half of them, while three ramps are left, it is when they are apart and the network learns
+    anything by heart at all. A network that is known to learn nothing by heart has no onset.
 
     Args:
         evidence: of the coming epoch.
         known: float [n], the suspicions that there are.
-        memorisation: `Ledger.memorisation`, NaN = unknown.
+        ledger: of the run so far.
         ramp: epochs over which the suspects grow to their full number.
     """
+    memorisation = ledger.memorisation
     learns = learns_by_heart(memorisation)
     if evidence.epoch == 0 or not len(known) or learns is False:
         return None
@@ -81,7 +83,8 @@ def sensed(evidence: Evidence, known: NDArray[Any], memorisation: float, ramp: i
     clear, apart = separation >= CLEAR, separation >= APART
     late = evidence.epoch >= _LATE * evidence.epochs and evidence.epochs - evidence.epoch >= _RAMPS_LEFT * ramp
     two_signs = (memorises and clear) or (settled and (clear or (memorises and apart)))
-    if memorisation > STRONGLY or two_signs or (late and learns and apart):
+    strongly = memorisation > STRONGLY and ledger.confirmed
+    if strongly or two_signs or (late and learns and apart):
         return Onset(evidence.epoch - 1, None if fitted is None else fitted.separation)
     return None
 

@@ -124,7 +124,7 @@ class Robust(Policy):
         if began is None:
             # The epoch after the onset is uniform still: the ledger then has two epochs in a row to compare.
             (panel,) = evidence.pool.panel(suspicion)
-            began = onset.sensed(evidence, panel[~np.isnan(panel)], ledger.memorisation, self.ramp)
+            began = onset.sensed(evidence, panel[~np.isnan(panel)], ledger, self.ramp)
             chosen = _longest_unseen(evidence, "others", np.arange(size), age, budget)
             memorises = onset.learns_by_heart(ledger.memorisation)
             return Selection(torch.from_numpy(chosen), None, size, uniform=True, onset=began, memorises=memorises)

@@ -34,7 +34,7 @@ def runs(tmp_path: Path) -> Path:
 
 def test_an_export_holds_what_the_folders_hold(runs: Path, tmp_path: Path) -> None:
     done = export([runs], tmp_path / "out")
-    assert (done.runs, done.epochs, done.passed_over) == (3, 4, {})
+    assert (done.runs, done.epochs, done.passed_over, done.unarchived) == (3, 4, {}, {})
     assert done.size == sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
     for view in VIEWS:
         assert rows(tmp_path / "out", view) == rows(runs, view)
@@ -85,6 +85,17 @@ def test_of_several_folders_the_first_counts_and_it_is_said(runs: Path, tmp_path
     assert (done.runs, done.epochs) == (4, 1 + 2 + 2)
     found = Store(tmp_path / "out").values(["aaa"], ["accuracy"], "cpu")
     assert found == {("aaa", "accuracy"): {0: 0.875, 1: 0.625}}
+
+
+def test_a_complete_run_that_is_not_archived_is_left_out_and_that_is_said(runs: Path, tmp_path: Path) -> None:
+    (runs / "short/cifar100n-infobatch-bbb/seed0/run.parquet").unlink()
+    (runs / "cpu/cifar100n-infobatch-aaa/seed1/run.parquet").unlink()
+    (runs / "cpu/cifar100n-infobatch-aaa/seed1/result.json").unlink()  # it has not ended
+    done = export([runs], tmp_path / "out")
+    assert (done.runs, done.unarchived) == (1, {str(runs): 1})
+    (runs / "cpu/cifar100n-infobatch-aaa/seed0/run.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match="has 2 complete runs, none of them archived, .*: sweep again"):
+        export([runs], tmp_path / "other")
 
 
 def test_runs_of_an_export_are_not_lost(runs: Path, tmp_path: Path) -> None:

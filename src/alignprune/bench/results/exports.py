@@ -34,12 +34,14 @@ class Export:
         runs: number of runs in it.
         epochs: number of epochs.
         passed_over: of runs that several have, how many were passed over, by folder.
+        unarchived: complete runs that are left out, since nobody has archived them, by folder.
         size: of the files in bytes.
     """
 
     runs: int
     epochs: int
     passed_over: dict[str, int]
+    unarchived: dict[str, int]
     size: int
 
 
@@ -64,6 +66,7 @@ def export(folders: Sequence[Path], out: Path) -> Export:
     seen: set[str] = set()
     parts: dict[str, list[pa.Table]] = {view: [] for view in SCHEMAS}
     passed_over = {}
+    unarchived = {str(folder): len(ended) for folder in folders if (ended := Store(folder).unarchived())}
     for folder in folders:
         tables = {view: Store(folder).table(view) for view in SCHEMAS}
         there = set(homes(tables["runs"]))
@@ -73,8 +76,11 @@ def export(folders: Sequence[Path], out: Path) -> Export:
             parts[view].append(table.filter(pa.array([home not in seen for home in homes(table)], pa.bool_())))
         seen |= there
     if not seen:
+        many = sum(unarchived.values())
+        found = f"{many} complete runs, none of them archived" if many else "no complete run"
         raise MissingFile(
-            f"runs={[str(folder) for folder in folders]} has no complete run, expected one at least: sweep first"
+            f"runs={[str(folder) for folder in folders]} has {found}, expected one at least: "
+            f"{'sweep again, which archives them' if many else 'sweep first'}"
         )
     _refuse_loss(out, seen)
     whole = {view: _whole(view, tables) for view, tables in parts.items()}
@@ -83,7 +89,7 @@ def export(folders: Sequence[Path], out: Path) -> Export:
     for view, table in whole.items():
         write_sealed(out / EXPORTED[view], EXPORT_KIND, partial(_write, table, mark))
     size = sum((out / name).stat().st_size for name in EXPORTED.values())
-    return Export(len(seen), whole["epochs"].num_rows, passed_over, size)
+    return Export(len(seen), whole["epochs"].num_rows, passed_over, unarchived, size)
 
 
 def _refuse_loss(out: Path, taken: set[str]) -> None:

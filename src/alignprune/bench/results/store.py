@@ -185,6 +185,11 @@ class Store:
             return set()
         return set(homes(pq.read_table(self.root / EXPORTED["runs"], columns=list(_IDENTITY))))
 
+    def unarchived(self) -> list[Path]:
+        """The folders of complete runs that `archive` has not been to: nothing else here sees them."""
+        folders = [file.parent for file in sorted(self.root.glob(f"*/*/*/{JOB}"))]
+        return [folder for folder in folders if (folder / RESULT).exists() and not (folder / RUN).exists()]
+
     def table(self, view: str) -> pa.Table:
         """A whole view in its own types, in no order, without the column ``folder``.
 
