@@ -9,8 +9,8 @@
 - patches: 2,310 patches of outdoor images, 7 classes, by 18 numbers, 100 epochs.
 
 A head is trained on these. A fifth of the samples is for the test, with right labels. All settings but the epochs are
-the defaults of `alignprune train`. The noisy hold-out takes a tenth of the training samples. Nothing was chosen by the
-soil; what was by the others, `docs/how-it-was-chosen.md` says.
+the defaults of `alignprune train`. The noisy hold-out takes a tenth of the training samples. What was chosen by these
+data, `docs/how-it-was-chosen.md` says.
 
 Prints, over the seeds: accuracy on the test set in the last epoch and in the best one, and of the label reports the
 estimated noise rate and how many of the issues are wrong, and how many of the wrong labels are among them.

@@ -32,6 +32,7 @@ from alignprune.bench.data.embedding import (
     choose_embedder,
     embedded,
     fit,
+    vectors,
 )
 from alignprune.bench.data.embedding import load as load_embedder
 from alignprune.bench.data.news import FILE, news
@@ -445,8 +446,8 @@ def test_vectors_are_computed_once_and_again_when_weights_size_or_images_change(
     assert not computed(embedder, ImageFiles(files.files, torch.ones(4), torch.nn.Identity()))
     assert computed(TimmEmbedder(MODEL, weights, 96), files)
     assert computed(TimmEmbedder(MODEL, write_weights(tmp_path / "other.pth", 1), 64), files)
-    assert computed(embedder, Subset(files, [0, 1]))
-    assert computed(embedder, Subset(files, [1, 0]))
+    assert computed(embedder, Subset(files, [1]))
+    assert computed(embedder, Subset(files, [0]))
     (tmp_path / "files" / "2.png").write_bytes((tmp_path / "files" / "1.png").read_bytes())
     assert computed(embedder, files)
     images = pixels(4)
@@ -454,6 +455,28 @@ def test_vectors_are_computed_once_and_again_when_weights_size_or_images_change(
     assert not computed(embedder, TensorData(images.clone(), torch.ones(4)))
     images[0, 0, 0, 0] += 1
     assert computed(embedder, TensorData(images, torch.zeros(4)))
+
+
+def test_a_part_of_at_least_half_is_read_from_the_vectors_of_the_whole(
+    weights: Path, tmp_path: Path, cache: Path
+) -> None:
+    files, embedder = as_files(pixels(5), tmp_path / "files"), TimmEmbedder(MODEL, weights, 64)
+    without_two = Subset(files, [4, 1, 2])  # as in a run without the samples that people dropped
+    watch = Watch()
+    scale = fit(embedder, without_two, watch)
+    assert watch.reports[-1] == (5, 5)
+    whole = embedder.embed(files)
+    assert np.allclose(scale.mean, whole[[4, 1, 2]].mean(0), atol=1e-6)
+    watch = Watch()
+    for part, places in (
+        (Subset(files, range(5)), [0, 1, 2, 3, 4]),
+        (Subset(without_two, [2, 0, 1]), [2, 4, 1]),
+        (files, [0, 1, 2, 3, 4]),
+    ):
+        assert torch.equal(vectors(embedder, part, watch), whole[places])
+    assert not watch.reports
+    assert torch.allclose(vectors(embedder, Subset(without_two, [1, 0]), watch), whole[[1, 4]], atol=1e-5)
+    assert watch.reports[-1] == (2, 2)  # less than half: nobody waits for the rest
 
 
 def test_a_damaged_cache_is_noticed_and_made_anew(weights: Path, cache: Path) -> None:

@@ -21,9 +21,11 @@ class Embedder(Protocol):
 
     Attributes:
         kind: what to call it in a record.
+        learned: whether it has learned from the samples of one run, so that no other run has use for its vectors.
     """
 
     kind: ClassVar[str]
+    learned: ClassVar[bool]
 
     def embed(self, samples: Samples, progress: Progress | None = None) -> Tensor:
         """The vectors of N samples, float32 [N, D], on the CPU."""

@@ -52,6 +52,7 @@ class TimmEmbedder:
     checksum: str | None = None
 
     kind: ClassVar[str] = "timm"
+    learned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         integer("image_size", self.image_size, at_least=STEP, remedy="96 is enough for small images, 224 for photos")

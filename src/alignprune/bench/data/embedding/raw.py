@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
@@ -154,6 +155,18 @@ def fingerprint(samples: Samples) -> str:
     else:
         digest.update(_table_fingerprint(stored).encode())
     return f"{kind} {len(stored)} {digest.hexdigest()}"  # type: ignore[arg-type]
+
+
+def places_in(samples: Samples) -> tuple[Samples, NDArray[np.int64]]:
+    """The view that a part was taken of, and the places of its samples there, int64 [n].
+
+    Args:
+        samples: a view of a data set, or a `Subset` of one, or one of that.
+    """
+    if not isinstance(samples, Subset):
+        return samples, np.arange(len(samples))  # type: ignore[arg-type]
+    base, places = places_in(samples.dataset)
+    return base, places[np.asarray(samples.indices, dtype=np.int64)]
 
 
 def _base(samples: Samples) -> Samples:

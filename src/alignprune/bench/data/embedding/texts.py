@@ -62,6 +62,7 @@ class SentenceEmbedder:
     checksum: str | None = None
 
     kind: ClassVar[str] = "sentences"
+    learned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         integer("max_tokens", self.max_tokens, at_least=2, remedy="128 reads about 90 words")
@@ -250,6 +251,7 @@ class TfidfEmbedder:
     directions: NDArray[np.float32]
 
     kind: ClassVar[str] = "tfidf"
+    learned: ClassVar[bool] = True
 
     @classmethod
     def from_arrays(cls, stored: Mapping[str, NDArray[Any]]) -> TfidfEmbedder:
