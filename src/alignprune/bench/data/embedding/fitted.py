@@ -21,7 +21,7 @@ from alignprune._files import Kind, read_arrays
 from alignprune.bench.data.cache import Arrays, cached
 from alignprune.bench.data.embedding.contract import Embedder, Progress
 from alignprune.bench.data.embedding.images import TimmEmbedder
-from alignprune.bench.data.embedding.raw import fingerprint, places_in
+from alignprune.bench.data.embedding.raw import fingerprint, places_in, size_of
 from alignprune.bench.data.embedding.texts import SentenceEmbedder, Tfidf, TfidfEmbedder
 from alignprune.bench.data.views import Samples
 from alignprune.bench.files import read_record, save_arrays, write_record
@@ -121,7 +121,7 @@ def vectors(embedder: Embedder, samples: Samples, progress: Progress | None = No
         ValueError: if a value is not finite.
     """
     whole, places = places_in(samples)
-    if whole is not samples and not embedder.learned and 2 * len(places) >= len(whole):  # type: ignore[arg-type]
+    if whole is not samples and not embedder.learned and 2 * len(places) >= size_of(whole):
         return vectors(embedder, whole, progress)[torch.from_numpy(places)]
     depends_on = {"embedder": embedder.key(), "samples": fingerprint(samples)}
     stored = cached("embedding", depends_on, lambda: {"vectors": _finite(embedder.embed(samples, progress)).numpy()})

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from alignprune._checks import integer
 from alignprune.bench.data.cache import file_digest
 from alignprune.bench.data.embedding.contract import Progress
-from alignprune.bench.data.embedding.raw import images_of
+from alignprune.bench.data.embedding.raw import images_of, size_of
 from alignprune.bench.data.packaged import PACKAGED, load_packaged, packaged_weights
 from alignprune.bench.data.views import Samples, TensorData
 from alignprune.bench.reading import weights_in
@@ -121,7 +121,7 @@ class TimmEmbedder:
             _Squares(stored, self.image_size), _BATCH, num_workers=_workers(samples)
         )
         parts: list[Tensor] = []
-        done, total = 0, len(stored)  # type: ignore[arg-type]
+        done, total = 0, size_of(stored)
         for batch in loader:
             # Batch normalisation and ReLU6 of frozen weights lose nothing that a head would notice in 16 bits.
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -166,7 +166,7 @@ def fitting_size(samples: Samples, model: str = PACKAGED) -> int:
     if fixed is not None:
         return fixed
     stored = images_of(samples)
-    count = len(stored)  # type: ignore[arg-type]
+    count = size_of(stored)
     looked_at = range(0, count, math.ceil(count / _LOOKED_AT))
     sides = sorted(min(_size(stored[i][0])) for i in looked_at)
     return min(max(sides[len(sides) // 2] // STEP * STEP, SMALLEST), LARGEST)
@@ -203,7 +203,7 @@ def _workers(samples: Samples) -> int:
     while isinstance(base, Subset):
         base = base.dataset
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    few = len(samples) <= _BATCH  # type: ignore[arg-type]
+    few = size_of(samples) <= _BATCH
     return 0 if few or isinstance(base, TensorData) else min(available, _WORKERS)
 
 

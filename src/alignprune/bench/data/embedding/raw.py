@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Sequence, Sized
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -154,7 +154,12 @@ def fingerprint(samples: Samples) -> str:
             digest.update(f"{name!r} {state.st_size} {state.st_mtime_ns}".encode(errors="surrogatepass"))
     else:
         digest.update(_table_fingerprint(stored).encode())
-    return f"{kind} {len(stored)} {digest.hexdigest()}"  # type: ignore[arg-type]
+    return f"{kind} {size_of(stored)} {digest.hexdigest()}"
+
+
+def size_of(samples: Samples) -> int:
+    """The number of samples, which every view here has; torch's type of a data set does not promise one."""
+    return len(cast(Sized, samples))
 
 
 def places_in(samples: Samples) -> tuple[Samples, NDArray[np.int64]]:
@@ -164,7 +169,7 @@ def places_in(samples: Samples) -> tuple[Samples, NDArray[np.int64]]:
         samples: a view of a data set, or a `Subset` of one, or one of that.
     """
     if not isinstance(samples, Subset):
-        return samples, np.arange(len(samples))  # type: ignore[arg-type]
+        return samples, np.arange(size_of(samples))
     base, places = places_in(samples.dataset)
     return base, places[np.asarray(samples.indices, dtype=np.int64)]
 
