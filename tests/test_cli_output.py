@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from alignprune.bench.data import DATASETS
 from alignprune.bench.grid import experiments
 from alignprune.bench.run.folder import read_result
 from alignprune.cli import main
+
+PATIENCE = 120  # seconds that a bar may take to be drawn; reached only when none is
 
 TRAIN = ["train", "digits", "--method", "robust", "--device", "cpu", "--epochs"]
 
@@ -197,16 +199,20 @@ def test_on_a_terminal_there_are_bars(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_on_a_terminal_there_is_a_bar_for_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from alignprune.bench.data.embedding import TfidfEmbedder
 
-    embed = TfidfEmbedder.embed
+    embed, drawn = TfidfEmbedder.embed, threading.Event()
 
     def slow(self: Any, samples: Any, progress: Any = None) -> Any:
         progress(3, 30)
-        time.sleep(0.3)  # the bars are drawn ten times a second
+        assert drawn.wait(PATIENCE), "the bar is not drawn"
         return embed(self, samples, progress)
+
+    def watch(text: bytes) -> None:
+        if b"3/30" in text:
+            drawn.set()
 
     monkeypatch.setattr(TfidfEmbedder, "embed", slow)
     monkeypatch.setenv("ALIGNPRUNE_CACHE", str(tmp_path / "cache"))
-    code, text = on_a_terminal(texts(tmp_path), monkeypatch)
+    code, text = on_a_terminal(texts(tmp_path), monkeypatch, watch)
     assert code == 0
     assert b"word counts, weighted by rarity" in text
     assert b"3/30" in text
@@ -253,8 +259,10 @@ def test_in_a_table_a_name_is_shown_as_it_is(name: str) -> None:
     assert shown.getvalue().count(name) == 4
 
 
-def on_a_terminal(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, bytes]:
-    """The exit code of a command, and all that it shows on a terminal."""
+def on_a_terminal(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, watch: Callable[[bytes], None] = lambda text: None
+) -> tuple[int, bytes]:
+    """The exit code of a command, and all that it shows on a terminal; what it has shown so far goes to `watch`."""
     import pty
 
     reader, writer = pty.openpty()
@@ -264,6 +272,7 @@ def on_a_terminal(words: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[in
         with contextlib.suppress(OSError):  # how Linux says that the other end is closed
             while part := os.read(reader, 65536):
                 shown.append(part)
+                watch(b"".join(shown))
 
     watching = threading.Thread(target=read)
     watching.start()

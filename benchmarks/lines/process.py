@@ -61,10 +61,11 @@ class AnonymousPeak:
 
     Attributes:
         bytes: the most that was held inside of the block, less what was held before it.
+        looks: how often it has looked; what is let go between two looks is not seen.
     """
 
     def __enter__(self) -> AnonymousPeak:
-        self._before, self.bytes, self._ended = held("RssAnon"), 0, threading.Event()
+        self._before, self.bytes, self.looks, self._ended = held("RssAnon"), 0, 0, threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
         return self
@@ -72,6 +73,7 @@ class AnonymousPeak:
     def _look(self) -> None:
         while not self._ended.wait(_EVERY):
             self.bytes = max(self.bytes, held("RssAnon") - self._before)
+            self.looks += 1
 
     def __exit__(self, *error: object) -> None:
         self._ended.set()
