@@ -50,7 +50,7 @@ _LIBRARIES_OF_EXTRAS = {
     "datasets",
     "duckdb",
     "filelock",
-    "lightning",
+    "lightning_fabric",
     "matplotlib",
     "PIL",
     "pyarrow",

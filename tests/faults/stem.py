@@ -23,7 +23,7 @@ from faults import points
 
 _IMPORTS = (
     "altair",
-    "lightning.fabric.plugins",
+    "lightning_fabric.plugins",
     "pandas",
     "pyarrow.parquet",
     "safetensors.torch",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import nn
 
 from alignprune import Pruner

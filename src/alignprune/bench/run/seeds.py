@@ -14,7 +14,7 @@ from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from alignprune.bench.models import MODELS
