@@ -14,7 +14,7 @@ import alignprune.bench
 HEAVY = (
     "datasets",
     "duckdb",
-    "lightning",
+    "lightning_fabric",
     "matplotlib",
     "pyarrow",
     "ray",
@@ -78,8 +78,24 @@ for settings, said in {MISTYPED!r}:
     assert loaded_after(code) == []
 
 
+def test_a_network_for_features_is_made_without_the_library_of_the_networks_for_images() -> None:
+    assert "timm" not in loaded_after("from alignprune.bench import models\nmodels.create('mlp', 3, (5,))")
+    assert "timm" in loaded_after("from alignprune.bench import models\nmodels.create('resnet-small', 3, (3, 8, 8))")
+
+
 def test_the_demo_runs_where_there_is_no_database_and_no_library_of_the_experiments(tmp_path: Path) -> None:
-    absent = ("datasets", "duckdb", "lightning", "pyarrow", "ray", "timm", "torchvision", "filelock", "tyro", "rich")
+    absent = (
+        "datasets",
+        "duckdb",
+        "filelock",
+        "lightning_fabric",
+        "pyarrow",
+        "ray",
+        "rich",
+        "timm",
+        "torchvision",
+        "tyro",
+    )
     code = f"""
 import sys
 from pathlib import Path

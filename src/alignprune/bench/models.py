@@ -15,10 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import timm
 import torch
-from timm.models import is_model_pretrained
-from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
@@ -300,6 +297,8 @@ def features_and_logits(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _timm(name: str, num_classes: int, input_shape: tuple[int, ...], drop_path: float, pretrained: bool) -> nn.Module:
+    import timm
+
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": input_shape[0], "pretrained": pretrained}
     published = timm.get_pretrained_cfg(name)
     if published is not None and published.fixed_input_size:
@@ -338,6 +337,8 @@ def _resnet_small(
     stride: int, num_classes: int, input_shape: tuple[int, ...], drop_path: float, pretrained: bool
 ) -> nn.Module:
     """A ResNet of four narrow blocks; small images get a stem of this stride."""
+    from timm.models.resnet import BasicBlock, ResNet
+
     # timm's ResNet always has four stages. Any: it declares the block as an instance, and takes the class.
     block: Any = BasicBlock
     network = ResNet(
@@ -553,7 +554,7 @@ def _check_inputs(name: str, input_shape: tuple[int, ...]) -> None:
 def _check_weights(name: str, weights: str | None) -> None:
     """Refuse weights that nobody publishes or packs, and what is no file of weights."""
     if weights == PRETRAINED:
-        if not (MODELS[name].published if name in MODELS else is_model_pretrained(name)):
+        if not _is_published(name):
             raise ValueMistake(
                 f"weights='pretrained' is given, but timm publishes none for {name!r}, expected None or a file: use a "
                 f"file of your own"
@@ -658,12 +659,25 @@ def _first(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
 
 
+def _is_published(name: str) -> bool:
+    """Whether timm publishes weights for a model."""
+    if name in MODELS:
+        return MODELS[name].published
+    from timm.models import is_model_pretrained
+
+    return bool(is_model_pretrained(name))
+
+
 def _is_timm(name: str) -> bool:
     """Whether timm knows the model, and the tag of its weights (resnet50.tv_in1k) where the name has one."""
-    return timm.is_model(name) and ("." not in name or is_model_pretrained(name))
+    import timm
+
+    return timm.is_model(name) and ("." not in name or _is_published(name))
 
 
 def _unknown_model(name: str) -> str:
+    import timm
+
     close = difflib.get_close_matches(name, [*MODELS, *timm.list_models()], n=4, cutoff=0.4)
     hint = f"; nearest: {', '.join(close)}" if close else ""
     return f"name={name!r} is unknown, expected one of {', '.join(MODELS)} or the name of a timm model{hint}"
