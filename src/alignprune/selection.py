@@ -73,7 +73,7 @@ class Selection:
             or cannot.
         uniform: whether the samples were drawn without regard to anything known of them but when they were seen.
         onset: from when on the policy flags suspects; None = not yet, or never.
-        memorises: whether the network learns labels by heart; None = the policy cannot tell.
+        memorises: whether the network learns labels by heart, more than hardly any; None = the policy cannot tell.
         thresholds: the scores at which the policy has decided, ascending: one, or the two ends of a window; empty where
             it did not decide by a score.
         among: int64, ascending, the samples that it was chosen among, where ranks own parts; None = all.

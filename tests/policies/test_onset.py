@@ -90,8 +90,8 @@ def test_a_network_that_learns_nothing_by_heart_has_no_onset_however_far_two_gro
 
 
 def test_whether_a_network_memorises_is_known_once_it_was_measured() -> None:
-    known = {math.nan: None, -0.1: False, 0.0149: False, 0.0151: True, 2.0: True}
-    assert [onset.learns_by_heart(value) for value in known] == list(known.values())
+    known = {math.nan: None, -0.1: False, 0.0151: False, 0.0399: False, 0.0401: True, 2.0: True}
+    assert [onset.memorises(value) for value in known] == list(known.values())
 
 
 def test_there_is_no_onset_before_the_first_epoch_or_without_a_score() -> None:

@@ -93,8 +93,8 @@ class SampleLoss(nn.Module, ABC):
 
     active = True
     """Whether it is minimised; else plain cross-entropy is, while what it keeps of the samples moves on all the same.
-    Set it before each epoch to ``pruner.selection.memorises is not False``: where a network learns nothing by heart
-    there is nothing to resist, and a loss that does so all the same slows it down."""
+    Set it before each epoch to ``pruner.selection.memorises is not False``: where a network learns hardly anything by
+    heart there is nothing to resist, and a loss that does so all the same slows it down."""
 
     def __init__(self, num_samples: int, num_classes: int, settings: LossSettings) -> None:
         super().__init__()

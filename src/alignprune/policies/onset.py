@@ -52,9 +52,9 @@ class Share(NamedTuple):
     few: bool = False
 
 
-def learns_by_heart(memorisation: float) -> bool | None:
-    """Whether a network learns anything by heart; None where its `Ledger.memorisation` is unknown."""
-    return None if math.isnan(memorisation) else memorisation >= HARDLY
+def memorises(memorisation: float) -> bool | None:
+    """Whether a network memorises, by its `Ledger.memorisation`; None = unknown, False = hardly."""
+    return None if math.isnan(memorisation) else memorisation > MEMORISING
 
 
 def sensed(evidence: Evidence, known: NDArray[Any], ledger: Ledger, ramp: int) -> Onset | None:
@@ -72,19 +72,18 @@ def sensed(evidence: Evidence, known: NDArray[Any], ledger: Ledger, ramp: int) -
         ramp: epochs over which the suspects grow to their full number.
     """
     memorisation = ledger.memorisation
-    learns = learns_by_heart(memorisation)
-    if evidence.epoch == 0 or not len(known) or learns is False:
+    if evidence.epoch == 0 or not len(known) or memorisation < HARDLY:
         return None
-    memorises, settled = memorisation > MEMORISING, evidence.epoch >= _SETTLED * evidence.epochs
-    if not memorises and not settled:
+    memorising, settled = memorises(memorisation) is True, evidence.epoch >= _SETTLED * evidence.epochs
+    if not memorising and not settled:
         return None
     fitted = mixture.fit(known) if len(known) >= _FEWEST else None
     separation = 0.0 if fitted is None else fitted.separation
     clear, apart = separation >= CLEAR, separation >= APART
     late = evidence.epoch >= _LATE * evidence.epochs and evidence.epochs - evidence.epoch >= _RAMPS_LEFT * ramp
-    two_signs = (memorises and clear) or (settled and (clear or (memorises and apart)))
+    two_signs = (memorising and clear) or (settled and (clear or (memorising and apart)))
     strongly = memorisation > STRONGLY and ledger.confirmed
-    if strongly or two_signs or (late and learns and apart):
+    if strongly or two_signs or (late and memorisation >= HARDLY and apart):
         return Onset(evidence.epoch - 1, None if fitted is None else fitted.separation)
     return None
 

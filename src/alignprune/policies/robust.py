@@ -126,7 +126,7 @@ class Robust(Policy):
             (panel,) = evidence.pool.panel(suspicion)
             began = onset.sensed(evidence, panel[~np.isnan(panel)], ledger, self.ramp)
             chosen = _longest_unseen(evidence, "others", np.arange(size), age, budget)
-            memorises = onset.learns_by_heart(ledger.memorisation)
+            memorises = onset.memorises(ledger.memorisation)
             return Selection(torch.from_numpy(chosen), None, size, uniform=True, onset=began, memorises=memorises)
         flagged = self._flag(evidence, ledger, began)
         looked, looks = self._look(evidence, flagged, age, floor(self.refresh * budget))
@@ -147,7 +147,7 @@ class Robust(Policy):
             suspects=torch.from_numpy(suspects),
             noise_rate=flagged.noise_rate,
             onset=began,
-            memorises=True,
+            memorises=onset.memorises(ledger.memorisation),
             thresholds=() if least is None else (least[0] if evidence.suspect == "high" else -least[0],),
         )
 
@@ -206,7 +206,7 @@ class Robust(Policy):
         p_wrong = posterior.contradicted(p_wrong, agreement[left_out], weight)
         suspects[left_out] = p_wrong > 0.5
         noise_rate = float(posterior.contradicted(p_by_rank, met_by_rank, weight).mean())
-        if ledger.memorisation <= onset.MEMORISING:
+        if onset.memorises(ledger.memorisation) is False:
             # Some hard samples are left out beside the wrong ones. A network that hardly memorises misses them more
             # than it suffers from a wrong label.
             unknown |= out & np.isnan(odds)

@@ -106,7 +106,7 @@ class ChosenLoss(CrossEntropy):
 
     Args:
         model: the network.
-        loss: on the network's device. It rests while the network is known to learn nothing by heart.
+        loss: on the network's device. It rests while the network is known to learn hardly anything by heart.
     """
 
     def __init__(self, model: nn.Module, loss: SampleLoss) -> None:
