@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_the_peak_of_anonymous_memory_knows_what_was_let_go_and_leaves_out_mappe
     assert peak.bytes == pytest.approx(64 * MIB, abs=16 * MIB)
 
 
-def wait_for_a_look(peak: object) -> None:
+def wait_for_a_look(peak: Any) -> None:
     """Wait until the memory has been looked at as it is now, however busy the machine is."""
     before = peak.looks
     while peak.looks < before + 2:  # the first of them may have begun before
