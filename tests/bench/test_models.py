@@ -387,6 +387,8 @@ def test_weights_that_nobody_has_are_refused_before_any_work(tmp_path: Path) -> 
 def test_an_unknown_name_lists_the_own_and_the_nearest_names() -> None:
     with pytest.raises(ValueError, match=r"name='resnet-smal' is unknown, .*resnet18, .*nearest: resnet-small"):
         create("resnet-smal", 10, (3, 32, 32))
+    with pytest.raises(ValueError, match=r"nearest: resnet18, (?!resnet18)"):
+        create("resnet81", 10, (3, 32, 32))
     with pytest.raises(ValueError, match=r"nearest: convnext_tiny"):
         create("convnxt_tiny", 10, (3, 32, 32))
     with pytest.raises(ValueError, match=r"name='resnet50\.tv' is unknown"):

@@ -678,6 +678,7 @@ def _is_timm(name: str) -> bool:
 def _unknown_model(name: str) -> str:
     import timm
 
-    close = difflib.get_close_matches(name, [*MODELS, *timm.list_models()], n=4, cutoff=0.4)
+    known = dict.fromkeys([*MODELS, *timm.list_models()])  # some are both
+    close = difflib.get_close_matches(name, list(known), n=4, cutoff=0.4)
     hint = f"; nearest: {', '.join(close)}" if close else ""
     return f"name={name!r} is unknown, expected one of {', '.join(MODELS)} or the name of a timm model{hint}"
