@@ -18,6 +18,7 @@ from alignprune.noise import (
     NoisyLabels,
     asymmetric,
     corrupt,
+    instance_dependent,
     pairflip,
     symmetric_inclusive,
     symmetric_independent,
@@ -29,8 +30,11 @@ TO_ANY_OTHER_CLASS = ("symmetric", "symmetric-independent")
 
 def draw(kind: str, labels: torch.Tensor, num_classes: int, rate: float, seed: int) -> torch.Tensor:
     """Noise of any kind; the asymmetric one sends each class to the one before."""
-    flips = [c - 1 if c else num_classes - 1 for c in range(num_classes)]
-    return KINDS[kind](labels, num_classes, rate, seed, **({"flips": flips} if kind == "asymmetric" else {}))
+    options = {
+        "asymmetric": {"flips": [c - 1 if c else num_classes - 1 for c in range(num_classes)]},
+        "instance-dependent": {"inputs": torch.arange(2 * len(labels)).reshape(-1, 2)},
+    }
+    return KINDS[kind](labels, num_classes, rate, seed, **options.get(kind, {}))
 
 
 def shuffled_labels(counts: list[int], seed: int = 0) -> torch.Tensor:
@@ -191,6 +195,83 @@ def test_cifar100_flips_go_round_twenty_super_classes_of_five() -> None:
     assert [people[CIFAR100_FLIPS[c]] for c in people] == ["boy", "girl", "man", "woman", "baby"]
 
 
+@pytest.mark.parametrize("rate", [0.05, 0.3, 0.5, 0.95])
+def test_instance_dependent_noise_has_its_rate_on_average(rate: float) -> None:
+    clean = shuffled_labels([4000] * 5)
+    inputs = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(1))
+    wrong = int(instance_dependent(clean, 5, rate, 0, inputs).ne(clean).sum())
+    # Of rates near 0 or 1 the distribution is cut off at two standard deviations, which moves its mean by 0.06 of one.
+    low, high = (stats.binom.ppf(q, 20_000, rate) for q in (1e-5, 1 - 1e-5))
+    assert low - 0.03 * min(rate, 1 - rate) * 20_000 <= wrong <= high + 0.03 * min(rate, 1 - rate) * 20_000
+
+
+@pytest.mark.parametrize("rate, changed", [(0.0, 0), (1.0, 40)])
+def test_instance_dependent_noise_flips_none_at_rate_0_and_all_at_rate_1(rate: float, changed: int) -> None:
+    clean = shuffled_labels([20, 20])
+    assert instance_dependent(clean, 2, rate, 0, torch.arange(80).reshape(40, 2)).ne(clean).sum() == changed
+
+
+def test_the_class_that_a_sample_is_given_follows_the_softmax_of_a_linear_map_of_its_input() -> None:
+    # Two inputs, standardised -1 and 1: the preferences for the other classes are w and -w, so the shares of a class
+    # under the two multiply to the same for every class.
+    clean = shuffled_labels([40_000] * 4)
+    inputs = torch.rand(len(clean), 1, generator=torch.Generator().manual_seed(2)).round()
+    noisy = instance_dependent(clean, 4, 1.0, 3, inputs)
+    for c in range(4):
+        shares = [
+            np.bincount(noisy[(clean == c) & (inputs[:, 0] == side)], minlength=4) / (clean == c).sum().item()
+            for side in (0, 1)
+        ]
+        products = np.log(np.delete(shares[0] * shares[1], c))
+        assert shares[0][c] == shares[1][c] == 0
+        assert np.ptp(products) < 0.15
+        assert np.ptp(np.log(np.delete(shares[0], c))) > 0.1  # not all alike
+
+
+def test_samples_that_look_alike_get_the_same_wrong_label() -> None:
+    generator = torch.Generator().manual_seed(3)
+    looks = torch.randn(6, 1000, generator=generator)
+    look = torch.randint(6, (3000,), generator=generator)
+    clean = torch.randint(10, (3000,), generator=generator)
+    noisy = instance_dependent(clean, 10, 0.4, 0, looks[look].reshape(3000, 10, 100))
+    given = {
+        (c, k): tuple(noisy[(clean == c) & (look == k) & (noisy != clean)].unique().tolist())
+        for c in range(10)
+        for k in range(6)
+    }
+    assert np.mean([len(classes) == 1 for classes in given.values()]) > 0.9
+    assert len({tuple(given[c, k] for c in range(10)) for k in range(6)}) == 6  # others for those that look otherwise
+    assert len({tuple(given[c, k] for k in range(6)) for c in range(10)}) == 10  # and in another class
+
+
+def test_the_scale_of_the_inputs_does_not_matter_nor_does_a_number_that_is_always_the_same() -> None:
+    clean = shuffled_labels([300] * 3)
+    inputs = torch.randint(0, 256, (900, 2, 2), generator=torch.Generator().manual_seed(4), dtype=torch.uint8)
+    expected = instance_dependent(clean, 3, 0.5, 0, inputs)
+    assert torch.equal(instance_dependent(clean, 3, 0.5, 0, 4.0 * inputs.double() - 100), expected)
+    inputs[:, 0, 0] = 7
+    with_constant = instance_dependent(clean, 3, 0.5, 0, inputs)
+    inputs[:, 0, 0] = 9
+    assert torch.equal(instance_dependent(clean, 3, 0.5, 0, inputs), with_constant)
+
+
+@pytest.mark.parametrize(
+    "inputs, error, match",
+    [
+        (None, ValueError, "inputs=None is given with kind='instance-dependent', expected what the wrong labels"),
+        (np.zeros((4, 2)), TypeError, r"inputs is ndarray, expected a tensor of numbers \[N, ...\]"),
+        (torch.zeros(4, 2, dtype=torch.bool), TypeError, "inputs is torch.bool, expected a tensor of numbers"),
+        (torch.zeros(4), ValueError, r"inputs has shape \(4,\), expected \[4, ...\], at least one number"),
+        (torch.zeros(3, 2), ValueError, r"inputs has shape \(3, 2\), expected \[4, ...\].*in the same order"),
+        (torch.zeros(4, 0), ValueError, r"inputs has shape \(4, 0\), expected \[4, ...\], at least one number"),
+        (torch.tensor([[1.0]] * 3 + [[float("nan")]]), ValueError, "inputs holds numbers that are not finite"),
+    ],
+)
+def test_inputs_that_labels_cannot_depend_on_are_refused(inputs: object, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        corrupt(torch.tensor([0, 1, 0, 1]), "instance-dependent", 0.5, 2, 0, inputs=inputs)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_seed_gives_the_same_labels_and_another_seed_others(kind: str) -> None:
     clean = shuffled_labels([50] * 4)
@@ -304,7 +385,7 @@ def test_a_foreign_file_is_refused_with_its_name(tmp_path: Path) -> None:
 def test_an_unknown_kind_names_the_known_and_the_nearest() -> None:
     message = (
         "kind='symetric' is unknown, expected one of symmetric, symmetric-independent, symmetric-inclusive, "
-        "pairflip, asymmetric; did you mean 'symmetric'?"
+        "pairflip, asymmetric, instance-dependent; did you mean 'symmetric'?"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         corrupt(torch.tensor([0, 1]), "symetric", 0.2, 2, 0)
@@ -315,11 +396,22 @@ def test_asymmetric_noise_without_a_table_is_refused_with_the_remedy() -> None:
         corrupt(torch.tensor([0, 1]), "asymmetric", 0.2, 2, 0)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "asymmetric"])
-def test_a_table_for_another_kind_is_refused(kind: str) -> None:
-    for option in ({"flips": [1, 0]}, {"per_class": False}):
-        with pytest.raises(ValueError, match=f"given with kind='{kind}', which takes none"):
-            corrupt(torch.tensor([0, 1]), kind, 0.2, 2, 0, **option)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "kind, owner, option",
+    [
+        (kind, owner, option)
+        for owner, option in (
+            ("asymmetric", {"flips": [1, 0]}),
+            ("asymmetric", {"per_class": False}),
+            ("instance-dependent", {"inputs": torch.zeros(2, 1)}),
+        )
+        for kind in KINDS
+        if kind != owner
+    ],
+)
+def test_what_another_kind_takes_is_refused(kind: str, owner: str, option: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"given with kind='{kind}', which takes none, expected kind='{owner}'"):
+        corrupt(torch.tensor([0, 1]), kind, 0.2, 2, 0, **option)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -360,9 +452,9 @@ def test_a_table_that_cannot_be_meant_is_refused(flips: list[int], error: type[E
 @pytest.mark.parametrize("kind", KINDS)
 def test_bad_arguments_are_named(kind: str, change: dict[str, object], error: type[Exception], match: str) -> None:
     arguments = {"labels": torch.tensor([0, 1, 2]), "num_classes": 3, "rate": 0.5, "seed": 0, **change}
-    options = {"flips": [1, 2, 0]} if kind == "asymmetric" else {}
+    options = {"asymmetric": {"flips": [1, 2, 0]}, "instance-dependent": {"inputs": torch.zeros(3, 1)}}
     with pytest.raises(error, match=match):
-        KINDS[kind](**arguments, **options)
+        KINDS[kind](**arguments, **options.get(kind, {}))
 
 
 def test_noisy_labels_of_other_shapes_are_refused() -> None:

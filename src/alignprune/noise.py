@@ -1,12 +1,13 @@
 """Label noise: clean labels [N] in, noisy labels [N] out.
 
 A kind says which samples lose their label (a share of each class, or each sample on its own) and which label they
-get (one of the others at random, the next class, or one that a table gives). Every kind is a pure function of its
-arguments, the seed among them; `KINDS` names them.
+get (one of the others at random, the next class, one that a table gives, or one that the input says). Every kind is a
+pure function of its arguments, the seed among them; `KINDS` names them.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from alignprune._tensors import INTEGERS
 from alignprune.errors import TypeMistake, ValueMistake
 
 KIND = Kind("noise", 1, "draw the labels again, or train the run again in another folder")
+
+_SPREAD = 0.1  # standard deviation of the samples' own rates, of instance-dependent noise
+_BLOCK = 1 << 24  # numbers of the inputs that are looked at together
 
 # Fine class ids of the 20 super-classes, in the order of their names.
 _CIFAR100_SUPERCLASSES = (
@@ -194,12 +198,54 @@ def asymmetric(
     return noisy.to(labels.device)
 
 
+def instance_dependent(labels: Tensor, num_classes: int, rate: float, seed: int, inputs: Tensor) -> Tensor:
+    """Flip each sample with a probability of its own, to a class that its input prefers.
+
+    The probabilities are normally distributed around the rate, with a standard deviation of 0.1, or of half of the way
+    to 0 or 1 where that is less, and lie in [0, 1]. Each class has a random projection of the inputs to C preferences,
+    and the label is drawn by their softmax over the other classes. Of many numbers an input one class gets nearly all
+    of it, so that samples that look alike are given the same wrong label.
+
+    Args:
+        labels: integers [N], clean class ids, 0 to C - 1.
+        num_classes: number of classes C, at least 2.
+        rate: mean probability of a flip, in [0, 1]; the share of wrong labels differs from it by chance.
+        seed: of the draw, >= 0; torch's global generator is not used.
+        inputs: [N, ...], any real dtype, finite: pixels, features or columns of a table; each number of a sample is
+            standardised over the samples.
+
+    Returns:
+        int64 [N], noisy class ids, a new tensor on the device of `labels`.
+
+    Raises:
+        ValueMistake: if an argument is out of its range, or inputs are not as many as labels.
+        TypeMistake: if an argument has the wrong type.
+
+    Source: Xia et al., Part-dependent Label Noise (NeurIPS 2020), algorithm 2. There the deviation is 0.1 throughout,
+        and inputs are taken as they are.
+    """
+    noisy, rate, generator = _start(labels, num_classes, rate, seed)
+    rows, mean, scale = _standardised(inputs, len(noisy))
+    chances = _around(rate, torch.rand(len(noisy), generator=generator, dtype=torch.float64))
+    lost = torch.rand(len(noisy), generator=generator, dtype=torch.float64) < chances
+    members = [(lost & (noisy == c)).nonzero().squeeze(1) for c in range(num_classes)]
+    for c, of_class in enumerate(members):
+        projection = torch.randn(rows.shape[1], num_classes, generator=generator, dtype=torch.float64)
+        for block in of_class.split(max(1, _BLOCK // rows.shape[1])):
+            # In double precision, so that the order of sums on another machine decides nothing.
+            preferences = ((rows[block].double() - mean) / scale) @ projection
+            preferences[:, c] = -math.inf
+            noisy[block] = torch.multinomial(preferences.softmax(1), 1, generator=generator).squeeze(1)
+    return noisy.to(labels.device)
+
+
 KINDS: dict[str, Callable[..., Tensor]] = {
     "symmetric": symmetric,
     "symmetric-independent": symmetric_independent,
     "symmetric-inclusive": symmetric_inclusive,
     "pairflip": pairflip,
     "asymmetric": asymmetric,
+    "instance-dependent": instance_dependent,
 }
 
 
@@ -317,6 +363,7 @@ def corrupt(
     seed: int,
     flips: Sequence[int] | None = None,
     per_class: bool = True,
+    inputs: Tensor | None = None,
 ) -> NoisyLabels:
     """Draw label noise of a named kind.
 
@@ -328,6 +375,7 @@ def corrupt(
         seed: of the draw, >= 0.
         flips: integers [C], for "asymmetric": the class that each class turns into; None for every other kind.
         per_class: for "asymmetric", whether each class gives its share or all labels together.
+        inputs: [N, ...], for "instance-dependent": what each sample looks like; None for every other kind.
 
     Returns:
         the noisy and the clean labels, the latter a copy.
@@ -337,14 +385,24 @@ def corrupt(
         TypeMistake: if an argument has the wrong type.
     """
     choice("kind", kind, KINDS)
-    options = _options(kind, flips, per_class)
+    options = _options(kind, flips, per_class, inputs)
     noisy = KINDS[kind](labels, num_classes, rate, seed, **options)
     clean = labels.detach().to(torch.int64, copy=True)
     return NoisyLabels(labels=noisy, clean=clean, kind=kind, rate=float(rate), seed=seed)
 
 
-def _options(kind: str, flips: Sequence[int] | None, per_class: bool) -> dict[str, object]:
-    """The arguments that "asymmetric" takes beyond those of every kind."""
+def _options(kind: str, flips: Sequence[int] | None, per_class: bool, inputs: Tensor | None) -> dict[str, object]:
+    """The arguments that a kind takes beyond those of every kind."""
+    for name, given, owner in (
+        ("flips", flips is not None, "asymmetric"),
+        ("per_class", not per_class, "asymmetric"),
+        ("inputs", inputs is not None, "instance-dependent"),
+    ):
+        if given and kind != owner:
+            raise ValueMistake(
+                f"{name} is given with kind={kind!r}, which takes none, expected kind={owner!r}: leave it out, or "
+                "choose that"
+            )
     if kind == "asymmetric":
         if flips is None:
             raise ValueMistake(
@@ -352,12 +410,13 @@ def _options(kind: str, flips: Sequence[int] | None, per_class: bool) -> dict[st
                 "CIFAR10_FLIPS, CIFAR100_FLIPS or a list of your own, or choose kind 'pairflip' for c -> c + 1"
             )
         return {"flips": flips, "per_class": per_class}
-    for name, given in (("flips", flips is not None), ("per_class", not per_class)):
-        if given:
+    if kind == "instance-dependent":
+        if inputs is None:
             raise ValueMistake(
-                f"{name} is given with kind={kind!r}, which takes none, expected kind='asymmetric': leave it out, or "
-                "choose that"
+                "inputs=None is given with kind='instance-dependent', expected what the wrong labels depend on, a "
+                "tensor [N, ...]: pass the pixels or features of the samples, or choose another kind"
             )
+        return {"inputs": inputs}
     return {}
 
 
@@ -385,6 +444,42 @@ def _others(labels: Tensor, num_classes: int, generator: torch.Generator) -> Ten
     """For every label one of the C-1 others."""
     shift = torch.randint(1, num_classes, (len(labels),), generator=generator)
     return (labels + shift) % num_classes
+
+
+def _around(rate: float, draws: Tensor) -> Tensor:
+    """Probabilities around a rate, by the quantiles of a normal distribution that is cut off at 0 and 1.
+
+    Args:
+        rate: in [0, 1].
+        draws: uniform in [0, 1), float64 [N].
+    """
+    spread = min(_SPREAD, rate / 2, (1 - rate) / 2)
+    if not spread:
+        return torch.full_like(draws, rate)
+    ends = torch.tensor([(0 - rate) / spread, (1 - rate) / spread], dtype=torch.float64)
+    low, high = torch.special.ndtr(ends)
+    quantiles: Tensor = torch.special.ndtri(low + draws * (high - low))
+    return (rate + spread * quantiles).clamp(0, 1)
+
+
+def _standardised(inputs: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The inputs as rows [N, D], with the mean and the standard deviation of every column, float64 [D]."""
+    if not isinstance(inputs, Tensor) or inputs.is_complex() or inputs.dtype == torch.bool:
+        given = str(inputs.dtype) if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TypeMistake(f"inputs is {given}, expected a tensor of numbers [N, ...]: use torch.as_tensor")
+    if inputs.ndim < 2 or len(inputs) != size or not inputs[:1].numel() >= min(1, size):
+        raise ValueMistake(
+            f"inputs has shape {tuple(inputs.shape)}, expected [{size}, ...], at least one number for each label: give "
+            "those of the same samples, in the same order"
+        )
+    rows = inputs.detach().cpu().flatten(1)
+    blocks = rows.split(max(1, _BLOCK // max(1, rows.shape[1])))
+    none = torch.zeros(rows.shape[1], dtype=torch.float64)
+    mean = sum((block.double().sum(0) for block in blocks), none) / max(1, size)
+    if not bool(mean.isfinite().all()):
+        raise ValueMistake("inputs holds numbers that are not finite, expected finite ones: fill in what is missing")
+    variance = sum(((block.double() - mean).square().sum(0) for block in blocks), none) / max(1, size)
+    return rows, mean, torch.where(variance > 0, variance.sqrt(), 1.0)
 
 
 def _check_rate(rate: float) -> float:

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from alignprune.bench.data import ClassificationData, arrays, limit, load
+from alignprune.noise import instance_dependent
 
 Items = Callable[[Dataset], tuple[torch.Tensor, list[int]]]
 Check = Callable[[ClassificationData], None]
@@ -91,6 +92,15 @@ def test_a_known_truth_is_for_diagnosis_and_never_a_reference(tmp_path: Path, ch
     assert (data.noise.kind, data.noise.noise_rate) == ("given", 0.25)
     with pytest.raises(ValueError, match="noise='symmetric' is given, but y_train_clean shows"):
         arrays(path, "symmetric", 0.2)
+
+
+@pytest.mark.parametrize("content", [image_arrays(), feature_arrays()], ids=["images", "features"])
+def test_wrong_labels_can_depend_on_the_samples(tmp_path: Path, content: dict[str, np.ndarray]) -> None:
+    data = arrays(save(tmp_path, content), "instance-dependent", 0.4, 7)
+    clean, samples = torch.from_numpy(content["y_train"]).long(), torch.from_numpy(content["x_train"])
+    if samples.ndim == 4:
+        samples = samples.permute(0, 3, 1, 2)
+    assert torch.equal(data.labels, instance_dependent(clean, 4, 0.4, 7, samples))
 
 
 def test_added_noise_makes_the_given_labels_the_clean_ones(tmp_path: Path, check_consistent: Check) -> None:

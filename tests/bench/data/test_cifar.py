@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from alignprune.bench.data import ClassificationData, check, cifar, cifar10n, cifar100n, load
 from alignprune.bench.data.transforms import CIFAR_MEAN, CIFAR_STD
+from alignprune.noise import instance_dependent
 
 Items = Callable[[Dataset], tuple[torch.Tensor, list[int]]]
 Check = Callable[[ClassificationData], None]
@@ -45,6 +46,14 @@ def test_each_kind_of_cifar10n_reads_its_own_labels(
     assert data.noise is not None
     assert data.noise.noise_rate == rate
     assert data.num_classes == 10
+
+
+def test_wrong_labels_can_depend_on_the_pixels(cifar100_root: Path) -> None:
+    data = cifar100n(cifar100_root, "instance-dependent", 0.4, 3)
+    with open(cifar100_root / "cifar-100-python" / "train", "rb") as file:
+        rows = torch.from_numpy(pickle.load(file)["data"])
+    assert data.clean_labels is not None
+    assert torch.equal(data.labels, instance_dependent(data.clean_labels, 100, 0.4, 3, rows))
 
 
 def test_evaluation_images_are_the_official_pixels_normalised(cifar100_root: Path) -> None:

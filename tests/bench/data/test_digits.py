@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 
 from alignprune.bench.data import ClassificationData, load
 from alignprune.bench.data.digits import digits
+from alignprune.noise import instance_dependent
 
 
 def test_the_views_are_consistent(check_consistent: Callable[[ClassificationData], None]) -> None:
@@ -37,6 +38,13 @@ def test_the_split_is_the_same_for_every_seed_and_noise_and_the_truth_is_the_ref
     assert [noisy.clean_eval[i][1] for i in range(50)] == clean.labels[:50].tolist()
     torch.manual_seed(7)
     assert torch.equal(clean.test[0][0], digits(seed=5).test[0][0])
+
+
+def test_wrong_labels_can_depend_on_the_pictures() -> None:
+    data = digits("instance-dependent", 0.4, seed=3)
+    pictures = torch.stack([data.train_eval[i][0] for i in range(1437)])
+    assert data.clean_labels is not None
+    assert torch.equal(data.labels, instance_dependent(data.clean_labels, 10, 0.4, 3, pictures))
 
 
 def test_no_class_is_missing_on_either_side() -> None:

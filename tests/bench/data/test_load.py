@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from alignprune.bench.data import DATASETS, FORMATS, DatasetStatus, check, load, refuse_missing
+from alignprune.bench.data.arrays import ARRAYS
+from alignprune.bench.data.table import TABLE
 from alignprune.noise import KINDS
 
 DOCUMENTATION = Path(__file__).parents[3] / "docs" / "data.md"
@@ -30,7 +32,15 @@ def test_records_describe_every_data_set() -> None:
 def test_noise_of_any_classes_is_offered_wherever_noise_is_drawn() -> None:
     for record in (*DATASETS.values(), *FORMATS.values()):
         drawn = set(record.noises) & set(KINDS)
-        assert not drawn or drawn >= set(KINDS) - {"asymmetric"}
+        assert not drawn or drawn >= set(KINDS) - {"asymmetric", "instance-dependent"}
+
+
+def test_noise_that_depends_on_the_sample_is_offered_for_samples_of_numbers() -> None:
+    offering = {
+        record.name for record in (*DATASETS.values(), *FORMATS.values()) if "instance-dependent" in record.noises
+    }
+    ready = {"digits", "news", "news20", "news-document", "news20-document"}
+    assert offering == ready | {name for name in DATASETS if name.startswith("cifar")} | {ARRAYS.name, TABLE.name}
 
 
 def test_real_noise_takes_no_rate() -> None:

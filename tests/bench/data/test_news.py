@@ -19,7 +19,7 @@ from sklearn.utils import Bunch
 from alignprune.bench.data import load
 from alignprune.bench.data.news import FILE, NEWS, NEWS20, NEWS20_DOCUMENT, NEWS_DOCUMENT, news
 from alignprune.bench.data.views import ClassificationData
-from alignprune.noise import KINDS
+from alignprune.noise import KINDS, instance_dependent
 
 NAMES = [
     "alt.atheism",
@@ -263,6 +263,13 @@ def test_a_damaged_file_is_named_with_its_remedy(root: Path) -> None:
     (root / FILE).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ValueError, match=r"20news-bydate_py3\.pkz' is a pointer of Git LFS"):
         news(root)
+
+
+def test_wrong_labels_can_depend_on_the_documents(root: Path) -> None:
+    data = news(root, "instance-dependent", 0.4, 3, pooling="document")
+    assert data.clean_labels is not None
+    samples = torch.from_numpy(inputs(data)[: len(data.labels)])
+    assert torch.equal(data.labels, instance_dependent(data.clean_labels, 7, 0.4, 3, samples))
 
 
 @pytest.mark.parametrize(

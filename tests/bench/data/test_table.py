@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from alignprune.bench.data import ClassificationData, Texts, limit, load, table
+from alignprune.noise import instance_dependent
 
 Items = Callable[[Dataset], tuple[torch.Tensor, list[int]]]
 Check = Callable[[ClassificationData], None]
@@ -86,6 +87,20 @@ def test_added_noise_makes_the_labels_of_the_table_the_clean_ones(tmp_path: Path
     assert data.clean_labels is not None
     assert data.clean_labels.tolist() == [i % 3 for i in range(30)]
     assert data.noise.noise_rate == pytest.approx(0.3)
+
+
+def test_wrong_labels_can_depend_on_the_numbers_of_the_training_rows(tmp_path: Path) -> None:
+    frame = numbers(60, split=["train"] * 50 + ["test"] * 10)
+    data = load(write(tmp_path, frame), noise="instance-dependent", noise_rate=0.4, seed=2)
+    clean, samples = torch.arange(50) % 3, torch.tensor(frame[["a", "b"]].to_numpy(dtype=float)[:50])
+    assert torch.equal(data.labels, instance_dependent(clean, 3, 0.4, 2, samples))
+
+
+def test_wrong_labels_cannot_depend_on_samples_that_are_no_numbers(photos: Path) -> None:
+    texts = pd.DataFrame({"text": list("abcd"), "label": ["x", "y"] * 2})
+    for file in (write(photos, pictures()), write(photos, texts, "texts.csv")):
+        with pytest.raises(ValueError, match="for samples that are files or texts, expected numbers.*give them as"):
+            load(file, noise="instance-dependent", noise_rate=0.4)
 
 
 def test_a_column_of_lists_gives_a_feature_for_each_number(tmp_path: Path, items: Items) -> None:

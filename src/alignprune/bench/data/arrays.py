@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alignprune.bench.data.columns import class_name, listed, sorted_classes
 from alignprune.bench.data.preparation import Features, Preparation
-from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, as_noise, check_noise, draw
+from alignprune.bench.data.records import OF_NUMBERS, DatasetRecord, as_labels, as_noise, check_noise, draw
 from alignprune.bench.data.views import (
     ClassificationData,
     PathLike,
@@ -37,7 +37,7 @@ ARRAYS = DatasetRecord(
         "class_names, ids (optional: what you call the classes and the training samples)",
     ),
     source="your own, written by numpy.savez",
-    noises=("none", *ANY_CLASSES),
+    noises=("none", *OF_NUMBERS),
     default_noise="none",
 )
 
@@ -80,7 +80,7 @@ def arrays(path: PathLike, noise: str = "none", noise_rate: float | None = None,
                 f"noise={noise!r} is given, but y_train_clean shows that y_train is noisy already, expected 'none': "
                 "leave it out, or give a file whose y_train is clean"
             )
-    noisy = draw(ARRAYS, given, noise, noise_rate, num_classes, seed)
+    noisy = draw(ARRAYS, given, noise, noise_rate, num_classes, seed, inputs["x_train"])
     if noisy is None and known is not None:
         noisy = as_noise(given, known, "given")
 

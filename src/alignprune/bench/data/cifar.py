@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from alignprune.bench.contents import head_of, substitute
 from alignprune.bench.data.columns import listed
 from alignprune.bench.data.records import (
-    ANY_CLASSES,
+    OF_NUMBERS,
     DatasetRecord,
     as_labels,
     as_noise,
@@ -89,7 +89,7 @@ CIFAR100N = DatasetRecord(
     "40.2 % wrong), clean labels or synthetic noise",
     files=("cifar-100-python/", "CIFAR-100_human.pt"),
     source=f"images: {_TORONTO}; labels: {_CIFAR_N}",
-    noises=("real", "clean", *ANY_CLASSES, "asymmetric"),
+    noises=("real", "clean", *OF_NUMBERS, "asymmetric"),
     default_noise="real",
     note="CIFAR-100_human.pt is needed for the noise real only",
     flips=CIFAR100_FLIPS,
@@ -104,7 +104,7 @@ CIFAR10N = DatasetRecord(
     "9.0 %, random1-3 17-18 %, worse 40.2 % wrong), clean labels or synthetic noise",
     files=("cifar-10-batches-py/", "CIFAR-10_human.pt"),
     source=f"images: {_TORONTO}; labels: {_CIFAR_N}",
-    noises=("aggre", "worse", "random1", "random2", "random3", "clean", *ANY_CLASSES, "asymmetric"),
+    noises=("aggre", "worse", "random1", "random2", "random3", "clean", *OF_NUMBERS, "asymmetric"),
     default_noise="worse",
     note="CIFAR-10_human.pt is needed for the noises aggre, worse and random1-3 only; "
     f"{REBUILT} may take the place of the folder",
@@ -196,15 +196,14 @@ def _cifar(
         train, test = _rebuilt(folder)
     else:
         train, test = (_torchvision(_class(name), folder, part) for part in (True, False))
-    clean = train.labels
+    images, clean = channels_first(train.images), train.labels
     num_classes = len(train.classes)
     if noise in keys:
         human = _human_labels(folder / label_file, keys[noise], clean, num_classes)
         noisy: NoisyLabels | None = as_noise(human, clean, noise)
     else:
-        noisy = draw(record, clean, noise, noise_rate, num_classes, seed)
+        noisy = draw(record, clean, noise, noise_rate, num_classes, seed, images)
 
-    images = channels_first(train.images)
     transforms, finish = tensor_transforms(_SIDE, _SIDE, 4, CIFAR_MEAN, CIFAR_STD, image_size)
 
     def view(labels: Tensor, augment: nn.Module | None) -> TensorData:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, as_labels, check_noise, draw
+from alignprune.bench.data.records import OF_NUMBERS, DatasetRecord, as_labels, check_noise, draw
 from alignprune.bench.data.views import ClassificationData, TensorData, Transforms, assemble
 
 TEST_SIZE = 360
@@ -22,7 +22,7 @@ DIGITS = DatasetRecord(
     "values, with clean labels or synthetic noise",
     files=(),
     source="scikit-learn brings them along",
-    noises=("clean", *ANY_CLASSES),
+    noises=("clean", *OF_NUMBERS),
     default_noise="clean",
 )
 
@@ -61,7 +61,7 @@ def digits(noise: str = "clean", noise_rate: float | None = None, seed: int = 0)
         view=view,
         transforms=Transforms(None, None, None),
         given=clean,
-        noise=draw(DIGITS, clean, noise, noise_rate, CLASSES, seed),
+        noise=draw(DIGITS, clean, noise, noise_rate, CLASSES, seed, inputs[train]),
         truth=clean,
         test=TensorData(inputs[test], labels[test]),
         reference=None,

@@ -24,7 +24,7 @@ from torch.nn import functional
 from alignprune._checks import choice, floor, integer
 from alignprune.bench.data.cache import Arrays, cached
 from alignprune.bench.data.records import (
-    ANY_CLASSES,
+    OF_NUMBERS,
     DatasetRecord,
     as_labels,
     check_exists,
@@ -84,7 +84,7 @@ def _record(name: str, classes: str, features: str) -> DatasetRecord:
         "clean labels or synthetic noise",
         files=(FILE,),
         source="scikit-learn: fetch_20newsgroups(data_home=ROOT) downloads the documents and writes the file",
-        noises=("clean", *ANY_CLASSES),
+        noises=("clean", *OF_NUMBERS),
         default_noise="clean",
         note="the file is a pickle; code in it is refused, not run",
         word_vectors=True,
@@ -180,7 +180,7 @@ def news(
         view=view,
         transforms=Transforms(None, None, None),
         given=clean,
-        noise=draw(record, clean, noise, noise_rate, groups, seed),
+        noise=draw(record, clean, noise, noise_rate, groups, seed, inputs[:split]),
         truth=clean,
         test=TensorData(inputs[split:], labels[split:]),
         reference=None,

@@ -20,8 +20,9 @@ from alignprune.noise import KINDS, NoisyLabels, corrupt
 
 DATA_ROOT = "ALIGNPRUNE_DATA"
 
-# The kinds that need no table of look-alike classes, so that they can be drawn for any data set.
-ANY_CLASSES = tuple(kind for kind in KINDS if kind != "asymmetric")
+# The kinds that need nothing but labels, so that they can be drawn for any data set, and those for samples of numbers.
+ANY_CLASSES = tuple(kind for kind in KINDS if kind not in ("asymmetric", "instance-dependent"))
+OF_NUMBERS = (*ANY_CLASSES, "instance-dependent")
 
 
 def problem(root: Path, file: str) -> str | None:
@@ -220,7 +221,13 @@ def check_noise(record: DatasetRecord, noise: str, noise_rate: float | None) -> 
 
 
 def draw(
-    record: DatasetRecord, given: Tensor, noise: str, noise_rate: float | None, num_classes: int, seed: int
+    record: DatasetRecord,
+    given: Tensor,
+    noise: str,
+    noise_rate: float | None,
+    num_classes: int,
+    seed: int,
+    inputs: Tensor | None = None,
 ) -> NoisyLabels | None:
     """Draw synthetic noise on the given labels.
 
@@ -231,14 +238,25 @@ def draw(
         noise_rate: nominal rate in [0, 1]; None for a kind that is not drawn.
         num_classes: number of classes.
         seed: seed of the draw.
+        inputs: [N, ...], the samples, for noise that depends on them; None where they are no numbers.
 
     Returns:
         the noisy and the clean labels; None for a kind that is not drawn.
+
+    Raises:
+        ValueMistake: for noise that depends on samples that are no numbers.
     """
     if noise not in KINDS or noise_rate is None:
         return None
     if noise == "asymmetric":
         return corrupt(given, noise, noise_rate, num_classes, seed, flips=record.flips, per_class=record.per_class)
+    if noise == "instance-dependent":
+        if inputs is None:
+            raise ValueMistake(
+                f"noise={noise!r} is given for samples that are files or texts, expected numbers that wrong labels can "
+                "depend on: compute features and give them as .npz, or choose the noise " + " or ".join(ANY_CLASSES)
+            )
+        return corrupt(given, noise, noise_rate, num_classes, seed, inputs=inputs)
     return corrupt(given, noise, noise_rate, num_classes, seed)
 
 

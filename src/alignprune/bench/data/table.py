@@ -22,7 +22,7 @@ from alignprune._checks import choice
 from alignprune.bench.contents import quoted, refuse_substitute
 from alignprune.bench.data import columns
 from alignprune.bench.data.arrays import standardised
-from alignprune.bench.data.records import ANY_CLASSES, DatasetRecord, check_noise, draw
+from alignprune.bench.data.records import OF_NUMBERS, DatasetRecord, check_noise, draw
 from alignprune.bench.data.views import (
     ClassificationData,
     FileNames,
@@ -54,7 +54,7 @@ TABLE = DatasetRecord(
         "id (optional: what you call the sample)",
     ),
     source="your own",
-    noises=("none", *ANY_CLASSES),
+    noises=("none", *OF_NUMBERS),
     default_noise="none",
     note="TABLE.csv?label=COLUMN&path=COLUMN chooses the columns; also text=, features=A,B, split=, id=",
     image_size=224,
@@ -137,7 +137,9 @@ def table(
         make, shape, transforms = _makers(frame, roles, files, train, folder or "", image_size, place)
 
     given_labels = numbers[train]
-    noisy = draw(TABLE, given_labels, noise, noise_rate, len(classes), seed)
+    samples = make(train)(given_labels, None)
+    numeric = samples.inputs if isinstance(samples, TensorData) else None
+    noisy = draw(TABLE, given_labels, noise, noise_rate, len(classes), seed, numeric)
     test, reference = (
         make(at)(numbers[at], transforms.plain) if len(at := rows[part]) else None for part in ("test", "reference")
     )

@@ -12,7 +12,7 @@ from alignprune.bench.data.embedding.data import embedded
 from alignprune.bench.data.embedding.images import TimmEmbedder
 from alignprune.bench.data.embedding.texts import SentenceEmbedder
 from alignprune.bench.data.news import FILE, GROUPS, NEWS20, read_documents, training_size
-from alignprune.bench.data.records import as_labels, check_exists, check_noise, data_root, draw
+from alignprune.bench.data.records import ANY_CLASSES, as_labels, check_exists, check_noise, data_root, draw
 from alignprune.bench.data.views import ClassificationData, PathLike, Texts, Transforms, assemble
 
 CIFAR100N_PRETRAINED = replace(
@@ -32,6 +32,7 @@ NEWS20_SENTENCES = replace(
     "all-MiniLM-L6-v2 on their first 128 word pieces, with clean labels or synthetic noise; they are computed once, in "
     "a quarter of an hour, and cached; needs the extra sentences",
     note=f"needs the extra sentences; {NEWS20.note}",
+    noises=("clean", *ANY_CLASSES),
     embedder=SentenceEmbedder,
     word_vectors=False,
 )
@@ -70,7 +71,7 @@ def news20_sentences(
 
     Args:
         root: data root with 20news-bydate_py3.pkz; None for ALIGNPRUNE_DATA.
-        noise: "clean", or a kind of `alignprune.noise` that needs no table of classes.
+        noise: "clean", or a kind of `alignprune.noise` that needs labels alone.
         noise_rate: nominal rate of synthetic noise in [0, 1]; None for "clean".
         seed: seed of synthetic noise.
         progress: called with the documents done and all while they are embedded.
