@@ -35,7 +35,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from alignprune import audit
 from alignprune.bench.results.measures import statistics
@@ -127,13 +126,12 @@ def write(name: str, folder: Path) -> None:
 def write_groups(folder: Path) -> None:
     """CIFAR-100 in its 20 groups: a file with right labels, and one for each kind of wrong ones that are not drawn."""
     from alignprune.bench import data
+    from alignprune.bench.data.cifar import read_labels
     from alignprune.bench.data.records import data_root
 
     found = data.load("cifar100n-pretrained", noise="real")
-    held = torch.load(data_root(None) / "CIFAR-100_human.pt", weights_only=False)  # numpy's arrays and lists
-    fine, truth, people = (np.asarray(held[f"{key}_label"]) for key in ("clean", "clean_coarse", "noisy_coarse"))
-    if not np.array_equal(fine, found.clean_labels):
-        raise SystemExit("the labels of people are in another order than the images, expected the same")
+    file, names = data_root(None) / "CIFAR-100_human.pt", ("clean_label", "clean_coarse_label", "noisy_coarse_label")
+    fine, truth, people = (labels.numpy() for labels in read_labels(file, names))
     group = np.zeros(100, dtype=np.int64)
     group[fine] = truth
     inputs = found.train.inputs.numpy()

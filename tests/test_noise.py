@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -271,9 +272,9 @@ def test_the_scale_of_the_inputs_does_not_matter_nor_does_a_number_that_is_alway
         (torch.tensor([[1.0]] * 3 + [[float("nan")]]), ValueError, "inputs holds numbers that are not finite"),
     ],
 )
-def test_inputs_that_labels_cannot_depend_on_are_refused(inputs: object, error: type[Exception], match: str) -> None:
+def test_inputs_that_labels_cannot_depend_on_are_refused(inputs: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
-        corrupt(torch.tensor([0, 1, 0, 1]), "instance-dependent", 0.5, 2, 0, inputs=inputs)  # type: ignore[arg-type]
+        corrupt(torch.tensor([0, 1, 0, 1]), "instance-dependent", 0.5, 2, 0, inputs=inputs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -413,9 +414,9 @@ def test_asymmetric_noise_without_a_table_is_refused_with_the_remedy() -> None:
         if kind != owner
     ],
 )
-def test_what_another_kind_takes_is_refused(kind: str, owner: str, option: dict[str, object]) -> None:
+def test_what_another_kind_takes_is_refused(kind: str, owner: str, option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"given with kind='{kind}', which takes none, expected kind='{owner}'"):
-        corrupt(torch.tensor([0, 1]), kind, 0.2, 2, 0, **option)  # type: ignore[arg-type]
+        corrupt(torch.tensor([0, 1]), kind, 0.2, 2, 0, **option)
 
 
 @pytest.mark.parametrize(

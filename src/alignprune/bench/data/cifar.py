@@ -258,7 +258,7 @@ def _rebuilt(root: Path) -> tuple[_Part, _Part]:
                 )
             parts.append(_Part(images, ids, _REBUILT_CLASSES))
     if human.exists():
-        _check_order(human, _read_labels(human, ("clean_label",))[0], parts[0].labels)
+        _check_order(human, read_labels(human, ("clean_label",))[0], parts[0].labels)
     return parts[0], parts[1]
 
 
@@ -279,7 +279,7 @@ def _torchvision(source: type[datasets.CIFAR10], root: Path, train: bool) -> _Pa
 def _human_labels(file: Path, key: str, clean: Tensor, num_classes: int) -> Tensor:
     """Labels of CIFAR-N, after a check that they list the same images in the same order."""
     check_exists(file.parent, file, f"{_CIFAR_N} (folder data)")
-    truth, labels = _read_labels(file, ("clean_label", key))
+    truth, labels = read_labels(file, ("clean_label", key))
     _check_order(file, truth, clean)
     if labels.shape != clean.shape or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise ValueMistake(
@@ -299,7 +299,8 @@ def _check_order(file: Path, truth: Tensor, clean: Tensor) -> None:
         )
 
 
-def _read_labels(file: Path, names: Sequence[str]) -> list[Tensor]:
+def read_labels(file: Path, names: Sequence[str]) -> list[Tensor]:
+    """Labels of a file of CIFAR-N, int64 [N] for each of the names; code in the file is refused, not run."""
     # The file is a pickle of numpy arrays. Its authors load it with weights_only=False, which would run
     # whatever code a changed file holds; these three names are all that the official files need. They were
     # written by numpy 1, which knew the function under another name than numpy 2.
