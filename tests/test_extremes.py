@@ -1,7 +1,7 @@
 """Every method under the worst that losses, references, labels, sizes and settings can be: whole short trainings.
 
-After every epoch the selection is a valid one, in every one the state goes through a file; what cannot be is refused in
-a line.
+After every epoch the selection is a valid one, in every second one the state goes through a file; what cannot be is
+refused in a line.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def batches(sampler: Any, size: int) -> Iterator[Tensor]:
 def train(
     make: Callable[[], ap.Pruner], losses: Losses, reference: Callable[[int], float] = REFERENCES["falling"]
 ) -> ap.Pruner:
-    """A whole training; its state goes through a file once an epoch, in the middle and at the end by turns."""
+    """A whole training; its state goes through a file in every second epoch, in the middle and at the end by turns."""
     pruner = make()
     check(pruner, announced=False)
 
@@ -140,7 +140,7 @@ def train(
     for epoch in range(pruner.epochs):
         for number, index in enumerate(batches(pruner.sampler, BATCH)):
             step(index)
-            if number == 0 and epoch % 2 == 0:
+            if number == 0 and epoch % 4 == 0:
                 pruner = reloaded()
         for index in batches(pruner.pruned_sampler, BATCH) if pruner.score.needs_pruned else ():
             pruner.record(index, losses(epoch, index))
@@ -150,7 +150,7 @@ def train(
         said = [str(warning.message) for warning in caught]
         assert all("are not finite; they are kept out" in text or "selected none of" in text for text in said), said
         check(pruner, announced=epoch + 1 == pruner.epochs or any("selected none of" in text for text in said))
-        if epoch % 2 == 1 or epoch + 1 == pruner.epochs:
+        if epoch % 4 == 2 or epoch + 1 == pruner.epochs:
             pruner = reloaded()
             check(pruner, announced=True)
     assert pruner.epoch == pruner.epochs

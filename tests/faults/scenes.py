@@ -178,7 +178,7 @@ ARRAYS = Scene(
 IMAGES = Scene(
     "train images, divbs",
     _words(
-        "train ../inputs/images.npz --method divbs --model resnet-small --epochs 3 --recipe.batch-size 16 "
+        "train ../inputs/images.npz --method divbs --model resnet-tiny --epochs 3 --recipe.batch-size 16 "
         f"--checkpoint-every 2 {_SMALL}"
     ),
     _images,
@@ -208,7 +208,7 @@ SELF_SUPERVISED = Scene(
     "train, features first",
     _words(
         "train ../inputs/images.npz --method ssp --prune-ratio 0.5 --coreset.features self-supervised --model "
-        f"resnet-small --epochs 2 --recipe.batch-size 16 {_SMALL}"
+        f"resnet-tiny --epochs 2 --recipe.batch-size 16 {_SMALL}"
     ),
     _images,
 )

@@ -54,11 +54,11 @@ def budgets(counts: Tensor, size: int) -> Tensor:
     Returns:
         int64 [K], summing to ``size``.
     """
-    out = torch.zeros_like(counts)
+    held, out = counts.tolist(), [0] * len(counts)
     for place, stratum in enumerate(counts.argsort(stable=True).tolist()):
-        out[stratum] = min(int(counts[stratum]), size // (len(counts) - place))
-        size -= int(out[stratum])
-    return out
+        out[stratum] = min(held[stratum], size // (len(out) - place))
+        size -= out[stratum]
+    return torch.tensor(out, dtype=torch.int64, device="cpu")
 
 
 @dataclass(frozen=True)

@@ -108,5 +108,7 @@ def shares(counts: Tensor, size: int) -> Tensor:
 
 def first_of_each(order: Tensor, labels: Tensor, counts: Tensor, quotas: Tensor) -> Tensor:
     """The first ``quotas[c]`` samples of every class c in the order."""
-    by_class = order[labels[order].argsort(stable=True)].split(counts.tolist())
-    return torch.cat([members[:quota] for members, quota in zip(by_class, quotas.tolist(), strict=True)])
+    by_class = order[labels[order].argsort(stable=True)]
+    classes = labels[by_class]
+    place = torch.arange(len(order), device="cpu") - (counts.cumsum(0) - counts)[classes]  # inside of the class
+    return by_class[place < quotas[classes]]

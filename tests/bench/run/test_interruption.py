@@ -57,7 +57,7 @@ def config(dataset: str, method: str, out: Path, **changes: Any) -> TrainConfig:
     recipe = replace(base.recipe, epochs=4, batch_size=16, lr=0.02)
     if "loss" in changes:
         changes["loss"] = losses.get(changes["loss"]).settings
-    small = {"model": "resnet-small", "device": "cpu", "noise": "symmetric", "noise_rate": 0.3}
+    small = {"model": "resnet-tiny", "device": "cpu", "noise": "symmetric", "noise_rate": 0.3}
     return base.with_settings(recipe=recipe, out=out, **small, **changes)
 
 

@@ -50,7 +50,7 @@ def quarters(path: Path) -> str:
 def config(dataset: str, method: str, out: Path, **changes: Any) -> TrainConfig:
     base = default_config(dataset, method)
     recipe = replace(base.recipe, epochs=changes.pop("epochs", 5), batch_size=32, lr=0.02)
-    small = {"model": "resnet-small", "device": "cpu", "noise": "symmetric", "noise_rate": 0.3}
+    small = {"model": "resnet-tiny", "device": "cpu", "noise": "symmetric", "noise_rate": 0.3}
     return base.with_settings(recipe=recipe, out=out, **small, **changes)
 
 
