@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -29,10 +30,14 @@ ROOT = Path(alignprune.bench.__file__).parent
 
 def loaded_after(code: str) -> list[str]:
     """The heavy libraries that a fresh interpreter has loaded after some lines."""
-    report = f"import sys; print(*[name for name in {HEAVY!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=False)
+    return last_line(f"{code}\nimport sys; print(*[name for name in {HEAVY!r} if name in sys.modules])").split()
+
+
+def last_line(code: str) -> str:
+    """What a fresh interpreter prints last."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1].split()
+    return done.stdout.splitlines()[-1]
 
 
 LIGHT = (
@@ -81,6 +86,16 @@ for settings, said in {MISTYPED!r}:
 def test_a_network_for_features_is_made_without_the_library_of_the_networks_for_images() -> None:
     assert "timm" not in loaded_after("from alignprune.bench import models\nmodels.create('mlp', 3, (5,))")
     assert "timm" in loaded_after("from alignprune.bench import models\nmodels.create('resnet-small', 3, (3, 8, 8))")
+
+
+def test_fabric_comes_without_the_metrics_of_lightning_and_leaves_them_to_who_asks_for_them() -> None:
+    if importlib.util.find_spec("torchmetrics") is None:
+        pytest.skip("the extra of Lightning is not installed")
+    training = "import importlib.util, sys\nfrom alignprune.bench.run import training\n"
+    found = "importlib.util.find_spec('torchmetrics') is not None"
+    assert last_line(f"{training}print('torchmetrics' in sys.modules, {found})") == "False True"
+    there = "import sys\nsys.modules['torchmetrics'] = mine = type(sys)('torchmetrics')\n"
+    assert last_line(f"{there}{training}print(sys.modules['torchmetrics'] is mine)") == "True"
 
 
 def test_the_demo_runs_where_there_is_no_database_and_no_library_of_the_experiments(tmp_path: Path) -> None:

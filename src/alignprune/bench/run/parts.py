@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from alignprune import Pruner
@@ -14,6 +13,7 @@ from alignprune.bench.run.augmentation import Augmentation
 from alignprune.bench.run.co_teaching import CoTeaching
 from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.diagnosis import Diagnosis
+from alignprune.bench.run.fabric import Fabric
 from alignprune.bench.run.objective import ChosenLoss, CrossEntropy
 from alignprune.bench.run.observers import Observer
 from alignprune.bench.run.trace import Trace

@@ -24,7 +24,7 @@ from alignprune.bench.run.settings import MachineSettings, started_ranks, torch_
 from alignprune.errors import LostRank, UserError, ValueMistake
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+    from alignprune.bench.run.fabric import Fabric
 
 _Made = TypeVar("_Made")
 
@@ -54,8 +54,7 @@ def together(machine: MachineSettings) -> Iterator[Fabric]:
 
 
 def _launched(machine: MachineSettings) -> Fabric:
-    from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
+    from alignprune.bench.run.fabric import DDPStrategy, Fabric
 
     torch_device(machine.device)  # refuses a GPU that is not there
     started, world = started_ranks(), machine.devices

@@ -14,12 +14,12 @@ from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from alignprune.bench.models import MODELS
 from alignprune.bench.run import ranks, training
 from alignprune.bench.run.config import TrainConfig
+from alignprune.bench.run.fabric import Fabric
 from alignprune.bench.run.interruption import CheckpointEvery, Interrupted, Interruption
 from alignprune.bench.run.progress import Progress
 from alignprune.bench.run.stacked import Stacked

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -54,6 +53,7 @@ from alignprune.bench.run.budget import Spending
 from alignprune.bench.run.config import TrainConfig
 from alignprune.bench.run.diagnosis import memorisation
 from alignprune.bench.run.evaluation import evaluate
+from alignprune.bench.run.fabric import Fabric
 from alignprune.bench.run.folder import CHECKPOINT, RunFolder
 from alignprune.bench.run.interruption import CheckpointEvery, Interrupted, Interruption
 from alignprune.bench.run.objective import Outcome
