@@ -35,7 +35,7 @@ from alignprune.errors import CallMistake, TypeMistake, ValueMistake
 from alignprune.memory.contract import Kind, Memory, MemorySpec, Observed, Room, memory_of
 from alignprune.memory.journal import JournalSpec
 from alignprune.ownership import Owned, ownership_of
-from alignprune.policies.contract import BatchEvidence, Evidence, Policy
+from alignprune.policies.contract import BatchEvidence, Evidence, Policy, class_sizes
 from alignprune.pool import Pool
 from alignprune.recorder import LEFT_OUT, Merged
 from alignprune.running import RunningEpoch
@@ -142,6 +142,7 @@ class Pruner:
         self._given: Tensor | None = None
         if labels is not None:
             self._labels, self._given = class_codes(labels, self.num_samples, self._pool)
+        self._class_sizes = class_sizes(self._labels, self._pool)
         unlabelled = None if self._labels is None else self._labels < 0
         self._unlabelled = unlabelled if unlabelled is not None and bool(unlabelled.any()) else None
         self._label_print = (
@@ -684,6 +685,7 @@ class Pruner:
             memories=self._memories_of(self.policy),
             labels=self._labels,
             pool=self._pool,
+            class_sizes=self._class_sizes,
         )
 
     def _select(self) -> Selection:

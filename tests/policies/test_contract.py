@@ -83,6 +83,36 @@ def chosen(policy: Policy, score: Tensor, epoch: int = 1, seed: int = 0, **more:
     return policy.select(evidence(policy, score, epoch, seed, **more))
 
 
+# The classes.
+
+
+def test_the_samples_of_each_class_are_counted_unless_they_were() -> None:
+    labels = torch.tensor([2, -1, 0, 2, 2], dtype=torch.int32)
+    made = {"suspect": "high", "epoch": 0, "epochs": 2, "draws": Draws(0, 0)}
+    assert Evidence(torch.zeros(5), labels=labels, **made).class_sizes.tolist() == [1, 0, 3]
+    assert Evidence(torch.zeros(5), **made).class_sizes.tolist() == []
+    known = np.array([1, 0, 3])
+    assert Evidence(torch.zeros(5), labels=labels, class_sizes=known, **made).class_sizes is known
+
+
+def test_a_pruner_counts_the_samples_of_each_class_once_for_the_whole_training() -> None:
+    seen = []
+
+    @dataclass(frozen=True)
+    class Watching(Full):
+        def select(self, evidence: Evidence) -> Selection:
+            seen.append(evidence.class_sizes)
+            return super().select(evidence)
+
+    pruner = ap.Pruner(6, 3, Loss(), Watching(), labels=["b", "a", None, "b", "b", "a"])
+    while pruner.epoch < pruner.epochs:
+        pruner.reduce(torch.arange(6), torch.ones(6))
+        pruner.end_epoch()
+    assert len(seen) == 4
+    assert all(sizes is seen[0] for sizes in seen)
+    assert seen[0].tolist() == [2, 3]
+
+
 def random_scores(seed: int, samples: int, unknown: float = 0.0) -> Tensor:
     score = torch.randn(samples, generator=generator(seed))
     score[torch.rand(samples, generator=generator(seed + 1)) < unknown] = NAN

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -43,6 +43,25 @@ def check_takes_one(cls: type, name: str, argument: str) -> None:
         ) from None
 
 
+UNCOUNTED: Indices = np.zeros(0, dtype=np.int64)
+"""Stands for class sizes that are still to be counted."""
+
+
+def class_sizes(labels: Tensor | None, pool: Pool) -> Indices:
+    """How many samples each class has, over all ranks, int64 [C]; none without labels.
+
+    Args:
+        labels: int32 [n], class codes 0 to C - 1 of the samples that this rank remembers, -1 = unlabelled.
+        pool: what all ranks know together.
+    """
+    if labels is None:
+        return np.zeros(0, dtype=np.int64)
+    own = np.bincount(labels.numpy() + 1)[1:]
+    classes = int(pool.highest(np.array([len(own)]))[0])
+    sizes: Indices = pool.total(np.pad(own, (0, classes - len(own))))
+    return sizes
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What a policy chooses by; it may grow without breaking anyone's policy.
@@ -59,6 +78,8 @@ class Evidence:
         memories: that the policy declared; see `memory`.
         labels: int32 [n], class codes 0 to C - 1, -1 = unlabelled; None = unknown.
         pool: what all ranks know together; by default nobody else knows anything.
+        class_sizes: int64 [C], how many samples each class has, over all ranks, none without labels; counted unless
+            given.
     """
 
     score: Tensor
@@ -69,10 +90,13 @@ class Evidence:
     memories: tuple[Memory, ...] = ()
     labels: Tensor | None = None
     pool: Pool = ALONE
+    class_sizes: Indices = field(default_factory=lambda: UNCOUNTED)
 
     def __post_init__(self) -> None:
         if self.pool is ALONE:
             object.__setattr__(self, "pool", Pool(Replicated(len(self.score))))
+        if self.class_sizes is UNCOUNTED:
+            object.__setattr__(self, "class_sizes", class_sizes(self.labels, self.pool))
 
     @property
     def num_samples(self) -> int:
@@ -100,16 +124,6 @@ class Evidence:
     def choose(self, purpose: str, slots: Indices | None, count: int) -> Indices:
         """Draw ``count`` of the samples at some slots, or of all, over all ranks: see `Pool.choose`."""
         return self.pool.choose(self.draws, purpose, slots, count)
-
-    @cached_property
-    def class_sizes(self) -> Indices:
-        """How many samples each class has, over all ranks, int64 [C]; none without labels."""
-        if self.labels is None:
-            return np.zeros(0, dtype=np.int64)
-        own = np.bincount(self.labels.numpy() + 1)[1:]
-        classes = int(self.pool.highest(np.array([len(own)]))[0])
-        sizes: Indices = self.pool.total(np.pad(own, (0, classes - len(own))))
-        return sizes
 
     def memory(self, kind: type[Kind]) -> Kind:
         """The memory of a kind, of those that the policy declared; CallMistake if it declared none."""
