@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alignprune.bench.data import TensorData
 from alignprune.bench.data.preparation import Pixels, Preparation
-from alignprune.bench.models import MODELS, Mlp, create, features_and_logits, look_at, normalised_otherwise
+from alignprune.bench.feature_networks import Mlp
+from alignprune.bench.models import MODELS, create, features_and_logits, look_at, normalised_otherwise
 
 
 def parameters(model: nn.Module) -> int:

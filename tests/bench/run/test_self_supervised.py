@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from alignprune.bench import models
 from alignprune.bench.data import TensorData
+from alignprune.bench.feature_networks import Mlp
 from alignprune.bench.run.self_supervised import nt_xent, simclr_features
 
 N = 26
@@ -206,7 +207,7 @@ def test_the_network_needs_no_fixed_kind() -> None:
     samples = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
     plain = TensorData(samples, torch.zeros(20, dtype=torch.int64))
     noisy = TensorData(samples, torch.zeros(20, dtype=torch.int64), Noise())
-    assert simclr_features(models.Mlp(2, 5, width=7), noisy, plain, epochs=1).shape == (20, 7)
+    assert simclr_features(Mlp(2, 5, width=7), noisy, plain, epochs=1).shape == (20, 7)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alignprune.bench.models import FeatureNetwork
+from alignprune.bench.feature_networks import FeatureNetwork
 
 OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 """Which update every number by itself, so that they do so in a stack, too."""
