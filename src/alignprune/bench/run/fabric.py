@@ -1,7 +1,8 @@
 """Lightning Fabric, without torchmetrics.
 
-Fabric asks which torchmetrics there is by importing it, for a check that nothing here uses. Where Lightning is
-installed that brings torchvision, SciPy's signals and parts of transformers along: seconds more before a run begins.
+Fabric asks which torchmetrics there is by importing it, for its SpikeDetection alone, which nothing here uses. Where
+Lightning is installed that brings torchvision, SciPy's signals and parts of transformers along: seconds more before a
+run begins.
 """
 
 from __future__ import annotations
@@ -9,19 +10,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
 def _absent(package: str) -> Iterator[None]:
     """Let an import of a package find none, unless it has been imported already."""
-    if package in sys.modules:
+    modules: dict[str, Any] = sys.modules
+    if package in modules:
         yield
         return
-    sys.modules[package] = None  # type: ignore[assignment]
+    modules[package] = None  # for which Python raises ModuleNotFoundError
     try:
         yield
     finally:
-        del sys.modules[package]
+        del modules[package]
 
 
 with _absent("torchmetrics"):
